@@ -1,0 +1,22 @@
+# make demo          two real clusters on this machine with Spillway in front of them, until Ctrl-C
+# make demo ONCE=1   the same, ends by itself; fails if anything that it shows did not work
+# make test          everything that must hold before a change is taken
+# make servers       installs the servers and clients that demo and test need (Debian; as root)
+
+CARGO ?= cargo
+export ONCE
+
+.PHONY: demo test servers
+
+servers:
+	@tests/setup/install.sh
+
+demo: servers
+	@$(CARGO) build --quiet --release --bin spillway --example demo
+	@exec "$${CARGO_TARGET_DIR:-target}/release/examples/demo"
+
+test: servers
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
+	$(CARGO) test

@@ -1,0 +1,133 @@
+//! The last good accounts of every cluster; the data path reads them without a lock.
+//!
+//! A cluster whose accounts cannot be read keeps what it had, and the failure is shown beside it.
+//! Accounts of different clusters never mix: every question goes to one cluster's snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::grants::{HostIdentity, Snapshot};
+use crate::ids::{ClientAddr, ClusterName, NodeName};
+
+/// What was read from one node of a cluster.
+#[derive(Debug)]
+pub struct ClusterAccounts {
+    /// The accounts.
+    pub snapshot: Arc<Snapshot>,
+    /// This proxy as the node identifies it.
+    pub proxy: HostIdentity,
+    /// Where it was read.
+    pub from: NodeName,
+    /// When it was read.
+    pub loaded_at: SystemTime,
+}
+
+impl ClusterAccounts {
+    /// The client as a server of this cluster would have identified it, had it connected directly.
+    ///
+    /// A client on the proxy's own machine (loopback or Unix socket) would have come from the
+    /// proxy's address towards the cluster; only where that address is itself a loopback
+    /// address does the server run here and see loopback clients as they are.
+    pub fn client_identity(&self, client: &ClientAddr) -> HostIdentity {
+        let proxy_is_local = self.proxy.ip().is_some_and(|ip| ip.is_loopback());
+        match client.ip() {
+            Some(ip) if !ip.is_loopback() || proxy_is_local => self.snapshot.host_identity(ip),
+            _ => self.proxy.clone(),
+        }
+    }
+}
+
+/// Why the last attempt to read a cluster's accounts failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadFailure {
+    /// When.
+    pub at: SystemTime,
+    /// What each node said.
+    pub reason: String,
+}
+
+/// Accounts of all clusters at one moment.
+pub type Accounts = BTreeMap<ClusterName, Arc<ClusterAccounts>>;
+
+/// Asks the loader to read a cluster again; the answer comes when it did.
+pub type ReloadRequest = (ClusterName, oneshot::Sender<Result<(), String>>);
+
+/// Where the current accounts stand.
+#[derive(Debug)]
+pub struct AccountStore {
+    current: ArcSwap<Accounts>,
+    failures: Mutex<BTreeMap<ClusterName, LoadFailure>>,
+    requests: mpsc::Sender<ReloadRequest>,
+}
+
+impl AccountStore {
+    /// An empty store, and the queue of reload requests that the loader serves.
+    pub fn new() -> (Self, mpsc::Receiver<ReloadRequest>) {
+        let (requests, queue) = mpsc::channel(64);
+        let store = Self { current: ArcSwap::default(), failures: Mutex::default(), requests };
+        (store, queue)
+    }
+
+    /// The current accounts of all clusters.
+    pub fn load(&self) -> Arc<Accounts> {
+        self.current.load_full()
+    }
+
+    /// The current accounts of one cluster; none before its first load.
+    pub fn cluster(&self, name: &ClusterName) -> Option<Arc<ClusterAccounts>> {
+        self.current.load().get(name).cloned()
+    }
+
+    /// Takes what was read. True when the rows differ from those before.
+    pub fn store(&self, cluster: &ClusterName, accounts: ClusterAccounts) -> bool {
+        let new = Arc::new(accounts);
+        let mut changed = false;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(cluster);
+        self.current.rcu(|old| {
+            changed = old
+                .get(cluster)
+                .is_none_or(|o| o.snapshot.digest() != new.snapshot.digest() || o.proxy != new.proxy);
+            let mut next = Accounts::clone(old);
+            next.insert(cluster.clone(), Arc::clone(&new));
+            next
+        });
+        changed
+    }
+
+    /// Notes that reading failed; what was there stays.
+    pub fn failed(&self, cluster: &ClusterName, reason: String) {
+        let failure = LoadFailure { at: SystemTime::now(), reason };
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone(), failure);
+    }
+
+    /// The failure of the last attempt, unless it succeeded.
+    pub fn failure(&self, cluster: &ClusterName) -> Option<LoadFailure> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(cluster).cloned()
+    }
+
+    /// Forgets clusters that the configuration no longer has.
+    pub fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keep(name));
+        self.current.rcu(|old| {
+            let mut next = Accounts::clone(old);
+            next.retain(|name, _| keep(name));
+            next
+        });
+    }
+
+    /// Reads a cluster's accounts again and waits until that is done.
+    ///
+    /// # Errors
+    /// What every node said, when none could be read; the accounts from before stay in force.
+    pub async fn reload(&self, cluster: &ClusterName) -> Result<(), String> {
+        let (done, answer) = oneshot::channel();
+        let stopped = |_| "the account loader has stopped".to_owned();
+        self.requests.send((cluster.clone(), done)).await.map_err(|_| stopped(()))?;
+        answer.await.map_err(|_| stopped(()))?
+    }
+}

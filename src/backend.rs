@@ -1,0 +1,261 @@
+//! Links: dialling a node and logging in as the client's own user.
+//!
+//! A [`Link`] is a logged-in connection with everything that was negotiated for it. The node is
+//! treated as hostile: its packets are bounded and checked, and it never gets more than the reply
+//! to a challenge of a known plugin.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::auth::native::{self, Proof};
+use crate::ids::NodeAddr;
+use crate::net::{PacketStream, ReadError};
+use crate::topology::Facts;
+use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse};
+use crate::wire::packet::Err as ErrPacket;
+use crate::wire::{Capabilities, Malformed};
+
+/// Longest packet of the connection phase that is read from a node.
+const HANDSHAKE_LIMIT: usize = 64 * 1024;
+
+/// Longest reply to [`Link::command`].
+const REPLY_LIMIT: usize = 64 * 1024;
+
+/// A logged-in connection to a node.
+#[derive(Debug)]
+pub struct Link {
+    /// The connection, between two commands.
+    pub stream: TcpStream,
+    /// What both sides may use.
+    pub capabilities: Capabilities,
+    /// What the greeting said.
+    pub facts: Facts,
+    /// The node's number of this connection.
+    pub thread_id: u32,
+    /// The payload of the OK packet that ended the login.
+    pub ok: Bytes,
+}
+
+/// Who logs in, and with which settings.
+#[derive(Debug)]
+pub struct Credentials<'a> {
+    /// Login name.
+    pub user: &'a [u8],
+    /// What the client proved to know.
+    pub proof: &'a Proof,
+    /// Default schema.
+    pub database: Option<&'a [u8]>,
+    /// What the client negotiated with Spillway; the link must be able to do all of it.
+    pub capabilities: Capabilities,
+    /// Collation id.
+    pub collation: u8,
+    /// The client's `max_allowed_packet`.
+    pub max_packet: u32,
+    /// Connection attributes, encoded.
+    pub attributes: Option<&'a [u8]>,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No TCP connection.
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    /// Nothing came in time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// The connection broke during the login.
+    #[error("login: {0}")]
+    Broken(#[from] ReadError),
+    /// The node said no; the client may be told in its words.
+    #[error("refused: {0}")]
+    Refused(ErrPacket),
+    /// The node sent nonsense.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The node wants a plugin that Spillway cannot answer with the client's proof.
+    #[error("the server asks for authentication plugin {0}, which cannot be answered")]
+    Plugin(String),
+    /// The node cannot do what was negotiated with the client.
+    #[error("the server lacks capabilities that were negotiated with the client: {0:?}")]
+    Capabilities(Capabilities),
+}
+
+impl From<io::Error> for LinkError {
+    fn from(e: io::Error) -> Self {
+        Self::Broken(e.into())
+    }
+}
+
+/// Dials a node and logs in, all within `limit`.
+pub async fn connect(
+    address: &NodeAddr,
+    credentials: &Credentials<'_>,
+    limit: Duration,
+) -> Result<Link, LinkError> {
+    timeout(limit, async {
+        let stream = dial(address).await.map_err(LinkError::Connect)?;
+        login(stream, credentials).await
+    })
+    .await
+    .unwrap_or(Err(LinkError::TimedOut(limit)))
+}
+
+async fn dial(address: &NodeAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_keepalive(true)?;
+    Ok(stream)
+}
+
+/// Logs in on a fresh connection.
+async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkError> {
+    let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
+    let payload = packets.read(HANDSHAKE_LIMIT).await?;
+    if payload.first() == Some(&0xFF) {
+        return Err(LinkError::Refused(ErrPacket::decode(&payload)?));
+    }
+    let greeting = Greeting::decode(&payload)?;
+    let capabilities = link_capabilities(greeting.capabilities, who)?;
+    let auth = if is_native(greeting.plugin.as_bytes()) {
+        who.proof.reply(&greeting.scramble)
+    } else {
+        // The server will ask by an auth switch for the plugin that the account has.
+        Vec::new()
+    };
+    let response = HandshakeResponse {
+        capabilities,
+        max_packet: who.max_packet,
+        collation: who.collation,
+        user: who.user.to_vec(),
+        auth,
+        database: who.database.map(<[u8]>::to_vec),
+        plugin: Some(native::PLUGIN.as_bytes().to_vec()),
+        attributes: who.attributes.map(<[u8]>::to_vec),
+    };
+    packets.write(&response.encode()).await?;
+    let ok = authenticate(&mut packets, who.proof).await?;
+    let (stream, ahead) = packets.into_parts();
+    if !ahead.is_empty() {
+        return Err(Malformed("bytes behind the OK packet of a login").into());
+    }
+    let facts = Facts {
+        version: greeting.version,
+        capabilities: greeting.capabilities,
+        collation: greeting.collation,
+    };
+    Ok(Link { stream, capabilities, facts, thread_id: greeting.thread_id, ok })
+}
+
+fn is_native(plugin: &[u8]) -> bool {
+    plugin.is_empty() || plugin == native::PLUGIN.as_bytes()
+}
+
+/// What the handshake response to the node claims: the client's own set for everything that shapes
+/// commands and replies, and this link's needs for the rest.
+fn link_capabilities(server: Capabilities, who: &Credentials<'_>) -> Result<Capabilities, LinkError> {
+    let wanted = who.capabilities - (Capabilities::PER_HOP - Capabilities::MYSQL);
+    let missing = wanted - server - Capabilities::MYSQL;
+    if !missing.is_empty() {
+        return Err(LinkError::Capabilities(missing));
+    }
+    let hop = (Capabilities::REQUIRED | Capabilities::RESERVED)
+        | (server & (Capabilities::PLUGIN_AUTH | Capabilities::PLUGIN_AUTH_LENENC_DATA));
+    let mut capabilities = wanted | hop;
+    capabilities.set(Capabilities::CONNECT_WITH_DB, who.database.is_some());
+    capabilities.set(
+        Capabilities::CONNECT_ATTRS,
+        who.attributes.is_some() && server.contains(Capabilities::CONNECT_ATTRS),
+    );
+    Ok(capabilities)
+}
+
+/// Answers the node until it says OK or no. Returns the payload of the OK packet.
+async fn authenticate(packets: &mut PacketStream<TcpStream>, proof: &Proof) -> Result<Bytes, LinkError> {
+    // One auth switch is normal; an endless row of them is an attack.
+    for _ in 0..4 {
+        let payload = packets.read(HANDSHAKE_LIMIT).await?;
+        match payload.first() {
+            Some(0) => return Ok(payload),
+            Some(0xFF) => return Err(LinkError::Refused(ErrPacket::decode(&payload)?)),
+            Some(0xFE) => {
+                let switch = AuthSwitch::decode(&payload)?;
+                if switch.plugin != native::PLUGIN.as_bytes() {
+                    let plugin = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
+                    return Err(LinkError::Plugin(String::from_utf8_lossy(plugin).into_owned()));
+                }
+                packets.write(&proof.reply(&switch.scramble()?)).await?;
+            }
+            _ => return Err(Malformed("login reply").into()),
+        }
+    }
+    Err(Malformed("endless authentication").into())
+}
+
+impl Link {
+    /// Sends one command whose reply is a single OK or ERR packet, and returns that packet's payload.
+    /// Not cancel safe: drop the link if the future is dropped.
+    pub async fn command(self, command: &[u8], limit: Duration) -> Result<(Self, Bytes), LinkError> {
+        let Self { stream, capabilities, facts, thread_id, ok } = self;
+        let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
+        let exchange = async {
+            packets.write(command).await?;
+            Ok::<_, LinkError>(packets.read(REPLY_LIMIT).await?)
+        };
+        let reply = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
+        if !matches!(reply.first(), Some(0 | 0xFF)) || packets.has_read_ahead() {
+            return Err(Malformed("reply of more than one packet").into());
+        }
+        let (stream, _) = packets.into_parts();
+        Ok((Self { stream, capabilities, facts, thread_id, ok }, reply))
+    }
+
+    /// Says goodbye; the node closes the connection.
+    pub async fn quit(self) {
+        const COM_QUIT: &[u8] = &[1];
+        let mut packets = PacketStream::new(self.stream, BytesMut::new(), 0);
+        let _ = packets.write(COM_QUIT).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credentials(proof: &Proof, capabilities: Capabilities) -> Credentials<'_> {
+        Credentials {
+            user: b"app",
+            proof,
+            database: None,
+            capabilities,
+            collation: 45,
+            max_packet: 1 << 24,
+            attributes: None,
+        }
+    }
+
+    #[test]
+    fn a_link_claims_what_the_client_negotiated_and_no_more() {
+        let proof = Proof::from_password(b"");
+        let client = Capabilities::REQUIRED | Capabilities::DEPRECATE_EOF | Capabilities::CONNECT_WITH_DB;
+        let claimed = link_capabilities(Capabilities::all(), &credentials(&proof, client)).unwrap();
+        assert!(claimed.contains(Capabilities::DEPRECATE_EOF | Capabilities::PLUGIN_AUTH));
+        assert!(
+            !claimed
+                .intersects(Capabilities::CONNECT_WITH_DB | Capabilities::SESSION_TRACK | Capabilities::SSL)
+        );
+    }
+
+    #[test]
+    fn a_node_that_can_do_less_than_the_client_expects_is_refused() {
+        let proof = Proof::from_password(b"");
+        let client = Capabilities::REQUIRED | Capabilities::DEPRECATE_EOF | Capabilities::MYSQL;
+        let error = link_capabilities(Capabilities::REQUIRED, &credentials(&proof, client));
+        assert!(matches!(error, Err(LinkError::Capabilities(Capabilities::DEPRECATE_EOF))));
+    }
+}

@@ -1,0 +1,253 @@
+//! What a reload would change, in the words of an operator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use super::reader::human;
+use super::{Admin, Cluster, Config, Log, Monitor, Node, Route, Runtime, Secret, Service};
+
+/// One difference between two configurations. `Display` gives it as one line without any secret.
+///
+/// A reload applies every change but these, which need a restart, because what they set is built once before the
+/// first socket is opened: `runtime.workers`, `runtime.state_file`, and the addresses `admin.console` and `admin.api`.
+/// `runtime.start_without_accounts` and `runtime.start_timeout` are read at start only; changing them asks for nothing
+/// now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    text: String,
+    restart: bool,
+}
+
+impl Change {
+    /// Whether a reload can not apply this change.
+    pub fn needs_restart(&self) -> bool {
+        self.restart
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if self.restart { f.write_str(" (needs a restart)") } else { Ok(()) }
+    }
+}
+
+pub(super) fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let mut changes = Changes::default();
+    for (name, pair) in pairs(&old.clusters, &new.clusters) {
+        changes.about(format!("cluster {name}"));
+        match pair {
+            Pair::Added(cluster) => changes.say(format_args!("added ({})", cluster_summary(cluster))),
+            Pair::Removed(cluster) => changes.say(format_args!("removed ({})", cluster_summary(cluster))),
+            Pair::Both(old, new) => cluster(&mut changes, old, new),
+        }
+    }
+    for (name, pair) in pairs(&old.services, &new.services) {
+        changes.about(format!("service {name}"));
+        match pair {
+            Pair::Added(service) => changes.say(format_args!("added ({})", service_summary(service))),
+            Pair::Removed(service) => changes.say(format_args!("removed ({})", service_summary(service))),
+            Pair::Both(old, new) => service(&mut changes, old, new),
+        }
+    }
+    changes.about("admin".to_owned());
+    admin(&mut changes, &old.admin, &new.admin);
+    changes.about("log".to_owned());
+    log(&mut changes, &old.log, &new.log);
+    changes.about("runtime".to_owned());
+    runtime(&mut changes, &old.runtime, &new.runtime);
+    changes.list
+}
+
+fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
+    // Every field is named, so that a new one can not be forgotten here.
+    let Cluster { name: _, kind, nodes, monitor, connect_timeout, accounts_refresh } = old;
+    changes.value("kind", kind, &new.kind);
+    let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
+    let (old_nodes, new_nodes): (BTreeMap<_, Node>, BTreeMap<_, Node>) =
+        (by_name(nodes), by_name(&new.nodes));
+    for (name, pair) in pairs(&old_nodes, &new_nodes) {
+        match pair {
+            Pair::Added(node) => changes.say(format_args!("node {name} added ({})", node.address)),
+            Pair::Removed(node) => changes.say(format_args!("node {name} removed ({})", node.address)),
+            Pair::Both(old, new) => {
+                let Node { name: _, address, weight, priority } = old;
+                changes.value(&format!("node {name} address"), address, &new.address);
+                changes.value(&format!("node {name} weight"), weight, &new.weight);
+                changes.value(&format!("node {name} priority"), priority, &new.priority);
+            }
+        }
+    }
+    let Monitor { user, secret, interval, timeout, jitter, max_lag } = monitor;
+    changes.value("monitor user", user, &new.monitor.user);
+    changes.secret("monitor password", Some(secret), Some(&new.monitor.secret));
+    changes.value("monitor interval", &human(*interval), &human(new.monitor.interval));
+    changes.value("monitor timeout", &human(*timeout), &human(new.monitor.timeout));
+    changes.value("monitor jitter", jitter, &new.monitor.jitter);
+    changes.value("monitor max_lag", &or(*max_lag, "not checked"), &or(new.monitor.max_lag, "not checked"));
+    changes.value("connect_timeout", &human(*connect_timeout), &human(new.connect_timeout));
+    changes.value(
+        "accounts_refresh",
+        &or(*accounts_refresh, "on demand only"),
+        &or(new.accounts_refresh, "on demand only"),
+    );
+}
+
+fn service(changes: &mut Changes, old: &Service, new: &Service) {
+    let Service { name: _, listen, route, node, max_sessions } = old;
+    changes.addresses("", listen, &new.listen, false);
+    // By name: what two routes by database differ in follows below.
+    changes.value("route", &route.to_string(), &new.route.to_string());
+    if let (
+        Route::ByDatabase { clusters, default_cluster, databases },
+        Route::ByDatabase { clusters: new_clusters, default_cluster: new_default, databases: new_databases },
+    ) = (route, &new.route)
+    {
+        changes.value("clusters", &list(clusters), &list(new_clusters));
+        let name =
+            |cluster: &Option<_>| cluster.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+        changes.value("default_cluster", &name(default_cluster), &name(new_default));
+        for (schema, pair) in pairs(databases, new_databases) {
+            match pair {
+                Pair::Added(cluster) => {
+                    changes.say(format_args!("database {schema} added (to cluster {cluster})"));
+                }
+                Pair::Removed(cluster) => {
+                    changes.say(format_args!("database {schema} removed (was to cluster {cluster})"));
+                }
+                Pair::Both(old, new) => changes.value(&format!("database {schema} cluster"), old, new),
+            }
+        }
+    }
+    changes.value("node", node, &new.node);
+    changes.value(
+        "max_sessions",
+        &or_none(*max_sessions, "no limit"),
+        &or_none(new.max_sessions, "no limit"),
+    );
+}
+
+fn admin(changes: &mut Changes, old: &Admin, new: &Admin) {
+    let Admin { console, api, password, token } = old;
+    changes.addresses("console ", console, &new.console, true);
+    changes.addresses("api ", api, &new.api, true);
+    changes.secret("password", password.as_ref(), new.password.as_ref());
+    changes.secret("token", token.as_ref(), new.token.as_ref());
+}
+
+fn log(changes: &mut Changes, old: &Log, new: &Log) {
+    let Log { format, level } = old;
+    changes.value("format", format, &new.format);
+    changes.value("level", level, &new.level);
+}
+
+fn runtime(changes: &mut Changes, old: &Runtime, new: &Runtime) {
+    let Runtime {
+        workers,
+        start_without_accounts,
+        start_timeout,
+        handshake_timeout,
+        drain_timeout,
+        state_file,
+    } = old;
+    changes.restarting("workers", &or_none(*workers, "one per core"), &or_none(new.workers, "one per core"));
+    changes.value("start_without_accounts", start_without_accounts, &new.start_without_accounts);
+    changes.value("start_timeout", &human(*start_timeout), &human(new.start_timeout));
+    changes.value("handshake_timeout", &human(*handshake_timeout), &human(new.handshake_timeout));
+    changes.value("drain_timeout", &human(*drain_timeout), &human(new.drain_timeout));
+    let path = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
+    };
+    changes.restarting("state_file", &path(state_file), &path(&new.state_file));
+}
+
+fn cluster_summary(cluster: &Cluster) -> String {
+    let nodes: Vec<_> = cluster.nodes.iter().map(|node| format!("{} {}", node.name, node.address)).collect();
+    format!("{}: {}", cluster.kind, nodes.join(", "))
+}
+
+fn service_summary(service: &Service) -> String {
+    format!("{} on {}", service.route, list(&service.listen))
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn or(duration: Option<Duration>, absent: &str) -> String {
+    duration.map_or_else(|| absent.to_owned(), human)
+}
+
+fn or_none<T: Display>(number: Option<T>, absent: &str) -> String {
+    number.map_or_else(|| absent.to_owned(), |number| number.to_string())
+}
+
+/// One key of two maps.
+enum Pair<'a, V> {
+    Added(&'a V),
+    Removed(&'a V),
+    Both(&'a V, &'a V),
+}
+
+fn pairs<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> Vec<(&'a K, Pair<'a, V>)> {
+    let keys: BTreeSet<&K> = old.keys().chain(new.keys()).collect();
+    let pair = |key| match (old.get(key), new.get(key)) {
+        (Some(old), Some(new)) => Some((key, Pair::Both(old, new))),
+        (Some(old), None) => Some((key, Pair::Removed(old))),
+        (None, Some(new)) => Some((key, Pair::Added(new))),
+        (None, None) => None,
+    };
+    keys.into_iter().filter_map(pair).collect()
+}
+
+/// The changes found so far, and what the next ones are about.
+#[derive(Default)]
+struct Changes {
+    about: String,
+    list: Vec<Change>,
+}
+
+impl Changes {
+    fn about(&mut self, about: String) {
+        self.about = about;
+    }
+
+    fn say(&mut self, what: impl Display) {
+        self.list.push(Change { text: format!("{}: {what}", self.about), restart: false });
+    }
+
+    fn say_restart(&mut self, what: impl Display) {
+        self.list.push(Change { text: format!("{}: {what}", self.about), restart: true });
+    }
+
+    fn value<T: PartialEq + Display + ?Sized>(&mut self, name: &str, old: &T, new: &T) {
+        if old != new {
+            self.say(format_args!("{name} {old} -> {new}"));
+        }
+    }
+
+    fn restarting(&mut self, name: &str, old: &str, new: &str) {
+        if old != new {
+            self.say_restart(format_args!("{name} {old} -> {new}"));
+        }
+    }
+
+    fn secret(&mut self, name: &str, old: Option<&Secret>, new: Option<&Secret>) {
+        match (old, new) {
+            (Some(old), Some(new)) if old != new => self.say(format_args!("{name} changed")),
+            (None, Some(_)) => self.say(format_args!("{name} added")),
+            (Some(_), None) => self.say(format_args!("{name} removed")),
+            _ => {}
+        }
+    }
+
+    fn addresses<T: PartialEq + Display>(&mut self, door: &str, old: &[T], new: &[T], restart: bool) {
+        let added = new.iter().filter(|address| !old.contains(address)).map(|address| (address, "added"));
+        let removed = old.iter().filter(|address| !new.contains(address)).map(|address| (address, "removed"));
+        for (address, what) in added.chain(removed) {
+            let line = format!("{door}listener {address} {what}");
+            if restart { self.say_restart(line) } else { self.say(line) }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The configuration: `spillway.toml` read, checked as a whole, and compared with its successor.
+//!
+//! ```text
+//! file ──parse──▶ table with positions ──Section──▶ typed values ──cross checks──▶ Config
+//!                         └───────────── every problem, with its line ─────────────▶ ConfigErrors
+//! ```
+//!
+//! A [`Config`] exists only when nothing is wrong with the file: whoever holds one need not check again. Reading stops
+//! at no problem, so that an operator sees all of them at once. No password or token is ever part of a message.
+
+mod check;
+mod credential;
+mod cross;
+mod diff;
+mod problem;
+mod reader;
+mod secret;
+mod suggest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+pub use diff::Change;
+pub use problem::{ConfigErrors, Position, Problem};
+pub use secret::Secret;
+
+use crate::ids::{ClusterName, ListenAddr, NodeAddr, NodeName, ServiceName};
+
+/// The largest configuration file that is read, in bytes.
+pub const MAX_FILE: u64 = 4 << 20;
+
+/// A checked configuration: every reference is known, every address is used once, every secret is present.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The clusters by name, at least one.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+    /// The services by name, at least one.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// The operators' doors.
+    pub admin: Admin,
+    /// What is logged, and how.
+    pub log: Log,
+    /// The process as a whole.
+    pub runtime: Runtime,
+    /// What is allowed but unwise, one line each with file and line, in the order of the file. Not part of a
+    /// [`Config::diff`].
+    pub warnings: Vec<String>,
+}
+
+/// How the nodes of a cluster replicate, which decides how their roles are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClusterKind {
+    /// Galera: every synced node of the primary component may serve everything.
+    Galera,
+    /// One primary and its replicas.
+    Replication,
+    /// An active/inactive pair, each replicating from the other.
+    MultiPrimary,
+    /// Nodes that replicate by means unknown to Spillway; their roles come from the file alone.
+    Static,
+}
+
+/// A named set of nodes that replicate one data set (`[cluster.NAME]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// How it replicates.
+    pub kind: ClusterKind,
+    /// Its nodes, at least one, in the order of their names.
+    pub nodes: Vec<Node>,
+    /// How its nodes are probed and its accounts loaded.
+    pub monitor: Monitor,
+    /// How long dialling a node and logging in may take in all (default 3 s; 10 ms to 10 min).
+    pub connect_timeout: Duration,
+    /// How often accounts are loaded again (default 30 s; 100 ms to 1 day); `None` (`"0s"`): on demand only.
+    pub accounts_refresh: Option<Duration>,
+}
+
+/// One server of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, unique within the cluster.
+    pub name: NodeName,
+    /// Where it listens; no other node of the file has the same address.
+    pub address: NodeAddr,
+    /// Its share of sessions beside its peers, 0 to 10000 (default 100); 0: only as a last resort.
+    pub weight: u16,
+    /// Its preference as the writer, 0 to 1000 (default 0): the higher is preferred.
+    pub priority: u16,
+}
+
+/// The account and the rhythm of the probes of one cluster (`[cluster.NAME.monitor]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Monitor {
+    /// The user that probes nodes and reads their accounts.
+    pub user: String,
+    /// Its password, never empty.
+    pub secret: Secret,
+    /// From one probe of a node to the next (default 1 s; 50 ms to 1 h).
+    pub interval: Duration,
+    /// How long one probe may take (default 1 s; 10 ms to 10 min).
+    pub timeout: Duration,
+    /// The share of the interval by which it varies at random, 0.0 to 0.5 (default 0.1), lest all nodes are probed
+    /// in step.
+    pub jitter: f64,
+    /// A replica that lags more serves no reads (up to 1 day); `None` (`"0s"`): lag is not looked at.
+    pub max_lag: Option<Duration>,
+}
+
+/// What stands behind a set of listeners (`[service.NAME]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where clients connect, at least one address; no other listener of the file has any of them.
+    pub listen: Vec<ListenAddr>,
+    /// How a session's cluster is chosen.
+    pub route: Route,
+    /// How a session's node is chosen.
+    pub node: NodeChoice,
+    /// The most client sessions at a time; `None` (0): no limit of its own.
+    pub max_sessions: Option<NonZeroU32>,
+}
+
+/// How a session's cluster is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By the session's default schema.
+    ByDatabase {
+        /// The clusters that sessions of the service may reach, at least one, each once, in the file's order (the
+        /// order of their names where the file leaves the list out).
+        clusters: Vec<ClusterName>,
+        /// Where a session without a schema goes: one of `clusters`. The only cluster when there is one; `None`: a
+        /// session without a schema is refused.
+        default_cluster: Option<ClusterName>,
+        /// Schema to cluster (one of `clusters`); wins over what the clusters themselves report.
+        databases: BTreeMap<String, ClusterName>,
+    },
+    /// Always the same cluster.
+    Cluster(ClusterName),
+}
+
+/// How a session's node is chosen among the nodes of its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NodeChoice {
+    /// The one writer of the cluster.
+    #[default]
+    Writer,
+    /// Any healthy node: the one with the least sessions for its weight.
+    Any,
+}
+
+/// The operators' doors (`[admin]`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admin {
+    /// Where the text console listens; empty: nowhere.
+    pub console: Vec<ListenAddr>,
+    /// Where the HTTP API listens; empty: nowhere.
+    pub api: Vec<SocketAddr>,
+    /// The console's password; always present when `console` has a TCP address.
+    pub password: Option<Secret>,
+    /// The API's bearer token, of visible ASCII; always present when `api` has an address.
+    pub token: Option<Secret>,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object in a line.
+    Json,
+}
+
+/// What is logged, and how (`[log]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// A level (`off error warn info debug trace`), or several `target=level` separated by commas; checked, so that the
+    /// log's own filter parser accepts it (default `info`).
+    pub level: String,
+}
+
+/// The process as a whole (`[runtime]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Threads for sessions, at most 1024; `None` (0): one for each core. A change needs a restart.
+    pub workers: Option<NonZeroUsize>,
+    /// Start even when no account of a cluster could be loaded (default no).
+    pub start_without_accounts: bool,
+    /// How long the first load of accounts may take in all (default 30 s; up to 1 h).
+    pub start_timeout: Duration,
+    /// From accepting a client to its OK packet (default 10 s; 100 ms to 10 min).
+    pub handshake_timeout: Duration,
+    /// How long sessions may finish after SIGTERM (default 30 s; up to 1 day).
+    pub drain_timeout: Duration,
+    /// Where the operators' changes at run time are kept; `None`: nowhere, they end with the process. A change needs
+    /// a restart.
+    pub state_file: Option<PathBuf>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and checks the file at `path`, with the variables of the process for `password_env` and `token_env`.
+    /// Relative paths in the file start at the file's own directory.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, at once; or that it can not be read.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let (text, exposed) = read_file(path).map_err(|why| ConfigErrors::unreadable(path, &why))?;
+        check::parse(&text, path, &|name| std::env::var(name).ok(), exposed)
+    }
+
+    /// Checks `text`, which came from `origin` (used in messages, and as the start of relative paths). `env` looks up
+    /// variables. Reads the password and token files that the text names, nothing else.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, at once, in the order of its lines.
+    pub fn parse(
+        text: &str,
+        origin: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        check::parse(text, origin, env, false)
+    }
+
+    /// What `new` does differently, in the words of an operator, clusters first. Secrets are only said to have
+    /// changed. Empty when a reload would have no effect.
+    pub fn diff(&self, new: &Self) -> Vec<Change> {
+        diff::diff(self, new)
+    }
+
+    /// Every address that clients connect to, with its service.
+    pub fn listeners(&self) -> impl Iterator<Item = (&ListenAddr, &Service)> {
+        self.services
+            .values()
+            .flat_map(|service| service.listen.iter().map(move |address| (address, service)))
+    }
+}
+
+/// Reads at most [`MAX_FILE`] bytes of UTF-8, and whether everybody on this machine may do so. The text is wiped when
+/// dropped, for it may hold passwords.
+fn read_file(path: &Path) -> Result<(Zeroizing<String>, bool), String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let exposed = secret::world_readable(&file);
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("it is larger than {MAX_FILE} bytes"));
+    }
+    Ok((text, exposed))
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name.as_str() == name)
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// The clusters that sessions of this service may reach, each once, at least one.
+    pub fn clusters(&self) -> &[ClusterName] {
+        match &self.route {
+            Route::ByDatabase { clusters, .. } => clusters,
+            Route::Cluster(cluster) => std::slice::from_ref(cluster),
+        }
+    }
+}
+
+// === impl ClusterKind ===
+
+impl ClusterKind {
+    /// The word for it in the configuration and in what operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Galera => "galera",
+            Self::Replication => "replication",
+            Self::MultiPrimary => "multi-primary",
+            Self::Static => "static",
+        }
+    }
+}
+
+impl fmt::Display for ClusterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+// === impl NodeChoice ===
+
+impl NodeChoice {
+    /// The word for it in the configuration and in what operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl fmt::Display for NodeChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+// === impl LogFormat ===
+
+impl LogFormat {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+// === impl Route ===
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByDatabase { .. } => f.pad("by-database"),
+            Self::Cluster(cluster) => f.pad(&format!("cluster:{cluster}")),
+        }
+    }
+}
+
+// === impl Log, Runtime ===
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), level: "info".to_owned() }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            start_without_accounts: false,
+            start_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            state_file: None,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What operations give: typed rows, which the API sends as JSON and the console as a table.
+//!
+//! Both come from the same value: a row's fields are the JSON, and its columns say in which order and under which
+//! titles the console prints them. Passwords, hashes and tokens have no field here.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::operation::Right;
+
+/// The type of a column's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    /// Text.
+    Text,
+    /// Text, or nothing.
+    MaybeText,
+    /// A whole number.
+    Number,
+    /// Yes or no.
+    YesNo,
+    /// A duration in whole seconds.
+    Seconds,
+    /// A duration in whole seconds, or nothing.
+    MaybeSeconds,
+    /// A moment, as RFC 3339 in UTC.
+    Moment,
+    /// Several texts.
+    Texts,
+}
+
+/// One column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// The field in JSON.
+    pub field: &'static str,
+    /// The title in the console.
+    pub title: &'static str,
+    /// The type of its values.
+    pub cell: Cell,
+    /// What it means.
+    pub help: &'static str,
+}
+
+const fn column(field: &'static str, title: &'static str, cell: Cell, help: &'static str) -> Column {
+    Column { field, title, cell, help }
+}
+
+/// A cluster.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by CLUSTER_COLUMNS")]
+pub struct ClusterRow {
+    pub cluster: String,
+    pub kind: &'static str,
+    pub nodes: usize,
+    pub up: usize,
+    pub writer: Option<String>,
+    pub accounts: usize,
+    pub accounts_age_seconds: Option<u64>,
+    pub accounts_from: Option<String>,
+    pub problem: Option<String>,
+    pub databases: Vec<String>,
+}
+
+/// Columns of [`ClusterRow`].
+pub const CLUSTER_COLUMNS: &[Column] = &[
+    column("cluster", "cluster", Cell::Text, "name of the cluster"),
+    column("kind", "kind", Cell::Text, "how its nodes replicate"),
+    column("nodes", "nodes", Cell::Number, "how many nodes it has"),
+    column("up", "up", Cell::Number, "how many of them the last probe found fit to serve"),
+    column("writer", "writer", Cell::MaybeText, "the node that serves writes"),
+    column("accounts", "accounts", Cell::Number, "how many accounts were read"),
+    column("accounts_age_seconds", "age", Cell::MaybeSeconds, "how long ago accounts were read"),
+    column("accounts_from", "from", Cell::MaybeText, "the node that accounts were read from"),
+    column("problem", "problem", Cell::MaybeText, "why the last attempt to read accounts failed"),
+    column("databases", "databases", Cell::Texts, "the databases that were read"),
+];
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by NODE_COLUMNS")]
+pub struct NodeRow {
+    pub cluster: String,
+    pub node: String,
+    pub address: String,
+    pub role: &'static str,
+    pub desired: &'static str,
+    pub observed: &'static str,
+    pub reason: String,
+    pub sessions: u32,
+    pub since: String,
+    pub version: Option<String>,
+}
+
+/// Columns of [`NodeRow`].
+pub const NODE_COLUMNS: &[Column] = &[
+    column("cluster", "cluster", Cell::Text, "the node's cluster"),
+    column("node", "node", Cell::Text, "name of the node within its cluster"),
+    column("address", "address", Cell::Text, "where it listens"),
+    column("role", "role", Cell::Text, "what it serves now: writer, reader or none"),
+    column("desired", "desired", Cell::Text, "what an operator wants of it: enabled, drain or maintenance"),
+    column("observed", "observed", Cell::Text, "what the last probe saw: up, down or unknown"),
+    column("sessions", "sessions", Cell::Number, "client sessions on it"),
+    column("since", "since", Cell::Moment, "when what is observed last changed"),
+    column("version", "version", Cell::MaybeText, "version text of its greeting"),
+    column("reason", "reason", Cell::Text, "the words behind what is observed"),
+];
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by SESSION_COLUMNS")]
+pub struct SessionRow {
+    pub id: u64,
+    pub user: Option<String>,
+    pub client: String,
+    pub service: String,
+    pub cluster: Option<String>,
+    pub node: Option<String>,
+    pub schema: Option<String>,
+    pub statements: u64,
+    pub in_transaction: bool,
+    pub age_seconds: u64,
+}
+
+/// Columns of [`SessionRow`].
+pub const SESSION_COLUMNS: &[Column] = &[
+    column("id", "id", Cell::Number, "number of the session"),
+    column("user", "user", Cell::MaybeText, "login name, once it is proven"),
+    column("client", "client", Cell::Text, "where the client connects from"),
+    column("service", "service", Cell::Text, "the service that it came through"),
+    column("cluster", "cluster", Cell::MaybeText, "the cluster that it reached"),
+    column("node", "node", Cell::MaybeText, "the node that serves it"),
+    column("schema", "schema", Cell::MaybeText, "its default schema"),
+    column("statements", "statements", Cell::Number, "replies that were relayed to their end"),
+    column("in_transaction", "transaction", Cell::YesNo, "whether a transaction is open"),
+    column("age_seconds", "age", Cell::Seconds, "how long ago it was accepted"),
+];
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by ACCOUNT_COLUMNS")]
+pub struct AccountRow {
+    pub cluster: String,
+    pub user: String,
+    pub host: String,
+    pub plugins: Vec<String>,
+    pub locked: bool,
+    pub default_role: Option<String>,
+    pub problem: Option<String>,
+}
+
+/// Columns of [`AccountRow`].
+pub const ACCOUNT_COLUMNS: &[Column] = &[
+    column("cluster", "cluster", Cell::Text, "the cluster that it was read from"),
+    column("user", "user", Cell::Text, "user name; empty for an anonymous account"),
+    column("host", "host", Cell::Text, "pattern of the addresses it may come from"),
+    column("plugins", "plugins", Cell::Texts, "authentication plugins in the order in which they are tried"),
+    column("locked", "locked", Cell::YesNo, "whether the account is locked"),
+    column("default_role", "default_role", Cell::MaybeText, "the role that is set at login"),
+    column("problem", "problem", Cell::MaybeText, "why nobody can log in to it through Spillway"),
+];
+
+/// A listener.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by LISTENER_COLUMNS")]
+pub struct ListenerRow {
+    pub address: String,
+    pub service: String,
+    pub state: &'static str,
+}
+
+/// Columns of [`ListenerRow`].
+pub const LISTENER_COLUMNS: &[Column] = &[
+    column("address", "address", Cell::Text, "where clients connect"),
+    column("service", "service", Cell::Text, "the service behind it"),
+    column("state", "state", Cell::Text, "whether it takes clients"),
+];
+
+/// What runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by VERSION_COLUMNS")]
+pub struct VersionRow {
+    pub version: &'static str,
+    pub phase: &'static str,
+    pub sessions: usize,
+    pub clusters: usize,
+}
+
+/// Columns of [`VersionRow`].
+pub const VERSION_COLUMNS: &[Column] = &[
+    column("version", "version", Cell::Text, "version of Spillway"),
+    column("phase", "phase", Cell::Text, "starting, serving, draining or stopping"),
+    column("sessions", "sessions", Cell::Number, "client sessions now"),
+    column("clusters", "clusters", Cell::Number, "clusters of the configuration"),
+];
+
+/// A command, in the list of all.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by COMMAND_COLUMNS")]
+pub struct CommandRow {
+    pub command: String,
+    pub help: &'static str,
+}
+
+/// Columns of [`CommandRow`].
+pub const COMMAND_COLUMNS: &[Column] = &[
+    column("command", "command", Cell::Text, "words and arguments"),
+    column("help", "what it does", Cell::Text, "what it does"),
+];
+
+/// One command explained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Words and arguments.
+    pub command: String,
+    /// What it does.
+    pub help: &'static str,
+    /// What the caller must be allowed to do.
+    pub right: Right,
+    /// The same through the API: method, path and body.
+    pub api: Option<String>,
+    /// Each argument as in the usage line, with its meaning.
+    pub arguments: Vec<(String, &'static str)>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// In one line.
+    pub result: String,
+    /// Each thing that changed, one line each.
+    pub changes: Vec<String>,
+}
+
+/// Rows of one sort. As JSON, an object with one key, the plural of what the rows are.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each says what it holds")]
+pub enum Rows {
+    Clusters(Vec<ClusterRow>),
+    Nodes(Vec<NodeRow>),
+    Sessions(Vec<SessionRow>),
+    Accounts(Vec<AccountRow>),
+    Listeners(Vec<ListenerRow>),
+    Commands(Vec<CommandRow>),
+}
+
+/// What an operation gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// A list.
+    Rows(Rows),
+    /// What runs.
+    Version(VersionRow),
+    /// What was done.
+    Done(Done),
+    /// Commands, each with its arguments.
+    Explained(Vec<Explanation>),
+    /// The caller wants to leave.
+    Quit,
+}
+
+/// A list as columns and values, for printing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// The columns.
+    pub columns: &'static [Column],
+    /// Every row, with one value for each column.
+    pub rows: Vec<Vec<Value>>,
+}
+
+// === impl Rows ===
+
+impl Rows {
+    /// The rows as a table.
+    pub fn table(&self) -> Table {
+        match self {
+            Self::Clusters(rows) => Table::new(CLUSTER_COLUMNS, rows),
+            Self::Nodes(rows) => Table::new(NODE_COLUMNS, rows),
+            Self::Sessions(rows) => Table::new(SESSION_COLUMNS, rows),
+            Self::Accounts(rows) => Table::new(ACCOUNT_COLUMNS, rows),
+            Self::Listeners(rows) => Table::new(LISTENER_COLUMNS, rows),
+            Self::Commands(rows) => Table::new(COMMAND_COLUMNS, rows),
+        }
+    }
+}
+
+// === impl VersionRow ===
+
+impl VersionRow {
+    /// The row as a table of its own.
+    pub fn table(&self) -> Table {
+        Table::new(VERSION_COLUMNS, std::slice::from_ref(self))
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn new(columns: &'static [Column], rows: &[impl Serialize]) -> Self {
+        let cells = |row| {
+            // Rows have text keys and plain values, which always become JSON.
+            let mut row = serde_json::to_value(row).unwrap_or_default();
+            columns.iter().map(|c| row.get_mut(c.field).map(Value::take).unwrap_or_default()).collect()
+        };
+        Self { columns, rows: rows.iter().map(cells).collect() }
+    }
+}
+
+/// A moment as RFC 3339 in UTC, to the second.
+pub(super) fn moment(at: SystemTime) -> String {
+    // The format knows no year before 1970, where a clock that was never set may stand.
+    humantime::format_rfc3339_seconds(at.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+/// Whole seconds since a moment; 0 when the clock was set back.
+pub(super) fn seconds_since(at: SystemTime) -> u64 {
+    at.elapsed().map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,129 @@
+//! Everything that an operator can do, defined once; the console and the API are two ways to say it.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`operation`] | the registry: words, arguments, help, right, route and result of every operation |
+//! | `invocation` | an operation with checked arguments, from a line or from a request |
+//! | [`answer`] | what operations give |
+//! | `show` | answers made from topology, accounts and sessions |
+//! | `change` | operations that change something; each leaves a line in the log |
+//! | `readiness` | whether clients can be served |
+//! | `refusal` | why an operation was not done |
+//! | `state_file` | what operators want of nodes, kept over a restart |
+//! | `credential` | the console's password and the API's token |
+
+pub mod answer;
+mod change;
+mod credential;
+mod invocation;
+pub mod operation;
+mod readiness;
+mod refusal;
+mod show;
+mod state_file;
+mod suggestion;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::accounts::AccountStore;
+use crate::config::Config;
+use crate::ids::ServiceName;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::session::registry::Registry;
+use crate::topology::TopologyStore;
+
+pub use answer::Answer;
+pub use invocation::Invocation;
+pub use operation::{OPERATIONS, Operation, Right};
+pub use readiness::Readiness;
+pub use refusal::{Code, OperationError};
+pub use state_file::{StateFile, StateFileError};
+
+use operation::Verb;
+
+/// The version of Spillway.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Asks whoever applies configurations to read the file again. The answer is the list of changes, or what is wrong
+/// with the file, one problem in a line; then nothing has changed.
+pub type ReloadConfig = oneshot::Sender<Result<Vec<String>, String>>;
+
+/// A socket that clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Where it listens.
+    pub address: String,
+    /// The service behind it.
+    pub service: ServiceName,
+    /// In one word, such as `listening`.
+    pub state: &'static str,
+}
+
+/// Who wants something done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// For the log, such as `console 127.0.0.1:40000`.
+    pub name: String,
+    /// The most that the caller may do.
+    pub right: Right,
+}
+
+/// The handles that operations need.
+#[derive(Debug)]
+pub struct Control {
+    /// Clusters and nodes.
+    pub topology: Arc<TopologyStore>,
+    /// Sessions.
+    pub registry: Arc<Registry>,
+    /// Accounts.
+    pub accounts: Arc<AccountStore>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The phase of the process's life.
+    pub lifecycle: Lifecycle,
+    /// Where a reload of the configuration is asked for.
+    pub reload: mpsc::Sender<ReloadConfig>,
+    /// The sockets that clients connect to.
+    pub listeners: Arc<ArcSwap<Vec<ListenerStatus>>>,
+    /// What operators want of nodes.
+    pub state_file: StateFile,
+}
+
+impl Control {
+    /// Does what is asked.
+    ///
+    /// Reading operations answer at once. `set node` waits for the disk, and a reload for its end, at most a minute;
+    /// dropped in the middle, what was begun still comes to its end.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn run(&self, caller: &Caller, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let operation = wanted.operation();
+        if operation.right > caller.right {
+            let message = format!("{} may not {}", caller.name, operation.name());
+            return change::logged(caller, wanted, Err(OperationError::new(Code::Forbidden, message)));
+        }
+        match operation.verb {
+            Verb::Help => show::help(wanted),
+            Verb::ShowClusters => Ok(self.show_clusters()),
+            Verb::ShowNodes => self.show_nodes(wanted),
+            Verb::ShowSessions => Ok(self.show_sessions()),
+            Verb::ShowAccounts => self.show_accounts(wanted),
+            Verb::ShowListeners => Ok(self.show_listeners()),
+            Verb::ShowVersion => Ok(self.show_version()),
+            Verb::SetNode => change::logged(caller, wanted, self.set_node(wanted).await),
+            Verb::KillSession => change::logged(caller, wanted, self.kill_session(wanted)),
+            Verb::ReloadAccounts => change::logged(caller, wanted, self.reload_accounts(wanted).await),
+            Verb::ReloadConfig => change::logged(caller, wanted, self.reload_config().await),
+            Verb::Quit => Ok(Answer::Quit),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Answers made from what is known now.
+
+use std::sync::Arc;
+
+use super::answer::{
+    AccountRow, Answer, ClusterRow, CommandRow, Explanation, ListenerRow, NodeRow, Rows, SessionRow,
+    VersionRow, moment, seconds_since,
+};
+use super::invocation::{narrow, shown};
+use super::operation::{Argument, Http, OPERATIONS, Operation};
+use super::refusal::OperationError;
+use super::{Control, Invocation, VERSION};
+use crate::grants::Account;
+use crate::ids::ClusterName;
+use crate::metrics::{AccountObservation, NodeObservation, Observations};
+use crate::topology::{Cluster, Node, Observed, Topology};
+
+impl Control {
+    /// Counters and states as OpenMetrics text of the type [`crate::metrics::CONTENT_TYPE`].
+    pub fn metrics_text(&self) -> String {
+        let topology = self.topology.load();
+        let mut now = Observations::default();
+        for cluster in topology.clusters.values() {
+            now.nodes.extend(cluster.nodes.iter().map(|node| NodeObservation {
+                cluster: cluster.name.clone(),
+                node: node.name.clone(),
+                up: is_up(node),
+                role: cluster.role(node).as_str(),
+                desired: node.desired.as_str(),
+                sessions: node.load.sessions(),
+            }));
+            if let Some(accounts) = self.accounts.cluster(&cluster.name) {
+                now.accounts.push(AccountObservation {
+                    cluster: cluster.name.clone(),
+                    age_seconds: accounts.loaded_at.elapsed().map_or(0.0, |d| d.as_secs_f64()),
+                    accounts: accounts.snapshot.accounts().count() as u64,
+                    failing: self.accounts.failure(&cluster.name).is_some(),
+                });
+            }
+        }
+        self.metrics.encode(&now)
+    }
+
+    pub(super) fn show_clusters(&self) -> Answer {
+        let topology = self.topology.load();
+        let row = |cluster: &Arc<Cluster>| {
+            let accounts = self.accounts.cluster(&cluster.name);
+            ClusterRow {
+                cluster: cluster.name.to_string(),
+                kind: cluster.kind.as_str(),
+                nodes: cluster.nodes.len(),
+                up: cluster.nodes.iter().filter(|n| is_up(n)).count(),
+                writer: cluster.writer().map(|n| n.name.to_string()),
+                accounts: accounts.as_ref().map_or(0, |a| a.snapshot.accounts().count()),
+                accounts_age_seconds: accounts.as_ref().map(|a| seconds_since(a.loaded_at)),
+                accounts_from: accounts.as_ref().map(|a| a.from.to_string()),
+                problem: self.accounts.failure(&cluster.name).map(|failure| failure.reason),
+                databases: accounts
+                    .map(|a| a.snapshot.databases().map(str::to_owned).collect())
+                    .unwrap_or_default(),
+            }
+        };
+        Answer::Rows(Rows::Clusters(topology.clusters.values().map(row).collect()))
+    }
+
+    pub(super) fn show_nodes(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let topology = self.topology.load();
+        let clusters = self.selected(&topology, wanted)?;
+        let rows = clusters.iter().flat_map(|cluster| {
+            cluster.nodes.iter().map(|node| NodeRow {
+                cluster: cluster.name.to_string(),
+                node: node.name.to_string(),
+                address: node.address.to_string(),
+                role: cluster.role(node).as_str(),
+                desired: node.desired.as_str(),
+                observed: node.observed.word(),
+                reason: node.observed.detail().to_owned(),
+                sessions: node.load.sessions(),
+                since: moment(node.since),
+                version: node.facts.as_ref().map(|f| f.version.clone()),
+            })
+        });
+        Ok(Answer::Rows(Rows::Nodes(rows.collect())))
+    }
+
+    pub(super) fn show_sessions(&self) -> Answer {
+        let row = |entry: Arc<crate::session::registry::Entry>| {
+            let place = entry.place();
+            SessionRow {
+                id: entry.id.0,
+                user: place.user,
+                client: entry.client.to_string(),
+                service: entry.service.to_string(),
+                cluster: place.cluster.map(|c| c.to_string()),
+                node: place.node.map(|n| n.to_string()),
+                schema: place.schema,
+                statements: entry.statements(),
+                in_transaction: entry.in_transaction(),
+                age_seconds: seconds_since(entry.started),
+            }
+        };
+        Answer::Rows(Rows::Sessions(self.registry.list().into_iter().map(row).collect()))
+    }
+
+    pub(super) fn show_accounts(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let topology = self.topology.load();
+        let mut rows = Vec::new();
+        for cluster in self.selected(&topology, wanted)? {
+            if let Some(accounts) = self.accounts.cluster(&cluster.name) {
+                rows.extend(accounts.snapshot.accounts().map(|account| account_row(&cluster.name, account)));
+            }
+        }
+        Ok(Answer::Rows(Rows::Accounts(rows)))
+    }
+
+    pub(super) fn show_listeners(&self) -> Answer {
+        let row = |status: &super::ListenerStatus| ListenerRow {
+            address: status.address.clone(),
+            service: status.service.to_string(),
+            state: status.state,
+        };
+        Answer::Rows(Rows::Listeners(self.listeners.load().iter().map(row).collect()))
+    }
+
+    pub(super) fn show_version(&self) -> Answer {
+        Answer::Version(VersionRow {
+            version: VERSION,
+            phase: self.lifecycle.phase().as_str(),
+            sessions: self.registry.len(),
+            clusters: self.topology.load().clusters.len(),
+        })
+    }
+
+    /// The cluster of that name.
+    pub(super) fn cluster<'a>(
+        &self,
+        topology: &'a Topology,
+        name: &str,
+    ) -> Result<&'a Arc<Cluster>, OperationError> {
+        topology.cluster(name).ok_or_else(|| {
+            let known: Vec<&str> = topology.clusters.keys().map(ClusterName::as_str).collect();
+            OperationError::not_found(format!("no cluster {}; there are: {}", shown(name), known.join(", ")))
+        })
+    }
+
+    /// The one cluster that is asked for, or all.
+    fn selected<'a>(
+        &self,
+        topology: &'a Topology,
+        wanted: &Invocation,
+    ) -> Result<Vec<&'a Arc<Cluster>>, OperationError> {
+        match wanted.get("cluster") {
+            Some(name) => Ok(vec![self.cluster(topology, name)?]),
+            None => Ok(topology.clusters.values().collect()),
+        }
+    }
+}
+
+fn is_up(node: &Node) -> bool {
+    matches!(node.observed, Observed::Up { .. })
+}
+
+fn account_row(cluster: &ClusterName, account: &Account) -> AccountRow {
+    AccountRow {
+        cluster: cluster.to_string(),
+        user: account.user.clone(),
+        host: account.host.clone(),
+        plugins: account.authentication.iter().map(|way| way.plugin.clone()).collect(),
+        locked: account.locked,
+        default_role: Some(account.default_role.clone()).filter(|role| !role.is_empty()),
+        problem: account.unreadable.clone(),
+    }
+}
+
+/// The list of all commands, or an explanation of those that begin with the given words.
+pub(super) fn help(wanted: &Invocation) -> Result<Answer, OperationError> {
+    let Some(command) = wanted.get("command") else {
+        let row = |o: &Operation| CommandRow { command: o.usage(), help: o.help };
+        return Ok(Answer::Rows(Rows::Commands(OPERATIONS.iter().map(row).collect())));
+    };
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let (operations, _) = narrow(&words)?;
+    Ok(Answer::Explained(operations.into_iter().map(explain).collect()))
+}
+
+fn explain(operation: &Operation) -> Explanation {
+    Explanation {
+        command: operation.usage(),
+        help: operation.help,
+        right: operation.right,
+        api: operation.http.map(|http| request(operation, &http)),
+        arguments: operation.arguments.iter().map(|a| (a.usage(), a.help)).collect(),
+    }
+}
+
+/// The request that does the same: `PUT /v1/clusters/{cluster}/nodes/{node}/state {"state":"…"}`.
+fn request(operation: &Operation, http: &Http) -> String {
+    let mut text = format!("{} {}", http.method.as_str(), http.path);
+    let outside: Vec<&Argument> = operation.arguments.iter().filter(|a| !http.in_path(a)).collect();
+    if http.method.has_body() {
+        let selector = http.selector.map(|(field, word)| format!("{field:?}:{word:?}"));
+        let fields =
+            selector.into_iter().chain(outside.iter().map(|a| format!("{:?}:\"{}\"", a.name, a.usage())));
+        text.push_str(&format!(" {{{}}}", fields.collect::<Vec<_>>().join(",")));
+    } else if let Some(first) = outside.first() {
+        text.push_str(&format!("?{}=…", first.name));
+    }
+    text
+}

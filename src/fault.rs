@@ -1,0 +1,203 @@
+//! Whose fault a failure is, what the client may see of it, and its label in metrics and log.
+//!
+//! Every session ends with one [`Outcome`]. An error that a client sees is made here or comes from
+//! a node byte for byte; no other module invents error numbers.
+
+use crate::wire::packet::Err as ErrPacket;
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// The client: wrong password, broken packets, gone away.
+    Client,
+    /// A node or its cluster.
+    Server,
+    /// Spillway or its configuration.
+    Proxy,
+}
+
+impl Blame {
+    /// One word for log and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// A failure that ends a session or a login attempt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Fault {
+    /// Whose it is.
+    pub blame: Blame,
+    /// Fixed label for metrics, such as `access_denied`.
+    pub label: &'static str,
+    /// For the log; may say more than the client may know.
+    pub detail: String,
+    /// What the client is told; none: the connection just closes.
+    pub reply: Option<ErrPacket>,
+}
+
+/// Who is named in an error about a login: the name as sent and the address as the server would show it.
+#[derive(Debug, Clone, Copy)]
+pub struct Login<'a> {
+    /// Login name.
+    pub user: &'a [u8],
+    /// Host name or address.
+    pub host: &'a str,
+    /// Whether a password was given.
+    pub using_password: bool,
+}
+
+impl Fault {
+    /// A failure without a word to the client.
+    pub fn silent(blame: Blame, label: &'static str, detail: impl Into<String>) -> Self {
+        Self { blame, label, detail: detail.into(), reply: None }
+    }
+
+    /// A failure that the client is told about in the given packet.
+    pub fn told(blame: Blame, label: &'static str, detail: impl Into<String>, reply: ErrPacket) -> Self {
+        Self { blame, label, detail: detail.into(), reply: Some(reply) }
+    }
+
+    /// 1130: no row of any user matches this host. Sent in place of the greeting.
+    pub fn host_not_allowed(host: &str, product: &str) -> Self {
+        let text = format!("Host '{host}' is not allowed to connect to this {product} server");
+        Self::told(Blame::Client, "host_not_allowed", text.clone(), ErrPacket::new(1130, b"HY000", text))
+    }
+
+    /// 1045: no such account, wrong password, or refused for a reason that only the log tells.
+    pub fn access_denied(login: Login<'_>, reason: &str) -> Self {
+        Self::denied(1045, b"28000", login, reason)
+    }
+
+    /// 1698: refused by a plugin that knows no passwords.
+    pub fn access_denied_without_password(login: Login<'_>, reason: &str) -> Self {
+        let mut text = b"Access denied for user '".to_vec();
+        text.extend_from_slice(login.user);
+        text.extend_from_slice(format!("'@'{}'", login.host).as_bytes());
+        let detail = format!("{}: {reason}", String::from_utf8_lossy(&text));
+        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(1698, b"28000", text))
+    }
+
+    fn denied(code: u16, sqlstate: &[u8; 5], login: Login<'_>, reason: &str) -> Self {
+        let mut text = b"Access denied for user '".to_vec();
+        text.extend_from_slice(login.user);
+        let yes_no = if login.using_password { "YES" } else { "NO" };
+        text.extend_from_slice(format!("'@'{}' (using password: {yes_no})", login.host).as_bytes());
+        let detail = format!("{}: {reason}", String::from_utf8_lossy(&text));
+        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(code, sqlstate, text))
+    }
+
+    /// 4151: the account is locked; MariaDB's text.
+    pub fn account_locked(account: &str) -> Self {
+        let reply = ErrPacket::new(4151, b"HY000", "Access denied, this account is locked");
+        Self::told(Blame::Client, "account_locked", format!("account {account} is locked"), reply)
+    }
+
+    /// 1862: the password has expired and the client cannot live in the sandbox.
+    pub fn password_expired(account: &str) -> Self {
+        let text = "Your password has expired. To log in you must change it using a client that supports expired passwords";
+        let detail = format!("the password of {account} has expired");
+        Self::told(Blame::Client, "password_expired", detail, ErrPacket::new(1862, b"HY000", text))
+    }
+
+    /// 1251: the client cannot do what the account's plugin needs.
+    pub fn client_too_old() -> Self {
+        let text = "Client does not support authentication protocol requested by server; consider upgrading MariaDB client";
+        Self::told(Blame::Client, "client_too_old", text, ErrPacket::new(1251, b"08004", text))
+    }
+
+    /// 1040: no node, no room, or no accounts, with the reason in the text.
+    pub fn unavailable(label: &'static str, reason: impl std::fmt::Display) -> Self {
+        let detail = format!("Too many connections: {reason}");
+        Self::told(Blame::Server, label, detail.clone(), ErrPacket::new(1040, b"08004", detail))
+    }
+
+    /// 1040 because of a limit that the configuration sets.
+    pub fn limit(label: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self { blame: Blame::Client, ..Self::unavailable(label, reason) }
+    }
+
+    /// 1043: what the client sent is no handshake.
+    pub fn bad_handshake(detail: impl std::fmt::Display) -> Self {
+        let reply = ErrPacket::new(1043, b"08S01", "Bad handshake");
+        Self::told(Blame::Client, "bad_handshake", format!("bad handshake: {detail}"), reply)
+    }
+
+    /// 1047: a command that the server would not know in this state.
+    pub fn unknown_command(detail: impl Into<String>) -> Self {
+        let reply = ErrPacket::new(1047, b"08S01", "Unknown command");
+        Self::told(Blame::Client, "unknown_command", detail, reply)
+    }
+
+    /// 1105: Spillway cannot do what was asked, and says why.
+    pub fn refused(label: &'static str, reason: impl std::fmt::Display) -> Self {
+        let text = format!("Spillway: {reason}");
+        Self::told(Blame::Proxy, label, text.clone(), ErrPacket::new(1105, b"HY000", text))
+    }
+
+    /// 1927: the session is ended from outside.
+    pub fn killed(label: &'static str, blame: Blame, reason: impl std::fmt::Display) -> Self {
+        let text = format!("Connection was killed: {reason}");
+        Self::told(blame, label, text.clone(), ErrPacket::new(1927, b"70100", text))
+    }
+
+    /// 1053: Spillway shuts down.
+    pub fn shutdown() -> Self {
+        let text = "Server shutdown in progress";
+        Self::told(Blame::Proxy, "shutdown", text, ErrPacket::new(1053, b"08S01", text))
+    }
+
+    /// The client went away.
+    pub fn client_gone(detail: impl std::fmt::Display) -> Self {
+        Self::silent(Blame::Client, "client_gone", format!("client connection: {detail}"))
+    }
+
+    /// A node broke the protocol.
+    pub fn bad_node(detail: impl std::fmt::Display) -> Self {
+        Self::told(
+            Blame::Server,
+            "bad_node",
+            format!("node broke the protocol: {detail}"),
+            ErrPacket::new(1105, b"HY000", "Spillway: the server sent a malformed packet"),
+        )
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client said goodbye or closed its connection between statements.
+    Completed,
+    /// Anything else.
+    Failed(Fault),
+}
+
+impl Outcome {
+    /// Label for metrics: `completed` or the fault's.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed(fault) => fault.label,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_log_says_is_not_told_to_the_client() {
+        let login = Login { user: b"app", host: "10.0.0.7", using_password: true };
+        let fault = Fault::access_denied(login, "no account matches");
+        let reply = fault.reply.unwrap();
+        assert_eq!(reply.text(), "Access denied for user 'app'@'10.0.0.7' (using password: YES)");
+        assert_eq!((reply.code, &reply.sqlstate), (1045, b"28000"));
+        assert!(fault.detail.contains("no account matches"));
+    }
+}

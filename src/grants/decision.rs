@@ -1,0 +1,486 @@
+//! A login from beginning to end: what the server would say, in the order in which it says it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::account::{Account, TlsRequirement};
+use super::database::DatabaseAccess;
+use super::host::{HostIdentity, Match};
+use super::masked::{MaskedDifference, MaskedHost, both};
+use super::matching::{Blind, Found, Observer};
+use super::product::Product;
+use super::snapshot::Snapshot;
+
+/// How the client is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP without TLS.
+    Plain,
+    /// TLS, without a client certificate that was verified.
+    Tls,
+    /// TLS with a client certificate that was verified against an authority.
+    TlsWithCertificate,
+}
+
+/// Everything about a login but the credential.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginRequest<'r> {
+    /// The login name, as bytes of UTF-8.
+    pub user: &'r [u8],
+    /// Who the client is for the server.
+    pub client: &'r HostIdentity,
+    /// Who the server will see: the proxy, or the client again where a proxied address is proven to reach it.
+    pub proxy: &'r HostIdentity,
+    /// The default database; an empty one is none.
+    pub database: Option<&'r str>,
+    /// Whether the client sent a password; for the wording of error 1045.
+    pub using_password: bool,
+    /// How the client is connected.
+    pub transport: Transport,
+    /// Whether the client has `CLIENT_CAN_HANDLE_EXPIRED_PASSWORDS`.
+    pub can_handle_expired_passwords: bool,
+    /// The time for the age of passwords.
+    pub now: SystemTime,
+    /// Plugins whose credentials can be verified here, by the server's names.
+    pub plugins: &'r [&'r str],
+}
+
+/// What comes of a login.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How it came about; empty unless it was asked for by [`explain`].
+    pub steps: Vec<Step>,
+}
+
+/// The verdict on a login.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The credential decides: verify it against `account`.
+    Candidate {
+        /// The account.
+        account: Arc<Account>,
+        /// What must be answered to a *correct* credential; a wrong one is 1045 in any case. None: let it in.
+        then: Option<Refusal>,
+        /// The password is expired: after a correct credential, the server admits only a change of password.
+        sandbox: bool,
+    },
+    /// Refused whatever the credential is. But for [`Refusal::is_immediate`], verify a decoy first and answer
+    /// afterwards, so that the client cannot tell it from a wrong password.
+    Refused(Refusal),
+}
+
+/// Why a login is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No row of any user matches the host: 1130, in place of the greeting.
+    HostNotAllowed,
+    /// The server would read the name as another one.
+    BadUserName(&'static str),
+    /// No row matches the name and the host.
+    NoAccount,
+    /// What the server would do cannot be told; says why.
+    Undecidable(String),
+    /// None of the account's plugins can be verified here.
+    UnsupportedPlugin {
+        /// The account's plugins.
+        plugins: Vec<String>,
+    },
+    /// `require_secure_transport` is on and the client is not on TLS.
+    InsecureTransport {
+        /// The server says so in so many words, and before it looks at the credential.
+        spoken: bool,
+    },
+    /// The account demands more of the client's TLS than there is.
+    TlsRequired(TlsRequirement),
+    /// The account is locked.
+    Locked,
+    /// The password is expired, and the server opens no sandbox for this client.
+    PasswordExpired,
+    /// A plugin may map the login to another account by this row of `proxies_priv`.
+    ProxyUser {
+        /// The row.
+        row: String,
+    },
+    /// The account has no privilege on the default database.
+    DatabaseDenied {
+        /// User and host of the account, as the message names them.
+        account: (String, String),
+        /// The database.
+        database: String,
+        /// Why, where it is not simply that no row gives a privilege.
+        reason: Option<String>,
+    },
+    /// The default database does not exist.
+    UnknownDatabase(String),
+    /// The server does not accept the name of the default database.
+    BadDatabaseName(String),
+    /// Other rows apply to the proxy's address than to the client's.
+    GrantsDifferByHost(Box<MaskedDifference>),
+}
+
+impl Refusal {
+    /// The server's error number.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::HostNotAllowed => 1130,
+            Self::InsecureTransport { spoken: true } => 3159,
+            Self::Locked => 4151,
+            Self::PasswordExpired => 1862,
+            Self::DatabaseDenied { .. } => 1044,
+            Self::UnknownDatabase(_) => 1049,
+            Self::BadDatabaseName(_) => 1102,
+            Self::BadUserName(_)
+            | Self::NoAccount
+            | Self::Undecidable(_)
+            | Self::UnsupportedPlugin { .. }
+            | Self::InsecureTransport { spoken: false }
+            | Self::TlsRequired(_)
+            | Self::ProxyUser { .. }
+            | Self::GrantsDifferByHost(_) => 1045,
+        }
+    }
+
+    /// The SQLSTATE that goes with [`Self::code`].
+    pub fn sqlstate(&self) -> &'static str {
+        match self.code() {
+            1045 => "28000",
+            1044 | 1049 | 1102 => "42000",
+            3159 => "08004",
+            _ => "HY000",
+        }
+    }
+
+    /// Whether the server answers so before it looks at the credential.
+    pub fn is_immediate(&self) -> bool {
+        matches!(self, Self::HostNotAllowed | Self::InsecureTransport { spoken: true })
+    }
+
+    /// What the client may be told, in the server's words.
+    pub fn client_message(&self, request: &LoginRequest<'_>) -> String {
+        let host = request.client.host_or_ip();
+        match self {
+            Self::HostNotAllowed => format!("Host '{host}' is not allowed to connect to this MariaDB server"),
+            Self::InsecureTransport { spoken: true } => {
+                "Connections using insecure transport are prohibited while --require_secure_transport=ON."
+                    .to_owned()
+            }
+            Self::Locked => "Access denied, this account is locked".to_owned(),
+            Self::PasswordExpired => {
+                "Your password has expired. To log in you must change it using a client that \
+                                      supports expired passwords"
+                    .to_owned()
+            }
+            Self::DatabaseDenied { account: (user, host), database, .. } => {
+                format!("Access denied for user '{user}'@'{host}' to database '{database}'")
+            }
+            Self::UnknownDatabase(database) => format!("Unknown database '{database}'"),
+            Self::BadDatabaseName(database) => format!("Incorrect database name '{database}'"),
+            _ => access_denied(request),
+        }
+    }
+}
+
+/// The text of error 1045 for a login: the same for a wrong password and for every reason that is not told.
+fn access_denied(request: &LoginRequest<'_>) -> String {
+    let user = String::from_utf8_lossy(request.user);
+    let using = if request.using_password { "YES" } else { "NO" };
+    format!("Access denied for user '{user}'@'{}' (using password: {using})", request.client.host_or_ip())
+}
+
+impl std::fmt::Display for Refusal {
+    /// The true reason, for the log and for operators.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::HostNotAllowed => f.write_str("no account of any user matches the client's host"),
+            Self::BadUserName(reason) => f.write_str(reason),
+            Self::NoAccount => f.write_str("no account matches the user name and the client's host"),
+            Self::Undecidable(reason) => write!(f, "what the server would do cannot be told: {reason}"),
+            Self::UnsupportedPlugin { plugins } => {
+                write!(f, "the account's credential cannot be verified here (plugin {})", plugins.join(", "))
+            }
+            Self::InsecureTransport { .. } => {
+                f.write_str("the server requires TLS (require_secure_transport)")
+            }
+            Self::TlsRequired(TlsRequirement::Any) => f.write_str("the account requires TLS"),
+            Self::TlsRequired(TlsRequirement::X509) => {
+                f.write_str("the account requires a client certificate")
+            }
+            Self::TlsRequired(_) => f.write_str(
+                "the account has requirements on cipher, issuer or subject that are not verified here",
+            ),
+            Self::Locked => f.write_str("the account is locked"),
+            Self::PasswordExpired => f.write_str("the password is expired"),
+            Self::ProxyUser { row } => {
+                write!(f, "a plugin may map the login to another account (proxies_priv {row})")
+            }
+            Self::DatabaseDenied { database, reason, .. } => {
+                write!(f, "no privilege on database `{database}`")?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, ", as far as can be told: {reason}"))
+            }
+            Self::UnknownDatabase(database) => write!(f, "database `{database}` does not exist"),
+            Self::BadDatabaseName(database) => write!(f, "{database:?} is no name of a database"),
+            Self::GrantsDifferByHost(difference) => difference.fmt(f),
+        }
+    }
+}
+
+/// One step on the way to a verdict, for `explain login`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What was asked: `host`, `account`, `credential`, `tls`, `state`, `database`, `proxy host`.
+    pub stage: &'static str,
+    /// The answer, in words.
+    pub text: String,
+}
+
+/// Decides a login; this is what the data path calls.
+pub fn decide(snapshot: &Snapshot, request: &LoginRequest<'_>) -> Decision {
+    Decision { verdict: judge(snapshot, request, &mut Silent), steps: Vec::new() }
+}
+
+/// Decides a login as [`decide`] does, and tells how: every row that was considered, and every check, including
+/// those that come after the one that refuses.
+pub fn explain(snapshot: &Snapshot, request: &LoginRequest<'_>) -> Decision {
+    let mut trace = Trace::default();
+    let verdict = judge(snapshot, request, &mut trace);
+    Decision { verdict, steps: trace.steps }
+}
+
+/// Takes notes, or does not.
+trait Notes {
+    fn note(&mut self, stage: &'static str, text: impl FnOnce() -> String);
+    /// The account that a login gets.
+    fn find<'s>(&mut self, snapshot: &'s Snapshot, user: &[u8], host: &HostIdentity) -> Found<'s>;
+    /// Whether checks behind a refusal are worth their while.
+    fn is_complete(&self) -> bool;
+}
+
+struct Silent;
+
+impl Notes for Silent {
+    fn note(&mut self, _: &'static str, _: impl FnOnce() -> String) {}
+
+    fn find<'s>(&mut self, snapshot: &'s Snapshot, user: &[u8], host: &HostIdentity) -> Found<'s> {
+        snapshot.find_observed(user, host, &mut Blind)
+    }
+
+    fn is_complete(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Default)]
+struct Trace {
+    steps: Vec<Step>,
+}
+
+impl Notes for Trace {
+    fn note(&mut self, stage: &'static str, text: impl FnOnce() -> String) {
+        self.steps.push(Step { stage, text: text() });
+    }
+
+    fn find<'s>(&mut self, snapshot: &'s Snapshot, user: &[u8], host: &HostIdentity) -> Found<'s> {
+        snapshot.find_observed(user, host, self)
+    }
+
+    fn is_complete(&self) -> bool {
+        true
+    }
+}
+
+impl Observer for Trace {
+    const SEES_ALL: bool = true;
+
+    fn saw(&mut self, account: &Account, outcome: Match, chosen: bool) {
+        self.note("account", || match (outcome, chosen) {
+            (Match::Yes, true) => {
+                format!("{account}: chosen, the first row in the server's order that matches")
+            }
+            (Match::Yes, false) => format!("{account}: matches, but comes later in the server's order"),
+            (Match::Maybe, _) => format!("{account}: matches if the server resolves a fitting name"),
+            (Match::No, _) => format!("{account}: the host does not match"),
+        });
+    }
+}
+
+/// The first refusal counts; the rest is for the trace.
+struct After<'n, N> {
+    refusal: Option<Refusal>,
+    notes: &'n mut N,
+}
+
+impl<N: Notes> After<'_, N> {
+    fn is_done(&self) -> bool {
+        self.refusal.is_some() && !self.notes.is_complete()
+    }
+
+    fn check(&mut self, stage: &'static str, outcome: Result<impl FnOnce() -> String, Refusal>) {
+        match outcome {
+            Ok(text) => self.notes.note(stage, text),
+            Err(refusal) => {
+                self.notes.note(stage, || format!("refused: {refusal}"));
+                self.refusal.get_or_insert(refusal);
+            }
+        }
+    }
+}
+
+fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes) -> Verdict {
+    let refuse = |notes: &mut _, stage, refusal: Refusal| {
+        Notes::note(notes, stage, || format!("refused: {refusal}"));
+        Verdict::Refused(refusal)
+    };
+    notes.note("host", || describe_host(request));
+    let admission = snapshot.admission(request.client);
+    if admission == Match::No {
+        return refuse(notes, "host", Refusal::HostNotAllowed);
+    }
+
+    // MDEV-30178: the refusal got its own words, and its place before the credential.
+    let insecure = snapshot.variables().require_secure_transport && request.transport == Transport::Plain;
+    let spoken = speaks_of_insecure_transport(snapshot.product());
+    if insecure && spoken {
+        return refuse(notes, "tls", Refusal::InsecureTransport { spoken });
+    }
+
+    let account = match notes.find(snapshot, request.user, request.client) {
+        Found::Account(account) if admission == Match::Yes => Arc::clone(account),
+        // An account can match a host that the server turns away before the greeting: one whose host is written
+        // with an escape but without a wildcard.
+        Found::Account(_) => {
+            let reason = "the server may turn the host away, depending on the name it resolves".to_owned();
+            return refuse(notes, "host", Refusal::Undecidable(reason));
+        }
+        Found::Unknown => return refuse(notes, "account", Refusal::NoAccount),
+        Found::Undecidable { reason } => return refuse(notes, "account", Refusal::Undecidable(reason)),
+        Found::BadName { reason } => return refuse(notes, "account", Refusal::BadUserName(reason)),
+    };
+    let plugins = || account.authentication.iter().map(|a| a.plugin.clone()).collect::<Vec<_>>();
+    if !account.authentication.iter().any(|a| request.plugins.contains(&a.plugin.as_str())) {
+        return refuse(notes, "credential", Refusal::UnsupportedPlugin { plugins: plugins() });
+    }
+    notes.note("credential", || format!("must be right for {}", plugins().join(" or ")));
+
+    let mut after = After { refusal: None, notes };
+    if insecure {
+        after.check("tls", Err::<fn() -> String, _>(Refusal::InsecureTransport { spoken }));
+    }
+    if !after.is_done() {
+        after.check("tls", tls(&account, request.transport));
+    }
+    if !after.is_done() {
+        let open = || "the account is not locked".to_owned();
+        after.check("state", if account.locked { Err(Refusal::Locked) } else { Ok(open) });
+    }
+    let expired = account.password.is_expired(snapshot.variables(), request.now);
+    let sandbox = expired
+        && (request.can_handle_expired_passwords || !snapshot.variables().disconnect_on_expired_password);
+    if !after.is_done() {
+        let fresh =
+            move || if sandbox { "the password is expired: sandbox" } else { "the password is not expired" };
+        let fresh = move || fresh().to_owned();
+        after.check("state", if expired && !sandbox { Err(Refusal::PasswordExpired) } else { Ok(fresh) });
+    }
+    if !after.is_done()
+        && let Some(row) = proxy_row(snapshot, &account, request.client)
+    {
+        after.check("state", Err::<fn() -> String, _>(Refusal::ProxyUser { row: row.to_owned() }));
+    }
+    if !after.is_done()
+        && let Some(database) = request.database.filter(|name| !name.is_empty())
+    {
+        after.check("database", may_use(snapshot, &account, request.client, database));
+    }
+    if !after.is_done() {
+        let same = || "the same rows apply to the proxy's address".to_owned();
+        after.check(
+            "proxy host",
+            match snapshot.same_rows(request.user, request.client, request.proxy) {
+                MaskedHost::Same => Ok(same),
+                MaskedHost::Differs(difference) => Err(Refusal::GrantsDifferByHost(difference)),
+            },
+        );
+    }
+    let then = after.refusal;
+    Verdict::Candidate { account, then, sandbox }
+}
+
+fn describe_host(request: &LoginRequest<'_>) -> String {
+    let mut text = format!("the client is {} for the server", request.client.host_or_ip());
+    if request.client.name_is_unknown() {
+        text.push_str(", which resolves names (to what is not known here)");
+    }
+    let _ = write!(text, "; the server sees {}", request.proxy.host_or_ip());
+    text
+}
+
+fn speaks_of_insecure_transport(product: &Product) -> bool {
+    product.is_mariadb_at_least(11, 4)
+}
+
+fn tls(account: &Account, transport: Transport) -> Result<impl FnOnce() -> String, Refusal> {
+    let satisfied = match account.tls {
+        TlsRequirement::None => true,
+        TlsRequirement::Any => transport != Transport::Plain,
+        TlsRequirement::X509 => transport == Transport::TlsWithCertificate,
+        // Comparing OpenSSL's names of ciphers and its one-line names of subjects is not done here.
+        TlsRequirement::Specified { .. } | TlsRequirement::Impossible => false,
+    };
+    if satisfied {
+        Ok(|| "the account's requirements are met".to_owned())
+    } else {
+        Err(Refusal::TlsRequired(account.tls.clone()))
+    }
+}
+
+/// A row by which a plugin may map the login to another account. Plugins that take the name as it is never do.
+fn proxy_row<'s>(snapshot: &'s Snapshot, account: &Account, client: &HostIdentity) -> Option<&'s str> {
+    const KEEP_THE_NAME: [&str; 7] = [
+        "mysql_native_password",
+        "mysql_old_password",
+        "ed25519",
+        "parsec",
+        "unix_socket",
+        "caching_sha2_password",
+        "sha256_password",
+    ];
+    if account.authentication.iter().all(|a| KEEP_THE_NAME.contains(&a.plugin.as_str())) {
+        return None;
+    }
+    let users = if account.user.is_empty() { &[""][..] } else { &[account.user.as_str(), ""][..] };
+    let rows = users.iter().filter_map(|user| snapshot.rows_of(user)).flat_map(|rows| &rows.proxies);
+    rows.filter(|row| !row.is_default)
+        .find(|row| both(row.host.matches(client), row.proxied_host.matches(client)) != Match::No)
+        .map(|row| row.label.as_str())
+}
+
+fn may_use<'s>(
+    snapshot: &'s Snapshot,
+    account: &'s Account,
+    client: &HostIdentity,
+    database: &str,
+) -> Result<impl FnOnce() -> String + use<'s>, Refusal> {
+    let denied = |reason| Refusal::DatabaseDenied {
+        account: (account.user.clone(), account.host.clone()),
+        database: database.to_owned(),
+        reason,
+    };
+    match snapshot.database_access(account, client, database) {
+        DatabaseAccess::Denied => Err(denied(None)),
+        DatabaseAccess::NotDecided { reason } => Err(denied(Some(reason))),
+        DatabaseAccess::BadName => Err(Refusal::BadDatabaseName(database.to_owned())),
+        DatabaseAccess::Allowed { table, row } => {
+            // The schema of every server, whether SHOW DATABASES lists it or not.
+            if table.is_empty() || snapshot.has_database(database) {
+                Ok(move || if table.is_empty() { row.into_owned() } else { format!("by {table} row {row}") })
+            } else {
+                Err(Refusal::UnknownDatabase(database.to_owned()))
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Who a client is for the server, and what a Host column matches.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Who a client is in the server's eyes: an address, and a name if the server resolves names.
+///
+/// Addresses are normalised as the server does: an IPv4-mapped or IPv4-compatible IPv6 address is the IPv4 address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostIdentity {
+    ip: Option<IpAddr>,
+    /// The address as the server writes it; none for a socket, and where the server's text is not known.
+    text: Option<String>,
+    name: HostName,
+}
+
+/// The name that the server has for a client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum HostName {
+    /// The server has no name for it.
+    Absent,
+    /// The server resolves names, and what it found for this client is not known here.
+    Unknown,
+    Known(String),
+}
+
+/// Whether a row matches a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// It does.
+    Yes,
+    /// It does not, whatever name the server resolves.
+    No,
+    /// It does if the server resolves the client's address to a fitting name, which is not known here.
+    Maybe,
+}
+
+impl HostIdentity {
+    /// A client that the server knows by its address only.
+    pub fn without_name(ip: IpAddr) -> Self {
+        Self::new(ip, HostName::Absent)
+    }
+
+    /// A client whose address the server resolved to `name`.
+    pub fn with_name(ip: IpAddr, name: impl Into<String>) -> Self {
+        Self::new(ip, HostName::Known(name.into()))
+    }
+
+    /// A client of a server that resolves names; which name it found is not known.
+    pub fn with_unknown_name(ip: IpAddr) -> Self {
+        Self::new(ip, HostName::Unknown)
+    }
+
+    /// A client on the server's Unix socket.
+    pub fn socket() -> Self {
+        Self { ip: None, text: None, name: HostName::Known("localhost".to_owned()) }
+    }
+
+    fn new(ip: IpAddr, name: HostName) -> Self {
+        let ip = normalise(ip);
+        let text = match ip {
+            // The server writes the interface behind a link-local address (`fe80::1%eth0`): not known here.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
+            _ => Some(ip.to_string()),
+        };
+        Self { ip: Some(ip), text, name }
+    }
+
+    /// The address, normalised; none for a socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    /// The name, if the server has one and it is known.
+    pub fn name(&self) -> Option<&str> {
+        match &self.name {
+            HostName::Known(name) => Some(name),
+            HostName::Absent | HostName::Unknown => None,
+        }
+    }
+
+    /// Whether the server resolves a name for this client that is not known here.
+    pub fn name_is_unknown(&self) -> bool {
+        self.name == HostName::Unknown
+    }
+
+    /// Whether the text is known that the server matches patterns against.
+    pub(super) fn is_textual(&self) -> bool {
+        self.text.is_some() || self.ip.is_none()
+    }
+
+    /// What stands behind the `@` in error messages: the name if there is one, else the address.
+    pub fn host_or_ip(&self) -> Cow<'_, str> {
+        match (&self.name, &self.text, self.ip) {
+            (HostName::Known(name), ..) => Cow::Borrowed(name),
+            (_, Some(text), _) => Cow::Borrowed(text),
+            (_, None, Some(ip)) => Cow::Owned(ip.to_string()),
+            (_, None, None) => Cow::Borrowed("localhost"),
+        }
+    }
+
+    /// Whether both are the same peer for the server.
+    pub fn is_same_peer(&self, other: &Self) -> bool {
+        match (self.ip, other.ip) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => self.name == other.name,
+            _ => false,
+        }
+    }
+}
+
+fn normalise(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip else { return ip };
+    let bits = v6.to_bits();
+    match (bits >> 32, bits as u32) {
+        (0xffff, v4) => IpAddr::V4(Ipv4Addr::from_bits(v4)),
+        // IPv4-compatible; `::` and `::1` are addresses of their own.
+        (0, v4) if v4 > 1 => IpAddr::V4(Ipv4Addr::from_bits(v4)),
+        _ => ip,
+    }
+}
+
+/// One piece of a pattern. Bytes, not characters: `_` stands for one byte in the server too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Byte(u8),
+    One,
+    Many,
+}
+
+/// A pattern with `%` (any bytes), `_` (one byte) and `\` (the next byte is literal; a `\` at the end is itself).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wildcards {
+    pieces: Vec<Piece>,
+}
+
+impl Wildcards {
+    pub(super) fn parse(pattern: &str) -> Self {
+        let mut pieces = Vec::with_capacity(pattern.len());
+        let mut bytes = pattern.bytes();
+        while let Some(byte) = bytes.next() {
+            pieces.push(match byte {
+                b'%' => Piece::Many,
+                b'_' => Piece::One,
+                b'\\' => Piece::Byte(bytes.next().unwrap_or(b'\\')),
+                literal => Piece::Byte(literal),
+            });
+        }
+        Self { pieces }
+    }
+
+    /// Whether the pattern matches all of `text`; time is at most pattern length times text length.
+    pub(super) fn matches(&self, text: &[u8], ignore_case: bool) -> bool {
+        let same = |a: u8, b: u8| if ignore_case { a.eq_ignore_ascii_case(&b) } else { a == b };
+        let (mut at, mut piece) = (0, 0);
+        // After the last `%`: the piece behind it, and the text position that was tried for it.
+        let mut retry: Option<(usize, usize)> = None;
+        while at < text.len() {
+            match self.pieces.get(piece) {
+                Some(Piece::Many) => {
+                    piece += 1;
+                    retry = Some((piece, at));
+                }
+                Some(Piece::One) => (at, piece) = (at + 1, piece + 1),
+                Some(Piece::Byte(b)) if same(*b, text[at]) => (at, piece) = (at + 1, piece + 1),
+                _ => match retry {
+                    Some((behind, tried)) => {
+                        (at, piece) = (tried + 1, behind);
+                        retry = Some((behind, tried + 1));
+                    }
+                    None => return false,
+                },
+            }
+        }
+        self.pieces[piece..].iter().all(|p| *p == Piece::Many)
+    }
+
+    fn is_literal(&self) -> bool {
+        self.pieces.iter().all(|p| matches!(p, Piece::Byte(_)))
+    }
+
+    /// How general `MariaDB` holds the pattern to be (`get_magic_sort` in its sources): the number of strings of
+    /// `longest` characters that it can match, roughly. 0 without wildcards; the smaller, the earlier it is tried.
+    ///
+    /// The count of literals before the first wildcard is *added*, so among otherwise equal patterns the one with
+    /// the longer literal start is tried later.
+    pub(super) fn generality(&self, longest: u32) -> u64 {
+        let (mut literals, mut ones, mut runs, mut start) = (0u32, 0u32, 0u32, 0u32);
+        let mut previous = None;
+        for piece in &self.pieces {
+            if !matches!(piece, Piece::Byte(_)) && ones == 0 && runs == 0 {
+                start = literals;
+            }
+            match piece {
+                Piece::Byte(_) => literals += 1,
+                Piece::One => ones += 1,
+                Piece::Many if previous == Some(Piece::Many) => {}
+                Piece::Many => runs += 1,
+            }
+            previous = Some(*piece);
+        }
+        let (ones, runs) = (ones.min(31), runs.min(31));
+        // The server computes this in 32 bits without a sign; a pattern longer than its column cannot be stored.
+        let left = if runs > 0 { longest.wrapping_sub(literals).wrapping_sub(ones) } else { 0 };
+        let (left, ones, runs, start) = (u64::from(left), u64::from(ones), u64::from(runs), u64::from(start));
+        let d = u64::from(longest) + 1;
+        let d1 = d.min(32);
+        let (high, second, third) =
+            if left > ones { (left * 2 + 1, runs, ones) } else { (ones * 2, left, runs) };
+        high.wrapping_mul(d)
+            .wrapping_add(second)
+            .wrapping_mul(d1)
+            .wrapping_add(third)
+            .wrapping_mul(d)
+            .wrapping_add(start)
+    }
+
+    /// Whether some name that the server may accept for a client fits the pattern.
+    ///
+    /// The server refuses a name that starts with digits and a dot, a host name holds none of the bytes that only
+    /// addresses have, and `localhost` is the name of loopback addresses alone (any other address fails the
+    /// server's forward confirmation of it).
+    fn may_match_a_name(&self) -> bool {
+        let in_names = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.') || b >= 0x80;
+        if self.pieces.is_empty() || self.pieces.iter().any(|p| matches!(p, Piece::Byte(b) if !in_names(*b)))
+        {
+            return false;
+        }
+        if self.is_literal() && self.matches(b"localhost", true) {
+            return false;
+        }
+        let digits =
+            self.pieces.iter().take_while(|p| matches!(p, Piece::Byte(b) if b.is_ascii_digit())).count();
+        digits == 0 || self.pieces.get(digits) != Some(&Piece::Byte(b'.'))
+    }
+}
+
+/// A Host column, ready to be matched.
+#[derive(Clone, Debug)]
+pub(super) struct HostPattern {
+    text: String,
+    wildcards: Wildcards,
+    /// Address and mask of `a.b.c.d/m.m.m.m`; the address is *not* masked, so with host bits set it matches nothing.
+    network: Option<(u32, u32)>,
+    may_match_a_name: bool,
+}
+
+impl HostPattern {
+    /// Reads a Host column; an empty one must have been replaced by `%` (or left empty for a role).
+    pub(super) fn parse(text: &str) -> Self {
+        let wildcards = Wildcards::parse(text);
+        let may_match_a_name = wildcards.may_match_a_name();
+        Self { text: text.to_owned(), network: network(text), wildcards, may_match_a_name }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn wildcards(&self) -> &Wildcards {
+        &self.wildcards
+    }
+
+    /// Whether a client matches: `compare_hostname` in `MariaDB`'s sources.
+    pub(super) fn matches(&self, client: &HostIdentity) -> Match {
+        if let (Some((network, mask)), Some(IpAddr::V4(ip))) = (self.network, client.ip) {
+            return if ip.to_bits() & mask == network { Match::Yes } else { Match::No };
+        }
+        let by_name = client.name().is_some_and(|name| self.wildcards.matches(name.as_bytes(), true));
+        let by_ip = || client.text.as_ref().is_some_and(|ip| self.wildcards.matches(ip.as_bytes(), false));
+        if by_name || by_ip() {
+            Match::Yes
+        } else if client.name_is_unknown() && self.may_match_a_name {
+            Match::Maybe
+        } else {
+            Match::No
+        }
+    }
+
+    /// Whether the pattern matches the empty host name under which the server looks up roles.
+    pub(super) fn matches_role(&self) -> bool {
+        self.wildcards.matches(b"", true)
+    }
+
+    /// Whether the row lets the client reach the greeting: `acl_check_host` in `MariaDB`'s sources, which unlike
+    /// [`Self::matches`] knows no escapes in a text without wildcard characters.
+    pub(super) fn admits(&self, client: &HostIdentity) -> Match {
+        if self.network.is_some() || self.text.contains(['%', '_']) {
+            return self.matches(client);
+        }
+        let is = |text: &str| self.text.eq_ignore_ascii_case(text);
+        if client.name().is_some_and(is) || client.text.as_deref().is_some_and(is) {
+            Match::Yes
+        } else if client.name_is_unknown() && self.may_match_a_name {
+            Match::Maybe
+        } else {
+            Match::No
+        }
+    }
+
+    /// Whether the server ignores the row when it does not resolve names.
+    pub(super) fn needs_resolving(&self) -> bool {
+        !self.text.eq_ignore_ascii_case("localhost")
+            && !self.text.contains([':', '%', '_', '/'])
+            && self.text.bytes().any(|b| b != b'.' && !b.is_ascii_digit())
+    }
+}
+
+/// `a.b.c.d/m.m.m.m` with a mask other than 0.0.0.0; any bit pattern is a mask.
+fn network(text: &str) -> Option<(u32, u32)> {
+    let (ip, mask) = text.split_once('/')?;
+    let (ip, mask) = (dotted_quad(ip)?, dotted_quad(mask)?);
+    (mask != 0).then_some((ip, mask))
+}
+
+fn dotted_quad(text: &str) -> Option<u32> {
+    let mut octets = text.split('.');
+    let mut value = 0u32;
+    for _ in 0..4 {
+        value = (value << 8) | octet(octets.next()?)?;
+    }
+    octets.next().is_none().then_some(value)
+}
+
+/// An octet as the server's `str2int` reads it: blanks, a sign and leading zeros are accepted.
+fn octet(text: &str) -> Option<u32> {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value = digits.trim_start_matches('0');
+    let value: u32 = if value.is_empty() { 0 } else { value.parse().ok()? };
+    (value <= 255 && !(negative && value != 0)).then_some(value)
+}

@@ -1,0 +1,140 @@
+//! Whether the server, which sees the proxy's address, judges by the same rows as it would for the client's.
+//!
+//! If exactly the same rows match both addresses, every decision of the server is the same for both. Any
+//! difference, or a row for which it cannot be told, makes the answer [`MaskedHost::Differs`].
+
+use super::host::{HostIdentity, HostPattern, Match};
+use super::matching::Found;
+use super::snapshot::{Snapshot, UserRows};
+
+/// Outcome of the comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MaskedHost {
+    /// The same rows apply.
+    Same,
+    /// They do not, or it cannot be told.
+    Differs(Box<MaskedDifference>),
+}
+
+/// The first row that applies to one address but not to the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaskedDifference {
+    /// The account for the client's address, if there is one.
+    pub client_row: Option<String>,
+    /// The account for the proxy's address, if there is one.
+    pub proxy_row: Option<String>,
+    /// Table of the differing row, without its schema.
+    pub table: &'static str,
+    /// The differing row.
+    pub row: String,
+    /// Whether it matches the client.
+    pub client: Match,
+    /// Whether it matches the proxy.
+    pub proxy: Match,
+}
+
+impl std::fmt::Display for MaskedDifference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let account = |row: &Option<String>| row.clone().unwrap_or_else(|| "no account".to_owned());
+        let does = |outcome| match outcome {
+            Match::Yes => "matches",
+            Match::No => "does not match",
+            Match::Maybe => "may match",
+        };
+        write!(
+            f,
+            "grants differ by host: {} for the client's address, {} for the proxy's; {} row {} {} the client and {} \
+             the proxy",
+            account(&self.client_row),
+            account(&self.proxy_row),
+            self.table,
+            self.row,
+            does(self.client),
+            does(self.proxy)
+        )
+    }
+}
+
+impl Snapshot {
+    /// Compares the rows that apply to a login name from the client's address with those from the proxy's.
+    pub fn same_rows(&self, user: &[u8], client: &HostIdentity, proxy: &HostIdentity) -> MaskedHost {
+        if client.is_same_peer(proxy) {
+            return MaskedHost::Same;
+        }
+        let account = |host| match self.find(user, host) {
+            Found::Account(account) => Some(account.label.clone()),
+            _ => None,
+        };
+        let difference = |table, row: &str, client_match, proxy_match| {
+            MaskedHost::Differs(Box::new(MaskedDifference {
+                client_row: account(client),
+                proxy_row: account(proxy),
+                table,
+                row: row.to_owned(),
+                client: client_match,
+                proxy: proxy_match,
+            }))
+        };
+        let Ok(name) = std::str::from_utf8(user) else {
+            return difference("global_priv", "(the user name is not UTF-8)", Match::Maybe, Match::Maybe);
+        };
+        if !client.is_textual() || !proxy.is_textual() {
+            return difference("global_priv", "(any, for a link-local address)", Match::Maybe, Match::Maybe);
+        }
+        let names = if name.is_empty() { &[""][..] } else { &[name, ""][..] };
+        for rows in names.iter().filter_map(|name| self.rows_of(name)) {
+            for row in applicable(rows) {
+                let (a, b) = (row.to(client), row.to(proxy));
+                if a != b || a == Match::Maybe {
+                    return difference(row.table, row.row, a, b);
+                }
+            }
+        }
+        MaskedHost::Same
+    }
+}
+
+/// A row with the host patterns that must all match for it to apply.
+struct Applicable<'r> {
+    table: &'static str,
+    row: &'r str,
+    host: &'r HostPattern,
+    proxied_host: Option<&'r HostPattern>,
+}
+
+impl Applicable<'_> {
+    fn to(&self, host: &HostIdentity) -> Match {
+        both(self.host.matches(host), self.proxied_host.map_or(Match::Yes, |proxied| proxied.matches(host)))
+    }
+}
+
+/// Every row of a user.
+fn applicable(rows: &UserRows) -> impl Iterator<Item = Applicable<'_>> {
+    let by_host = |table, row, host| Applicable { table, row, host, proxied_host: None };
+    let accounts =
+        rows.accounts.iter().map(move |row| by_host("global_priv", row.label.as_str(), &row.pattern));
+    let db = rows.db.iter().map(move |row| by_host("db", row.label.as_str(), &row.host));
+    let objects =
+        [("tables_priv", &rows.tables), ("columns_priv", &rows.columns), ("procs_priv", &rows.routines)]
+            .into_iter()
+            .flat_map(move |(table, list)| {
+                list.iter().map(move |row| by_host(table, row.label.as_str(), &row.host))
+            });
+    let roles = rows.roles.iter().map(move |row| by_host("roles_mapping", &row.label, &row.grantee.pattern));
+    let proxies = rows.proxies.iter().map(|row| Applicable {
+        table: "proxies_priv",
+        row: &row.label,
+        host: &row.host,
+        proxied_host: Some(&row.proxied_host),
+    });
+    accounts.chain(db).chain(objects).chain(roles).chain(proxies)
+}
+
+/// Whether two conditions hold.
+pub(super) fn both(a: Match, b: Match) -> Match {
+    match (a, b) {
+        (Match::No, _) | (_, Match::No) => Match::No,
+        (Match::Yes, Match::Yes) => Match::Yes,
+        _ => Match::Maybe,
+    }
+}

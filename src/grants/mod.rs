@@ -1,0 +1,42 @@
+//! Who may log in, decided as the server itself decides: account rows in, verdict with reasons out.
+//!
+//! Pure: no I/O, no clock, no task. `monitor` fills [`RawAccounts`], [`Snapshot::build`] indexes it once, and
+//! the data path asks the immutable [`Snapshot`]. Where the rows alone cannot tell what the server would do
+//! (it resolves names that are not known here, say), the answer is "undecidable", and a login is refused.
+//!
+//! | file | answers |
+//! |---|---|
+//! | `rows` | which rows and variables are read from the server |
+//! | `product` | which server this is, and in which order it tries matching rows |
+//! | `host` | who a client is for the server, and whether a Host column matches it |
+//! | `account` | what one row of `mysql.global_priv` says |
+//! | `snapshot` | all of it, indexed; rows that the server ignores; digests |
+//! | `matching` | which account a login gets |
+//! | `database` | whether that account may use a database at connect |
+//! | `masked` | whether the server sees the same rows for the proxy's address as for the client's |
+//! | `decision` | all of the above in the server's order, as one verdict with a trace |
+
+mod account;
+mod database;
+mod decision;
+mod host;
+mod masked;
+mod matching;
+mod product;
+mod rows;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use account::{Account, Authentication, Limits, PasswordAge, TlsRequirement};
+pub use database::DatabaseAccess;
+pub use decision::{Decision, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain};
+pub use host::{HostIdentity, Match};
+pub use masked::{MaskedDifference, MaskedHost};
+pub use matching::Found;
+pub use product::Product;
+pub use rows::{
+    ColumnRow, DbRow, GlobalPrivRow, ProxyRow, RawAccounts, RoleMappingRow, RoutineRow, ServerVariables,
+    TableRow,
+};
+pub use snapshot::{IgnoredRow, Snapshot};

@@ -1,0 +1,485 @@
+//! Everything known about one server's accounts at one moment, indexed for the data path.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::account::{self, Account, Parsed};
+use super::database::{DbGrant, ObjectGrant, Role};
+use super::host::{HostIdentity, HostPattern, Wildcards};
+use super::product::Product;
+use super::rows::{RawAccounts, ServerVariables};
+
+/// A row that the server does not use, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IgnoredRow {
+    /// Table without its schema, such as `global_priv`.
+    pub table: &'static str,
+    /// The row's key in words.
+    pub row: String,
+    /// Why the server does not use it.
+    pub reason: String,
+}
+
+/// A row of `mysql.proxies_priv`.
+pub(super) struct ProxyGrant {
+    pub(super) host: HostPattern,
+    pub(super) proxied_host: HostPattern,
+    /// The row that every installation has: it names nobody, and is there for its grant option.
+    pub(super) is_default: bool,
+    pub(super) label: String,
+}
+
+/// A row of `mysql.roles_mapping` whose grantee is an account.
+pub(super) struct RoleGrant {
+    pub(super) role: String,
+    pub(super) grantee: Arc<Account>,
+    pub(super) label: String,
+}
+
+/// Rows that apply to one user name; those of the empty name apply to everybody.
+#[derive(Default)]
+pub(super) struct UserRows {
+    /// In the order in which the server tries them.
+    pub(super) accounts: Vec<Arc<Account>>,
+    /// In the order in which the server tries them, as far as that is determined.
+    pub(super) db: Vec<DbGrant>,
+    pub(super) tables: Vec<ObjectGrant>,
+    /// Only for the comparison of hosts: the server reads them through `tables_priv`.
+    pub(super) columns: Vec<ObjectGrant>,
+    pub(super) routines: Vec<ObjectGrant>,
+    pub(super) roles: Vec<RoleGrant>,
+    pub(super) proxies: Vec<ProxyGrant>,
+}
+
+/// The accounts of one server, immutable.
+pub struct Snapshot {
+    pub(super) product: Product,
+    pub(super) variables: ServerVariables,
+    pub(super) users: HashMap<String, UserRows>,
+    pub(super) roles: BTreeMap<String, Role>,
+    /// Every login account, by name, then in the server's order.
+    accounts: Vec<Arc<Account>>,
+    /// One account for every Host text.
+    pub(super) hosts: Vec<Arc<Account>>,
+    databases: BTreeSet<String>,
+    ignored: Vec<IgnoredRow>,
+    digest: [u8; 32],
+    loaded_at: SystemTime,
+}
+
+impl Snapshot {
+    /// Reads and indexes rows. Rows that the server itself ignores are left out and listed in [`Self::ignored`].
+    pub fn build(raw: RawAccounts, loaded_at: SystemTime) -> Self {
+        let digest = digest(&raw);
+        let mut builder = Builder {
+            product: Product::from_version(&raw.variables.version),
+            variables: raw.variables.clone(),
+            users: HashMap::new(),
+            roles: BTreeMap::new(),
+            ignored: Vec::new(),
+        };
+        builder.accounts(&raw);
+        builder.role_mappings(&raw);
+        builder.databases(&raw);
+        builder.objects(&raw);
+        builder.proxies(&raw);
+        builder.inherit();
+        let Builder { product, variables, users, roles, ignored } = builder;
+        let databases = raw.databases.into_iter().map(|name| fold(&variables, &name).into_owned()).collect();
+        let by_name: BTreeMap<&String, &UserRows> = users.iter().collect();
+        let accounts: Vec<_> = by_name.values().flat_map(|rows| &rows.accounts).cloned().collect();
+        let by_host: BTreeMap<&str, &Arc<Account>> = accounts.iter().map(|a| (a.host.as_str(), a)).collect();
+        // `%` sorts before letters and digits: where it is, the first look finds it.
+        let hosts = by_host.into_values().cloned().collect();
+        Self { product, variables, users, roles, accounts, hosts, databases, ignored, digest, loaded_at }
+    }
+
+    /// SHA-256 over all rows, variables and names of databases, in no particular order: equal if and only if
+    /// the same was read.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// When the rows were read.
+    pub fn loaded_at(&self) -> SystemTime {
+        self.loaded_at
+    }
+
+    /// The server product.
+    pub fn product(&self) -> &Product {
+        &self.product
+    }
+
+    /// The variables that were read with the rows.
+    pub fn variables(&self) -> &ServerVariables {
+        &self.variables
+    }
+
+    /// Rows that the server does not use.
+    pub fn ignored(&self) -> &[IgnoredRow] {
+        &self.ignored
+    }
+
+    /// Names of databases, sorted; in lower case if the server compares them so.
+    pub fn databases(&self) -> impl Iterator<Item = &str> {
+        self.databases.iter().map(String::as_str)
+    }
+
+    /// Whether a database exists, with the server's rule for upper and lower case.
+    pub fn has_database(&self, name: &str) -> bool {
+        self.databases.contains(&*self.fold(name))
+    }
+
+    /// Every login account, grouped by user in the order of names, then in the server's order.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.iter().map(Arc::as_ref)
+    }
+
+    /// Who a TCP client from `ip` is for this server, as far as can be known without asking a resolver.
+    ///
+    /// With name resolving, exactly `127.0.0.1` and `::1` are `localhost`; what any other address resolves to is
+    /// unknown. Without, nobody on TCP has a name.
+    pub fn host_identity(&self, ip: IpAddr) -> HostIdentity {
+        let plain = HostIdentity::without_name(ip);
+        if self.variables.skip_name_resolve {
+            return plain;
+        }
+        match plain.ip() {
+            Some(IpAddr::V4(v4)) if v4.octets() == [127, 0, 0, 1] => HostIdentity::with_name(ip, "localhost"),
+            Some(IpAddr::V6(v6)) if v6.is_loopback() => HostIdentity::with_name(ip, "localhost"),
+            _ => HostIdentity::with_unknown_name(ip),
+        }
+    }
+
+    /// An account to go through the motions with for a login that is refused whatever its password is, so that
+    /// the refusal looks and takes as long as a wrong password. Always the same one for the same name and secret.
+    pub fn decoy(&self, user: &[u8], secret: &[u8; 32]) -> Option<Arc<Account>> {
+        let mut hasher = Sha256::new();
+        for part in [secret.as_slice(), user, secret.as_slice()] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let hash: [u8; 32] = hasher.finalize().into();
+        let number =
+            u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]);
+        let index = number.checked_rem(self.accounts.len() as u64)?;
+        self.accounts.get(usize::try_from(index).ok()?).cloned()
+    }
+
+    /// The name of a database as the server compares it.
+    pub(super) fn fold<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        fold(&self.variables, name)
+    }
+
+    /// Rows of one user name.
+    pub(super) fn rows_of(&self, user: &str) -> Option<&UserRows> {
+        self.users.get(user)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("product", &self.product)
+            .field("accounts", &self.accounts.len())
+            .field("roles", &self.roles.len())
+            .field("databases", &self.databases.len())
+            .field("ignored", &self.ignored.len())
+            .field("loaded_at", &self.loaded_at)
+            .finish_non_exhaustive()
+    }
+}
+
+fn fold<'n>(variables: &ServerVariables, name: &'n str) -> Cow<'n, str> {
+    if variables.lower_case_table_names == 0 {
+        return Cow::Borrowed(name);
+    }
+    // One character for one, as the server's table of letters has it.
+    let lower = |c: char| {
+        let mut letters = c.to_lowercase();
+        match (letters.next(), letters.next()) {
+            (Some(letter), None) => letter,
+            _ => c,
+        }
+    };
+    Cow::Owned(name.chars().map(lower).collect())
+}
+
+struct Builder {
+    product: Product,
+    variables: ServerVariables,
+    users: HashMap<String, UserRows>,
+    roles: BTreeMap<String, Role>,
+    ignored: Vec<IgnoredRow>,
+}
+
+const NEEDS_NAME: &str = "the host needs name resolving, which the server has switched off";
+
+impl Builder {
+    fn ignore(&mut self, table: &'static str, row: String, reason: impl Into<String>) {
+        self.ignored.push(IgnoredRow { table, row, reason: reason.into() });
+    }
+
+    fn rows(&mut self, user: &str) -> &mut UserRows {
+        if !self.users.contains_key(user) {
+            self.users.insert(user.to_owned(), UserRows::default());
+        }
+        self.users.entry(user.to_owned()).or_default()
+    }
+
+    /// The pattern of a Host column other than that of `global_priv`; none if the server ignores the row.
+    fn host(&mut self, table: &'static str, host: &str, user: &str, label: &str) -> Option<HostPattern> {
+        let host = match host {
+            "" if self.roles.contains_key(user) => "",
+            "" => "%",
+            host => host,
+        };
+        let pattern = HostPattern::parse(host);
+        if self.variables.skip_name_resolve && pattern.needs_resolving() {
+            self.ignore(table, label.to_owned(), NEEDS_NAME);
+            return None;
+        }
+        Some(pattern)
+    }
+
+    fn accounts(&mut self, raw: &RawAccounts) {
+        let mut groups: BTreeMap<String, Vec<Account>> = BTreeMap::new();
+        for row in &raw.global_priv {
+            let label = account::label(&row.user, &row.host);
+            let product = &self.product;
+            match account::parse(row, self.variables.skip_name_resolve, |host| product.host_rank(host)) {
+                Parsed::Account(account) => groups.entry(account.user.clone()).or_default().push(*account),
+                Parsed::Role { name, access } => {
+                    self.roles.insert(name, Role::new(access));
+                }
+                Parsed::Ignored(reason) => self.ignore("global_priv", label, reason),
+            }
+        }
+        for (user, mut accounts) in groups {
+            // The last key makes the outcome independent of the order of rows; the server has no such key.
+            accounts.sort_by(|a, b| {
+                a.rank.cmp(&b.rank).then_with(|| b.host.cmp(&a.host)).then_with(|| a.digest.cmp(&b.digest))
+            });
+            let mut kept: Vec<Account> = Vec::with_capacity(accounts.len());
+            for account in accounts {
+                match kept.last_mut() {
+                    Some(last) if last.host == account.host => {
+                        if !last.says_the_same(&account) {
+                            let reason =
+                                "two rows for the same user and host differ, and the server uses either";
+                            last.unreadable = Some(reason.to_owned());
+                        }
+                        self.ignore(
+                            "global_priv",
+                            account.label,
+                            "another row is for the same user and host",
+                        );
+                    }
+                    _ => kept.push(account),
+                }
+            }
+            self.rows(&user).accounts = kept.into_iter().map(Arc::new).collect();
+        }
+    }
+
+    fn role_mappings(&mut self, raw: &RawAccounts) {
+        for row in &raw.roles {
+            let label = format!("{} to {}", row.role, account::label(&row.user, &row.host));
+            if !self.roles.contains_key(&row.role) {
+                self.ignore("roles_mapping", label, "there is no such role");
+                continue;
+            }
+            if row.host.is_empty() {
+                if let Some(grantee) = self.roles.get_mut(&row.user) {
+                    grantee.granted.push(row.role.clone());
+                } else {
+                    self.ignore("roles_mapping", label, "the grantee does not exist");
+                }
+                continue;
+            }
+            let accounts = self.users.get(&row.user).map(|rows| rows.accounts.as_slice()).unwrap_or_default();
+            match accounts.iter().find(|account| account.host.eq_ignore_ascii_case(&row.host)) {
+                Some(account) => {
+                    let grantee = Arc::clone(account);
+                    self.rows(&row.user).roles.push(RoleGrant { role: row.role.clone(), grantee, label });
+                }
+                None => self.ignore("roles_mapping", label, "the grantee does not exist"),
+            }
+        }
+    }
+
+    fn databases(&mut self, raw: &RawAccounts) {
+        for row in &raw.db {
+            let label = format!("{} on `{}`", account::label(&row.user, &row.host), row.db);
+            if row.db.is_empty() {
+                self.ignore("db", label, "no name of a database");
+                continue;
+            }
+            let Some(host) = self.host("db", &row.host, &row.user, &label) else { continue };
+            let pattern = Wildcards::parse(&fold(&self.variables, &row.db));
+            let rank = (self.product.host_rank(&host), self.product.db_rank(&pattern));
+            let access = DbGrant::has_access(&row.privileges);
+            self.rows(&row.user).db.push(DbGrant { host, pattern, rank, access, label });
+        }
+        for rows in self.users.values_mut() {
+            rows.db.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
+        }
+    }
+
+    fn objects(&mut self, raw: &RawAccounts) {
+        let with_columns: HashSet<(&str, &str, &str, &str)> =
+            raw.columns.iter().map(|c| (&*c.host, &*c.db, &*c.user, &*c.table)).collect();
+        for row in &raw.tables {
+            let label = format!("{} on `{}`.`{}`", account::label(&row.user, &row.host), row.db, row.table);
+            let Some(host) = self.host("tables_priv", &row.host, &row.user, &label) else { continue };
+            let (db, table) = (fold(&self.variables, &row.db), fold(&self.variables, &row.table));
+            // The server looks for columns under the names as it has changed them, not as they are stored.
+            let columns = row.column_privileges != 0
+                && with_columns.contains(&(host.text(), &*db, &*row.user, &*table));
+            let db = db.into_owned();
+            if row.table_privileges == 0 && !columns {
+                self.ignore("tables_priv", label, "no privilege");
+                continue;
+            }
+            self.rows(&row.user).tables.push(ObjectGrant { host, db, label });
+        }
+        for row in &raw.columns {
+            let label = format!(
+                "{} on `{}`.`{}`.`{}`",
+                account::label(&row.user, &row.host),
+                row.db,
+                row.table,
+                row.column
+            );
+            let Some(host) = self.host("columns_priv", &row.host, &row.user, &label) else { continue };
+            let db = fold(&self.variables, &row.db).into_owned();
+            self.rows(&row.user).columns.push(ObjectGrant { host, db, label });
+        }
+        for row in &raw.routines {
+            let who = account::label(&row.user, &row.host);
+            let label = format!("{who} on {} `{}`.`{}`", row.kind.to_lowercase(), row.db, row.routine);
+            if row.privileges == 0 {
+                self.ignore("procs_priv", label, "no privilege");
+                continue;
+            }
+            let Some(host) = self.host("procs_priv", &row.host, &row.user, &label) else { continue };
+            let db = fold(&self.variables, &row.db).into_owned();
+            self.rows(&row.user).routines.push(ObjectGrant { host, db, label });
+        }
+        for rows in self.users.values_mut() {
+            for list in [&mut rows.tables, &mut rows.columns, &mut rows.routines] {
+                list.sort_by(|a, b| a.label.cmp(&b.label));
+            }
+            rows.roles.sort_by(|a, b| a.label.cmp(&b.label));
+        }
+    }
+
+    fn proxies(&mut self, raw: &RawAccounts) {
+        let pattern = |host: &str| HostPattern::parse(if host.is_empty() { "%" } else { host });
+        for row in &raw.proxies {
+            let who = account::label(&row.user, &row.host);
+            let label = format!("{who} as {}", account::label(&row.proxied_user, &row.proxied_host));
+            let (host, proxied_host) = (pattern(&row.host), pattern(&row.proxied_host));
+            if self.variables.skip_name_resolve && (host.needs_resolving() || proxied_host.needs_resolving())
+            {
+                self.ignore("proxies_priv", label, NEEDS_NAME);
+                continue;
+            }
+            let is_default = row.with_grant && row.proxied_host.is_empty() && row.proxied_user.is_empty();
+            self.rows(&row.user).proxies.push(ProxyGrant { host, proxied_host, is_default, label });
+        }
+        for rows in self.users.values_mut() {
+            rows.proxies.sort_by(|a, b| a.label.cmp(&b.label));
+        }
+    }
+
+    /// Gives every role what the roles that are granted to it have, as the server does once at load time.
+    fn inherit(&mut self) {
+        let names: Vec<String> = self.roles.keys().cloned().collect();
+        let inherited: Vec<_> =
+            names.iter().map(|name| Role::inherited(name, &self.roles, &self.users)).collect();
+        for (name, inherited) in names.iter().zip(inherited) {
+            if let Some(role) = self.roles.get_mut(name) {
+                role.inherited = inherited;
+            }
+        }
+    }
+}
+
+/// SHA-256 over everything that was read. Each row is written with the lengths of its parts; rows are sorted.
+fn digest(raw: &RawAccounts) -> [u8; 32] {
+    fn row(table: u8, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update([table]);
+        for part in parts {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize().into()
+    }
+    let v = &raw.variables;
+    let mut rows = vec![row(
+        0,
+        &[
+            v.version.as_bytes(),
+            &[u8::from(v.skip_name_resolve), v.lower_case_table_names, u8::from(v.require_secure_transport)],
+            &v.default_password_lifetime.to_be_bytes(),
+            &[u8::from(v.disconnect_on_expired_password)],
+            &v.max_password_errors.to_be_bytes(),
+            &v.max_connections.to_be_bytes(),
+            &v.max_user_connections.to_be_bytes(),
+            v.default_plugin.as_bytes(),
+        ],
+    )];
+    rows.extend(
+        raw.global_priv
+            .iter()
+            .map(|r| row(1, &[r.host.as_bytes(), r.user.as_bytes(), r.priv_json.as_bytes()])),
+    );
+    rows.extend(raw.db.iter().map(|r| {
+        let mut privileges: Vec<_> =
+            r.privileges.iter().filter(|(_, granted)| *granted).map(|(p, _)| p).collect();
+        privileges.sort_unstable();
+        let mut parts = vec![r.host.as_bytes(), r.user.as_bytes(), r.db.as_bytes()];
+        parts.extend(privileges.into_iter().map(String::as_bytes));
+        row(2, &parts)
+    }));
+    rows.extend(raw.tables.iter().map(|r| {
+        let names = [r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes(), r.table.as_bytes()];
+        let (table, column) = (r.table_privileges.to_be_bytes(), r.column_privileges.to_be_bytes());
+        row(3, &[names[0], names[1], names[2], names[3], &table, &column])
+    }));
+    rows.extend(raw.columns.iter().map(|r| {
+        let privileges = r.privileges.to_be_bytes();
+        let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
+        row(4, &[host, db, user, r.table.as_bytes(), r.column.as_bytes(), &privileges])
+    }));
+    rows.extend(raw.routines.iter().map(|r| {
+        let privileges = r.privileges.to_be_bytes();
+        let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
+        row(5, &[host, db, user, r.routine.as_bytes(), r.kind.as_bytes(), &privileges])
+    }));
+    rows.extend(
+        raw.roles.iter().map(|r| {
+            row(6, &[r.host.as_bytes(), r.user.as_bytes(), r.role.as_bytes(), &[u8::from(r.admin)]])
+        }),
+    );
+    rows.extend(raw.proxies.iter().map(|r| {
+        let (host, user) = (r.host.as_bytes(), r.user.as_bytes());
+        row(7, &[host, user, r.proxied_host.as_bytes(), r.proxied_user.as_bytes(), &[u8::from(r.with_grant)]])
+    }));
+    rows.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
+    rows.sort_unstable();
+    let mut hasher = Sha256::new();
+    for row in &rows {
+        hasher.update(row);
+    }
+    hasher.finalize().into()
+}

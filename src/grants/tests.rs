@@ -1,0 +1,981 @@
+//! Decisions against tables of cases that were predicted from the server's sources and confirmed on `MariaDB` 10.11.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use zeroize::Zeroizing;
+
+use super::*;
+
+const PASSWORD: &str = "*D69B6B3E6BC4E3C1F5B8D3E7B1A7F7A3D1B7C2A0";
+const PLUGINS: &[&str] = &["mysql_native_password", "ed25519"];
+const NOW: u64 = 1_800_000_000;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// Rows as a server might give them, built row by row.
+#[derive(Clone, Default)]
+struct Rows(RawAccounts);
+
+impl Rows {
+    fn new() -> Self {
+        let mut rows = Self::default();
+        rows.0.variables.version = "10.11.19-MariaDB-0+deb12u1".to_owned();
+        rows.0.databases = ["app", "ap_", "hr", "mysql", "information_schema"].map(str::to_owned).to_vec();
+        rows
+    }
+
+    fn json(mut self, user: &str, host: &str, json: &str) -> Self {
+        let priv_json = Zeroizing::new(json.to_owned());
+        self.0.global_priv.push(GlobalPrivRow { host: host.to_owned(), user: user.to_owned(), priv_json });
+        self
+    }
+
+    /// An account with a native password and nothing else.
+    fn user(self, user: &str, host: &str) -> Self {
+        self.user_with(user, host, "")
+    }
+
+    /// An account with more fields, each followed by a comma.
+    fn user_with(self, user: &str, host: &str, fields: &str) -> Self {
+        let json = format!(
+            "{{{fields}\"plugin\":\"mysql_native_password\",\"authentication_string\":\"{PASSWORD}\"}}"
+        );
+        self.json(user, host, &json)
+    }
+
+    /// `u@host, ''@host` as the tables write it.
+    fn users(mut self, list: &str) -> Self {
+        for entry in list.split(", ") {
+            let (user, host) = entry.split_once('@').expect("user@host");
+            self = self.user(user.trim_matches('\''), host.trim_matches('\''));
+        }
+        self
+    }
+
+    fn db(mut self, user: &str, host: &str, db: &str, privilege: &str) -> Self {
+        let privileges = vec![("Select_priv".to_owned(), false), (privilege.to_owned(), true)];
+        self.0.db.push(DbRow { host: host.to_owned(), user: user.to_owned(), db: db.to_owned(), privileges });
+        self
+    }
+
+    fn table(
+        mut self,
+        user: &str,
+        host: &str,
+        db: &str,
+        table_privileges: u64,
+        column_privileges: u64,
+    ) -> Self {
+        let (host, db, user) = (host.to_owned(), db.to_owned(), user.to_owned());
+        self.0.tables.push(TableRow {
+            host,
+            db,
+            user,
+            table: "t".to_owned(),
+            table_privileges,
+            column_privileges,
+        });
+        self
+    }
+
+    fn column(mut self, user: &str, host: &str, db: &str) -> Self {
+        let (host, db, user) = (host.to_owned(), db.to_owned(), user.to_owned());
+        let (table, column) = ("t".to_owned(), "c".to_owned());
+        self.0.columns.push(ColumnRow { host, db, user, table, column, privileges: 1 });
+        self
+    }
+
+    fn routine(mut self, user: &str, host: &str, db: &str) -> Self {
+        let (host, db, user) = (host.to_owned(), db.to_owned(), user.to_owned());
+        let (routine, kind) = ("p".to_owned(), "PROCEDURE".to_owned());
+        self.0.routines.push(RoutineRow { host, db, user, routine, kind, privileges: 1 });
+        self
+    }
+
+    fn role(self, name: &str) -> Self {
+        self.json(name, "", "{\"access\":0,\"is_role\":true}")
+    }
+
+    fn granted(mut self, role: &str, user: &str, host: &str) -> Self {
+        let (host, user, role) = (host.to_owned(), user.to_owned(), role.to_owned());
+        self.0.roles.push(RoleMappingRow { host, user, role, admin: false });
+        self
+    }
+
+    fn proxy(mut self, user: &str, host: &str, proxied: (&str, &str)) -> Self {
+        let (proxied_user, proxied_host) = (proxied.0.to_owned(), proxied.1.to_owned());
+        let (host, user) = (host.to_owned(), user.to_owned());
+        self.0.proxies.push(ProxyRow { host, user, proxied_host, proxied_user, with_grant: false });
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut ServerVariables)) -> Self {
+        change(&mut self.0.variables);
+        self
+    }
+
+    fn lower_case(self) -> Self {
+        self.with(|v| v.lower_case_table_names = 1)
+    }
+
+    fn without_names(self) -> Self {
+        self.with(|v| v.skip_name_resolve = true)
+    }
+
+    fn build(self) -> Snapshot {
+        Snapshot::build(self.0, UNIX_EPOCH)
+    }
+}
+
+fn request<'r>(
+    client: &'r HostIdentity,
+    proxy: &'r HostIdentity,
+    database: Option<&'r str>,
+) -> LoginRequest<'r> {
+    LoginRequest {
+        user: b"u",
+        client,
+        proxy,
+        database,
+        using_password: true,
+        transport: Transport::Plain,
+        can_handle_expired_passwords: false,
+        now: UNIX_EPOCH + Duration::from_secs(NOW),
+        plugins: PLUGINS,
+    }
+}
+
+/// `account` after a verdict to let in, otherwise the error number.
+fn outcome(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Candidate { account, then: None, .. } => account.current_user(),
+        Verdict::Candidate { then: Some(refusal), .. } | Verdict::Refused(refusal) => {
+            refusal.code().to_string()
+        }
+    }
+}
+
+fn found(found: &Found<'_>) -> String {
+    match found {
+        Found::Account(account) => account.current_user(),
+        Found::Unknown => "none".to_owned(),
+        Found::Undecidable { .. } => "undecidable".to_owned(),
+        Found::BadName { .. } => "bad name".to_owned(),
+    }
+}
+
+/// How a case's client is connected.
+enum From {
+    /// TCP; the server resolves names and has none for the address.
+    Ip(&'static str),
+    /// TCP; the server does not resolve names.
+    Skip(&'static str),
+    /// TCP; the address as `Snapshot::host_identity` sees it.
+    Own(&'static str),
+    Name(&'static str, &'static str),
+    Socket,
+}
+
+#[test]
+fn the_first_matching_row_in_the_order_of_mariadb_is_chosen() {
+    use From::{Ip, Name, Own, Skip, Socket};
+    let cases = [
+        (1, "u@%, u@127.0.0.5", Ip("127.0.0.5"), "u@127.0.0.5"),
+        (2, "u@%, u@127.0.0.%", Ip("127.0.0.5"), "u@127.0.0.%"),
+        (3, "u@127.%, u@127.0.0.%", Ip("127.0.0.5"), "u@127.0.0.%"),
+        (4, "u@127.0.0._, u@127.0.0.%", Ip("127.0.0.5"), "u@127.0.0._"),
+        (5, "u@%.5, u@127.%", Ip("127.0.0.5"), "u@127.%"),
+        (6, "u@%.0.0.5, u@127.%", Ip("127.0.0.5"), "u@%.0.0.5"),
+        (7, "u@1%, u@%.0.0.5", Ip("127.0.0.5"), "u@%.0.0.5"),
+        (8, "u@127.0.0.0/255.255.255.0, u@%", Ip("127.0.0.7"), "u@127.0.0.0/255.255.255.0"),
+        (9, "u@127.0.0.10, u@127.0.0.8/255.255.255.248", Ip("127.0.0.10"), "u@127.0.0.8/255.255.255.248"),
+        (10, "u@127.0.0.5, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.5"),
+        (11, "u@127.0.0.5, u@127.0.0.5/255.255.255.255", Ip("127.0.0.5"), "u@127.0.0.5/255.255.255.255"),
+        (
+            12,
+            "u@127.0.0.0/255.0.0.0, u@127.0.0.0/255.255.255.0",
+            Ip("127.0.0.5"),
+            "u@127.0.0.0/255.255.255.0",
+        ),
+        (
+            13,
+            "u@127.0.0.0/255.255.0.0, u@127.0.0.0/255.255.255.0",
+            Ip("127.0.9.5"),
+            "u@127.0.0.0/255.255.0.0",
+        ),
+        (14, "u@127.0.0.0/8, u@%", Ip("127.0.0.5"), "u@%"),
+        (15, "u@127.0.0.0/8", Ip("127.0.0.5"), "none"),
+        (16, "u@127.0.0.0/8, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.0/255.255.255.0"),
+        (17, "u@127.0.0.0/8, u@127.0.0.0/24", Ip("127.0.0.5"), "none"),
+        (18, "u@127.0.0.5/24, u@%", Ip("127.0.0.5"), "u@%"),
+        (19, "u@127.0.0.5/255.255.255.0, u@%", Ip("127.0.0.5"), "u@%"),
+        (20, "u@127.0.0.1/255.0.0.255, u@%", Ip("127.9.9.1"), "u@127.0.0.1/255.0.0.255"),
+        (21, "u@0.0.0.0/0.0.0.0", Ip("127.0.0.5"), "none"),
+        (22, "u@localhost, u@127.0.0.1", Own("127.0.0.1"), "u@localhost"),
+        (23, "u@localhost, u@127.0.0.1", Skip("127.0.0.1"), "u@127.0.0.1"),
+        (24, "u@localhost, u@%", Own("127.0.0.1"), "u@localhost"),
+        (25, "u@localhost, u@%", Own("127.0.0.5"), "u@%"),
+        (26, "u@localhost", Skip("127.0.0.1"), "none"),
+        (27, "u@localhost, u@127.0.0.1", Socket, "u@localhost"),
+        (28, "u@127.0.0.1", Socket, "none"),
+        (29, "u@%", Socket, "u@%"),
+        (30, "''@localhost, u@%", Own("127.0.0.1"), "@localhost"),
+        (31, "''@127.0.0.1, u@localhost", Own("127.0.0.1"), "u@localhost"),
+        (32, "''@127.0.0.%, u@%", Ip("127.0.0.5"), "@127.0.0.%"),
+        (33, "''@%, u@%", Ip("127.0.0.5"), "u@%"),
+        (34, "''@%, u@127.0.0.9", Ip("127.0.0.5"), "@%"),
+        (35, "''@127.0.0.0/255.255.255.0, u@127.0.0.5", Ip("127.0.0.5"), "u@127.0.0.5"),
+        (36, "''@127.0.0.5, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.0/255.255.255.0"),
+        (37, "u@LOCALHOST", Own("127.0.0.1"), "u@LOCALHOST"),
+        (38, "U@%", Ip("127.0.0.5"), "none"),
+        (39, "u@''", Ip("127.0.0.5"), "u@%"),
+        (40, "u@'', u@%", Ip("127.0.0.5"), "u@%"),
+        (41, "u@127.0.0.05", Ip("127.0.0.5"), "none"),
+        (42, "u@127.0.0.5%, u@127.0.0.0/24", Ip("127.0.0.5"), "u@127.0.0.5%"),
+        (43, "u@127.0.0.5%, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.0/255.255.255.0"),
+        (44, "u@%%, u@%", Ip("127.0.0.5"), "u@%%"),
+        (45, "u@_%, u@%", Ip("127.0.0.5"), "u@_%"),
+        (46, "u@127\\.0.0.5, u@%", Ip("127.0.0.5"), "u@127\\.0.0.5"),
+        (47, "u@::1, u@localhost", Own("::1"), "u@localhost"),
+        (48, "u@::1, u@%", Own("::1"), "u@::1"),
+        (49, "u@::%, u@%", Own("::1"), "u@::%"),
+        (50, "u@c21.test, u@127.0.0.21", Name("127.0.0.21", "c21.test"), "u@c21.test"),
+        (51, "u@%.test, u@127.0.0.%", Name("127.0.0.21", "c21.test"), "u@127.0.0.%"),
+        (52, "u@C21.TEST, u@%", Name("127.0.0.21", "c21.test"), "u@C21.TEST"),
+        (53, "u@c21.test, u@%", Skip("127.0.0.21"), "u@%"),
+        (54, "u@%.evil.test, u@%", Ip("127.0.0.25"), "u@%"),
+        (55, "u@c_1.test, u@%.test", Name("127.0.0.21", "c21.test"), "u@c_1.test"),
+    ];
+    for (number, rows, from, expected) in cases {
+        let rows = Rows::new().users(rows);
+        let (snapshot, client) = match from {
+            Ip(text) => (rows.build(), HostIdentity::without_name(ip(text))),
+            Name(text, name) => (rows.build(), HostIdentity::with_name(ip(text), name)),
+            Socket => (rows.build(), HostIdentity::socket()),
+            Own(text) => {
+                let snapshot = rows.build();
+                let client = snapshot.host_identity(ip(text));
+                (snapshot, client)
+            }
+            Skip(text) => {
+                let snapshot = rows.without_names().build();
+                let client = snapshot.host_identity(ip(text));
+                (snapshot, client)
+            }
+        };
+        assert_eq!(found(&snapshot.find(b"u", &client)), expected, "case {number}");
+    }
+}
+
+#[test]
+fn the_default_database_is_judged_by_patterns_of_user_and_host() {
+    let u = || Rows::new().user("u", "%");
+    let global = |bits: u64| format!("\"access\":{bits},\"version_id\":101100,");
+    let with_role =
+        || Rows::new().user_with("u", "%", "\"default_role\":\"r\",").role("r").granted("r", "u", "%");
+    let narrow = || u().user("u", "127.0.0.%");
+    let role_at = |fields: &str| {
+        Rows::new()
+            .user_with("u", "127.0.0.%", &format!("\"default_role\":\"r\",{fields}"))
+            .user_with("u", "%", &global(1 << 9))
+            .role("r")
+            .granted("r", "u", "%")
+    };
+    let select = "Select_priv";
+    let cases = [
+        ("56", u(), "app", "1044"),
+        ("57", u(), "nosuch", "1044"),
+        ("58", Rows::new().user_with("u", "%", &global(1)), "nosuch", "1049"),
+        ("58, there", Rows::new().user_with("u", "%", &global(1)), "app", "u@%"),
+        ("59", u(), "information_schema", "u@%"),
+        ("59, capitals", u(), "INFORMATION_SCHEMA", "u@%"),
+        ("60", u(), "mysql", "1044"),
+        ("61", u().db("u", "%", "app", select), "app", "u@%"),
+        ("62", u().db("u", "%", "ap_", select), "app", "u@%"),
+        ("63", u().db("u", "%", "ap\\_", select), "app", "1044"),
+        ("64", u().db("u", "%", "ap\\_", select), "ap_", "u@%"),
+        ("65", u().table("u", "%", "app", 0, 1).column("u", "%", "app"), "app", "u@%"),
+        ("65, no column", u().table("u", "%", "app", 0, 1), "app", "1044"),
+        ("65, no host", u().table("u", "", "app", 0, 1).column("u", "", "app"), "app", "1044"),
+        (
+            "65, capitals",
+            u().table("u", "%", "App", 0, 1).column("u", "%", "App").lower_case(),
+            "app",
+            "1044",
+        ),
+        ("65, table in capitals", u().table("u", "%", "App", 1, 0).lower_case(), "app", "u@%"),
+        ("65, column only", u().column("u", "%", "app"), "app", "1044"),
+        ("66", u().routine("u", "%", "app"), "app", "u@%"),
+        ("67", u().db("u", "%", "app", "Grant_priv"), "app", "u@%"),
+        ("67, unknown privilege", u().db("u", "%", "app", "Fly_priv"), "app", "1044"),
+        ("68", u().table("u", "%", "app", 64, 0), "app", "u@%"),
+        ("69", narrow().table("u", "%", "app", 1, 0), "app", "u@127.0.0.%"),
+        ("70", narrow().db("u", "%", "app", select), "app", "u@127.0.0.%"),
+        ("71", u().db("", "%", "app", select), "app", "u@%"),
+        ("71, table", u().table("", "%", "app", 1, 0), "app", "1044"),
+        (
+            "72",
+            narrow().db("u", "127.0.0.%", "app", "Grant_priv").db("u", "%", "app", select),
+            "app",
+            "u@127.0.0.%",
+        ),
+        (
+            "72, nothing first",
+            narrow().db("u", "127.0.0.%", "app", "No_priv").db("u", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        (
+            "72, tie",
+            u().db("u", "127.0.0.5", "app", "No_priv").db("u", "127.0.0.4/255.255.255.252", "app", select),
+            "app",
+            "1044",
+        ),
+        ("73", u().db("u", "%", "App", select), "app", "1044"),
+        ("74", u().db("u", "%", "App", select).lower_case(), "APP", "u@%"),
+        ("75", with_role().db("r", "", "app", select), "app", "u@%"),
+        ("75, table", with_role().table("r", "", "app", 1, 0), "app", "u@%"),
+        (
+            "75, role of role",
+            with_role().role("s").granted("s", "r", "").db("s", "", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "75, roles in a ring",
+            with_role().role("s").granted("s", "r", "").granted("r", "s", ""),
+            "app",
+            "1044",
+        ),
+        ("76", u().role("r").granted("r", "u", "%").db("r", "", "app", select), "app", "1044"),
+        (
+            "76, not granted",
+            Rows::new().user_with("u", "%", "\"default_role\":\"r\",").role("r").db("r", "", "app", select),
+            "app",
+            "1044",
+        ),
+        ("78", u().role("PUBLIC").db("PUBLIC", "", "app", select), "app", "u@%"),
+        (
+            "78, 10.6",
+            u().role("PUBLIC").db("PUBLIC", "", "app", select).with(|v| v.version = "10.6.9-MariaDB".into()),
+            "app",
+            "1044",
+        ),
+        ("78, table", u().role("PUBLIC").table("PUBLIC", "", "app", 1, 0), "app", "1044"),
+        ("79", role_at("").db("r", "", "app", select), "app", "u@127.0.0.%"),
+        ("79, loses its own", role_at(&global(1)), "app", "1044"),
+        ("82", u(), "", "u@%"),
+        ("83", u(), "app ", "1102"),
+        ("83, too long", u(), &"x".repeat(65), "1102"),
+    ];
+    for (number, rows, database, expected) in cases {
+        let snapshot = rows.build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let decision = explain(&snapshot, &request(&client, &client, Some(database)));
+        assert_eq!(outcome(&decision.verdict), expected, "case {number}: {:#?}", decision.steps);
+        let silent = decide(&snapshot, &request(&client, &client, Some(database)));
+        assert_eq!(outcome(&silent.verdict), expected, "case {number} without a trace");
+    }
+}
+
+#[test]
+fn rows_that_differ_by_host_are_refused() {
+    let (proxy, other) = ("127.0.0.40", "127.0.0.5");
+    let select = "Select_priv";
+    let cases = [
+        ("127", Rows::new().user("x", "%").user("u", proxy), "1045", "none"),
+        (
+            "128",
+            Rows::new().user("u", other).user("u", proxy).db("u", other, "app", select),
+            "1045",
+            "differ",
+        ),
+        ("129", Rows::new().user("u", other).user("u", proxy), "1045", "differ"),
+        ("130", Rows::new().user("u", "%"), "u@%", "same"),
+        ("131", Rows::new().user("u", "%").user("u", "127.0.0.%"), "u@127.0.0.%", "same"),
+        (
+            "132",
+            Rows::new().user_with("u", "%", "\"account_locked\":true,").user("u", proxy),
+            "4151",
+            "differ",
+        ),
+        ("133", Rows::new().user_with("u", "%", "\"ssl_type\":2,").user("u", proxy), "1045", "differ"),
+        ("134", Rows::new().user("u", "%").db("u", proxy, "hr", select), "1045", "differ"),
+        ("134, table", Rows::new().user("u", "%").table("u", proxy, "hr", 1, 0), "1045", "differ"),
+        ("134, routine", Rows::new().user("u", "%").routine("u", proxy, "hr"), "1045", "differ"),
+        ("134, everybody's", Rows::new().user("u", "%").db("", proxy, "hr", select), "1045", "differ"),
+        ("134, of another user", Rows::new().user("u", "%").db("v", proxy, "hr", select), "u@%", "same"),
+        ("135", Rows::new().user("u", "%").user("", proxy), "1045", "differ"),
+        (
+            "role",
+            Rows::new().user("u", "%").user("u", proxy).role("r").granted("r", "u", proxy),
+            "1045",
+            "differ",
+        ),
+        ("proxied host", Rows::new().user("u", "%").proxy("u", "%", ("v", proxy)), "1045", "differ"),
+    ];
+    for (number, rows, expected, why) in cases {
+        let snapshot = rows.build();
+        let (client, proxy) = (HostIdentity::without_name(ip(other)), HostIdentity::without_name(ip(proxy)));
+        let decision = explain(&snapshot, &request(&client, &proxy, None));
+        assert_eq!(outcome(&decision.verdict), expected, "case {number}: {:#?}", decision.steps);
+        let differs = matches!(snapshot.same_rows(b"u", &client, &proxy), MaskedHost::Differs(_));
+        let told = decision.steps.iter().any(|step| step.text.contains("grants differ by host"));
+        assert_eq!((differs, told), (why != "same", why == "differ"), "case {number}: {:#?}", decision.steps);
+    }
+}
+
+#[test]
+fn the_first_differing_row_is_named() {
+    let snapshot = Rows::new().user("u", "%").db("u", "10.0.0.9", "hr", "Select_priv").build();
+    let (client, proxy) =
+        (HostIdentity::without_name(ip("10.1.4.4")), HostIdentity::without_name(ip("10.0.0.9")));
+    let MaskedHost::Differs(difference) = snapshot.same_rows(b"u", &client, &proxy) else {
+        panic!("the same")
+    };
+    assert_eq!(
+        difference.to_string(),
+        "grants differ by host: 'u'@'%' for the client's address, 'u'@'%' for the proxy's; db row 'u'@'10.0.0.9' on \
+         `hr` does not match the client and matches the proxy"
+    );
+}
+
+#[test]
+fn a_row_that_may_match_a_name_makes_an_earlier_choice_unknowable() {
+    let far = ip("10.1.2.3");
+    let cases = [
+        // Rows that no name of this client can match.
+        ("u@%, u@localhost", "u@%"),
+        ("u@%, u@192.168.%", "u@%"),
+        ("u@%, u@10.9.0.0/255.255.0.0", "u@%"),
+        ("u@%, u@::1", "u@%"),
+        ("u@%, u@10.0.0.0/8", "u@%"),
+        ("u@%, v@app.test", "u@%"),
+        // Rows behind the chosen one.
+        ("u@10.1.2.3, u@%.test", "u@10.1.2.3"),
+        ("u@10.1.2.3, ''@app.test", "u@10.1.2.3"),
+        // Rows before it.
+        ("u@%, u@app.test", "undecidable"),
+        ("u@%, u@%.test", "undecidable"),
+        ("u@10.1.2.3, u@app.test", "undecidable"),
+        ("u@%, ''@app.test", "undecidable"),
+        ("u@%, u@_92.168.1.1", "undecidable"),
+        ("u@app.test", "undecidable"),
+        ("u@localhost, v@%", "none"),
+    ];
+    for (rows, expected) in cases {
+        let snapshot = Rows::new().users(rows).build();
+        assert_eq!(found(&snapshot.find(b"u", &snapshot.host_identity(far))), expected, "{rows}");
+        // Loopback addresses but 127.0.0.1 and ::1 are resolved like any other.
+        let near = snapshot.host_identity(ip("127.0.0.2"));
+        assert!(near.name_is_unknown());
+    }
+    // The rows that decide on a database, or that differ for the proxy, depend on names too.
+    let rows = Rows::new().user("u", "%").db("u", "app.test", "app", "Select_priv");
+    let snapshot = rows.clone().build();
+    let (client, proxy) = (snapshot.host_identity(far), snapshot.host_identity(ip("10.0.0.9")));
+    let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
+    assert!(matches!(snapshot.database_access(account, &client, "app"), DatabaseAccess::NotDecided { .. }));
+    assert!(matches!(snapshot.same_rows(b"u", &client, &proxy), MaskedHost::Differs(_)));
+    // Without name resolving, the server ignores such rows.
+    let snapshot = rows.without_names().build();
+    let (client, proxy) = (snapshot.host_identity(far), snapshot.host_identity(ip("10.0.0.9")));
+    let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
+    assert_eq!(snapshot.database_access(account, &client, "app"), DatabaseAccess::Denied);
+    assert_eq!(snapshot.same_rows(b"u", &client, &proxy), MaskedHost::Same);
+    assert_eq!(snapshot.ignored()[0].table, "db");
+}
+
+#[test]
+fn a_host_that_no_row_surely_admits_is_not_let_in() {
+    // The server compares a host without wildcards literally before its greeting, and with escapes afterwards.
+    let rows = || Rows::new().user("u", "10\\.1.2.3");
+    let far = ip("10.1.2.3");
+    let verdict = |rows: Rows, client: &HostIdentity| {
+        outcome(&decide(&rows.build(), &request(client, client, None)).verdict)
+    };
+    assert_eq!(verdict(rows(), &HostIdentity::without_name(far)), "1130");
+    assert_eq!(verdict(rows().user("v", "app.test"), &HostIdentity::with_unknown_name(far)), "1045");
+    assert_eq!(verdict(rows().user("v", "%"), &HostIdentity::with_unknown_name(far)), "u@10\\.1.2.3");
+    assert_eq!(verdict(Rows::new().user("u", "10.0.0.1"), &HostIdentity::without_name(far)), "1130");
+}
+
+#[test]
+fn the_state_of_an_account_is_told_in_the_order_of_the_server() {
+    let strict = |v: &mut ServerVariables| v.disconnect_on_expired_password = true;
+    let row = |fields: &str| Rows::new().user_with("u", "%", fields);
+    let day = 86_400;
+    let changed = |days: u64| format!("\"password_last_changed\":{},", NOW - days * day);
+    let cases = [
+        ("locked", row("\"account_locked\":true,"), "4151"),
+        ("locked by a text", row("\"account_locked\":\"true\","), "u@%"),
+        (
+            "locked and expired",
+            row("\"account_locked\":true,\"password_last_changed\":0,").with(strict),
+            "4151",
+        ),
+        ("locked and in want of TLS", row("\"account_locked\":true,\"ssl_type\":1,"), "1045"),
+        ("expired", row("\"password_last_changed\":0,").with(strict), "1862"),
+        ("expired by a text", row("\"password_last_changed\":\"0\",").with(strict), "u@%"),
+        ("expired, sandbox", row("\"password_last_changed\":0,"), "u@%"),
+        ("age never told", row("\"password_lifetime\":5,").with(strict), "1862"),
+        ("age 4 of 5", row(&format!("{}\"password_lifetime\":5,", changed(4))).with(strict), "u@%"),
+        ("age 5 of 5", row(&format!("{}\"password_lifetime\":5,", changed(5))).with(strict), "1862"),
+        (
+            "the server's lifetime",
+            row(&changed(9)).with(strict).with(|v| v.default_password_lifetime = 9),
+            "1862",
+        ),
+        (
+            "for ever",
+            row("\"password_lifetime\":0,").with(strict).with(|v| v.default_password_lifetime = 1),
+            "u@%",
+        ),
+        ("TLS", row("\"ssl_type\":1,"), "1045"),
+        ("TLS as a text", row("\"ssl_type\":\"1\","), "u@%"),
+        ("TLS of no kind", row("\"ssl_type\":-1,"), "u@%"),
+        ("TLS of an unknown kind", row("\"ssl_type\":7,"), "1045"),
+        ("secure transport", row("").with(|v| v.require_secure_transport = true), "1045"),
+        (
+            "secure transport, 11.4",
+            row("").with(|v| v.require_secure_transport = true).with(|v| v.version = "11.4.2-MariaDB".into()),
+            "3159",
+        ),
+        ("plugin that is not verified here", Rows::new().json("u", "%", "{\"plugin\":\"pam\"}"), "1045"),
+    ];
+    for (name, rows, expected) in cases {
+        let snapshot = rows.build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let decision = explain(&snapshot, &request(&client, &client, None));
+        assert_eq!(outcome(&decision.verdict), expected, "{name}: {:#?}", decision.steps);
+    }
+}
+
+#[test]
+fn tls_requirements_are_met_by_no_less() {
+    use Transport::{Plain, Tls, TlsWithCertificate};
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    for (kind, met) in [
+        (0, [true; 3]),
+        (1, [false, true, true]),
+        (2, [false, false, true]),
+        (3, [false; 3]),
+        (9, [false; 3]),
+    ] {
+        let snapshot = Rows::new().user_with("u", "%", &format!("\"ssl_type\":{kind},")).build();
+        for (transport, met) in [Plain, Tls, TlsWithCertificate].into_iter().zip(met) {
+            let request = LoginRequest { transport, ..request(&client, &client, None) };
+            let verdict = decide(&snapshot, &request).verdict;
+            assert_eq!(outcome(&verdict) == "u@%", met, "ssl_type {kind} on {transport:?}");
+        }
+    }
+}
+
+#[test]
+fn json_is_read_with_the_defaults_of_the_server() {
+    let account = |json: &str| {
+        let snapshot = Rows::new().json("u", "%", json).build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        match snapshot.find(b"u", &client) {
+            Found::Account(account) => {
+                let methods: Vec<_> =
+                    account.authentication.iter().map(|a| format!("{}={}", a.plugin, *a.string)).collect();
+                methods.join(" or ")
+            }
+            other => found(&other),
+        }
+    };
+    assert_eq!(account("{}"), "mysql_native_password=");
+    assert_eq!(account(r#"{"authentication_string":"a"}"#), "mysql_native_password=a");
+    assert_eq!(account(r#"{"plugin":1,"authentication_string":"a"}"#), "mysql_native_password=a");
+    assert_eq!(account(r#"{"plugin":"","authentication_string":"a"}"#), "mysql_native_password=a");
+    assert_eq!(account(r#"{"plugin":"ed25519","plugin":"pam","authentication_string":"a"}"#), "ed25519=a");
+    assert_eq!(
+        account(
+            r#"{"plugin":"x","authentication_string":"a","auth_or":[{"plugin":"y"},{},{"plugin":"z","authentication_string":"b"}]}"#
+        ),
+        "y= or x=a or z=b"
+    );
+    assert_eq!(account(r#"{"plugin":"x","authentication_string":"a","auth_or":{}}"#), "x=a");
+    // The server leaves these rows out.
+    assert_eq!(account(r#"{"plugin":"x","auth_or":[1]}"#), "none");
+    assert_eq!(account(r#"{"plugin":"x","auth_or":[{"plugin":1}]}"#), "none");
+    assert_eq!(account(r#"{"plugin":"x","auth_or":[{"plugin":"y","authentication_string":1}]}"#), "none");
+    assert_eq!(account(r#"{"is_role":true,"plugin":"x"}"#), "none");
+    // These are kept, and nobody is let in.
+    for json in [
+        "[]",
+        "null",
+        "not json",
+        r#"{"plugin":"x","auth_or":[]}"#,
+        r#"{"plugin":"x","auth_or":[{"plugin":"y\/z"}]}"#,
+        r#"{"plugin":"x\u0000y"}"#,
+        r#"{"password_last_changed":1.5}"#,
+        r#"{"access":1e3}"#,
+    ] {
+        assert_eq!(account(json), "undecidable", "{json}");
+    }
+}
+
+#[test]
+fn global_privileges_count_only_with_a_version_that_knew_them() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    for (access, version, allowed) in [
+        ("1", "", true),
+        ("1", "\"version_id\":100400,", true),
+        ("1", "\"version_id\":100300,", false),
+        ("1", "\"version_id\":-1,", false),
+        ("1", "\"version_id\":9999999,", false),
+        ("18446744073709551615", "", true),
+        ("18446744073709551615", "\"version_id\":1,", true),
+        ("18446744073709551614", "\"version_id\":101100,", false),
+        ("1073741825", "\"version_id\":100400,", false),
+        ("1073741825", "\"version_id\":101100,", true),
+        ("\"1\"", "", false),
+        ("512", "", false),
+    ] {
+        let fields = format!("\"access\":{access},{version}");
+        let snapshot = Rows::new().user_with("u", "%", &fields).build();
+        let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
+        let is_allowed =
+            matches!(snapshot.database_access(account, &client, "app"), DatabaseAccess::Allowed { .. });
+        assert_eq!(is_allowed, allowed, "{fields}");
+    }
+}
+
+#[test]
+fn login_names_that_the_server_would_change_are_refused() {
+    let snapshot = Rows::new().user("u", "%").user("", "%").user("'", "%").build();
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let long = "x".repeat(129);
+    for (name, expected) in [
+        (&b"u"[..], "u@%"),
+        (b"u ", "@%"),
+        (b"U", "@%"),
+        (b"", "@%"),
+        (b"'u'", "bad name"),
+        (b"''", "bad name"),
+        (b"'", "'@%"),
+        (b"'u", "@%"),
+        (b"u\0", "bad name"),
+        (b"\xff", "bad name"),
+        ("\u{1f600}".as_bytes(), "bad name"),
+        (long.as_bytes(), "bad name"),
+        (&long.as_bytes()[1..], "@%"),
+    ] {
+        assert_eq!(found(&snapshot.find(name, &client)), expected, "{:?}", String::from_utf8_lossy(name));
+    }
+}
+
+#[test]
+fn two_rows_for_one_host_are_used_only_if_they_say_the_same() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let same = Rows::new().users("u@'', u@%").build();
+    assert_eq!(found(&same.find(b"u", &client)), "u@%");
+    let differing = Rows::new().user("u", "%").user_with("u", "", "\"account_locked\":true,").build();
+    assert_eq!(found(&differing.find(b"u", &client)), "undecidable");
+}
+
+#[test]
+fn a_server_of_unknown_order_admits_nobody() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    for version in ["", "8.0.36", "10.3.39-MariaDB", "MariaDB", "10.x-MariaDB"] {
+        let snapshot = Rows::new().user("u", "%").with(|v| v.version = version.into()).build();
+        assert_eq!(found(&snapshot.find(b"u", &client)), "undecidable", "{version}");
+    }
+    for version in ["10.4.0-MariaDB", "5.5.5-10.11.6-MariaDB-log", "11.8.2-MariaDB-ubu2404", "12.0.1-mariadb"]
+    {
+        let snapshot = Rows::new().user("u", "%").with(|v| v.version = version.into()).build();
+        assert_eq!(found(&snapshot.find(b"u", &client)), "u@%", "{version}");
+    }
+}
+
+#[test]
+fn an_account_that_a_plugin_may_map_is_refused() {
+    let pam = "{\"plugin\":\"mysql_native_password\",\"auth_or\":[{},{\"plugin\":\"pam\"}]}";
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let verdict = |rows: Rows| outcome(&decide(&rows.build(), &request(&client, &client, None)).verdict);
+    assert_eq!(verdict(Rows::new().json("u", "%", pam)), "u@%");
+    assert_eq!(verdict(Rows::new().json("u", "%", pam).proxy("u", "%", ("v", "%"))), "1045");
+    assert_eq!(verdict(Rows::new().json("u", "%", pam).proxy("", "%", ("v", "%"))), "1045");
+    assert_eq!(verdict(Rows::new().json("u", "%", pam).proxy("u", "10.0.0.1", ("v", "%"))), "u@%");
+    // A native password never becomes another account, whatever the rows say.
+    assert_eq!(verdict(Rows::new().user("u", "%").proxy("u", "%", ("v", "%"))), "u@%");
+}
+
+#[test]
+fn addresses_are_what_the_server_makes_of_them() {
+    let snapshot = Rows::new().users("u@10.0.0.1, v@%").build();
+    assert_eq!(snapshot.host_identity(ip("::ffff:10.0.0.1")).host_or_ip(), "10.0.0.1");
+    assert_eq!(snapshot.host_identity(ip("::10.0.0.1")).host_or_ip(), "10.0.0.1");
+    assert_eq!(snapshot.host_identity(ip("::1")).host_or_ip(), "localhost");
+    assert_eq!(snapshot.host_identity(ip("::ffff:127.0.0.1")).host_or_ip(), "localhost");
+    assert_eq!(snapshot.host_identity(ip("127.0.0.2")).host_or_ip(), "127.0.0.2");
+    assert_eq!(snapshot.host_identity(ip("2001:DB8:0:0:1:0:0:1")).host_or_ip(), "2001:db8::1:0:0:1");
+    // The server adds the interface to a link-local address: no pattern can be matched with certainty.
+    assert_eq!(found(&snapshot.find(b"v", &snapshot.host_identity(ip("fe80::1")))), "undecidable");
+}
+
+#[test]
+fn messages_are_the_servers_own() {
+    let snapshot = Rows::new().user("u", "127.%").user_with("l", "%", "\"account_locked\":true,").build();
+    let (near, far) =
+        (HostIdentity::without_name(ip("127.0.0.5")), HostIdentity::without_name(ip("10.0.0.5")));
+    let message = |request: LoginRequest<'_>| match decide(&snapshot, &request).verdict {
+        Verdict::Refused(refusal) | Verdict::Candidate { then: Some(refusal), .. } => {
+            format!("{} {} {}", refusal.code(), refusal.sqlstate(), refusal.client_message(&request))
+        }
+        Verdict::Candidate { .. } => "welcome".to_owned(),
+    };
+    assert_eq!(message(request(&near, &near, None)), "welcome");
+    assert_eq!(
+        message(request(&near, &near, Some("hr"))),
+        "1044 42000 Access denied for user 'u'@'127.%' to database 'hr'"
+    );
+    assert_eq!(
+        message(request(&far, &far, None)),
+        "1045 28000 Access denied for user 'u'@'10.0.0.5' (using password: YES)"
+    );
+    let locked = LoginRequest { user: b"l", ..request(&far, &far, None) };
+    assert_eq!(message(locked), "4151 HY000 Access denied, this account is locked");
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    let rows =
+        Rows::new().user("u", "%").json("b", "%", &format!("{{\"authentication_string\":\"{PASSWORD}\","));
+    let raw = format!("{:?}", rows.0);
+    let snapshot = rows.build();
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let accounts: Vec<_> = snapshot.accounts().map(|account| format!("{account:?}")).collect();
+    let mut seen = format!("{raw} {snapshot:?} {accounts:?} {:?}", snapshot.find(b"b", &client));
+    for user in [&b"u"[..], b"b"] {
+        let decision = explain(&snapshot, &LoginRequest { user, ..request(&client, &client, None) });
+        seen = format!("{seen} {decision:?}");
+    }
+    assert_eq!(accounts.len(), 2);
+    assert!(!seen.contains(&PASSWORD[1..9]), "{seen}");
+}
+
+#[test]
+fn a_decoy_is_always_the_same() {
+    let snapshot = Rows::new().users("a@%, b@%, c@%, d@%").build();
+    let decoy = |name: &str| snapshot.decoy(name.as_bytes(), &[7; 32]).expect("an account").label.clone();
+    let names: Vec<_> = (0..50).map(|i| format!("nobody{i}")).collect();
+    assert!(names.iter().all(|name| decoy(name) == decoy(name)));
+    let different: std::collections::BTreeSet<_> = names.iter().map(|name| decoy(name)).collect();
+    assert_eq!(different.len(), 4);
+    assert!(Rows::new().build().decoy(b"x", &[7; 32]).is_none());
+}
+
+#[test]
+fn pathological_patterns_take_no_time() {
+    let pattern = "%a".repeat(120);
+    let snapshot = Rows::new().user("u", &pattern).db("u", "%", &"%a".repeat(30), "Select_priv").build();
+    let client = HostIdentity::with_name(ip("127.0.0.5"), "a".repeat(250) + "b");
+    assert_eq!(found(&snapshot.find(b"u", &client)), "none");
+}
+
+/// Pieces of hosts that collide often.
+fn hosts() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("%".to_owned()),
+        Just("localhost".to_owned()),
+        Just(String::new()),
+        "127\\.0\\.[01]\\.[3-5]",
+        "127\\.0\\.[01]\\.[%_]",
+        "(127|1%|%)\\.[0%]\\.[0%_]\\.[3-5%_]",
+        "127\\.0\\.0\\.[0-9]/255\\.255\\.(0|255)\\.(0|252|1)",
+        "[a-c%_]{1,3}\\.test",
+        "[%_\\\\12.]{0,6}",
+    ]
+}
+
+fn accounts() -> impl Strategy<Value = Vec<(String, String)>> {
+    prop::collection::vec(
+        (prop::sample::select(vec!["u", "", "U", "v"]).prop_map(str::to_owned), hosts()),
+        0..8,
+    )
+}
+
+fn identities() -> impl Strategy<Value = HostIdentity> {
+    let address = "127\\.0\\.[01]\\.[1-6]".prop_map(|text| ip(&text));
+    prop_oneof![
+        address.clone().prop_map(HostIdentity::without_name),
+        (address.clone(), "[a-c]{1,3}\\.test").prop_map(|(ip, name)| HostIdentity::with_name(ip, name)),
+        address.prop_map(HostIdentity::with_unknown_name),
+        Just(HostIdentity::socket()),
+    ]
+}
+
+fn snapshot_of(accounts: &[(String, String)]) -> Snapshot {
+    accounts.iter().fold(Rows::new(), |rows, (user, host)| rows.user(user, host)).build()
+}
+
+/// The server's algorithm without any index: of all rows that match, the one with the least key.
+fn naive<'s>(snapshot: &'s Snapshot, user: &str, client: &HostIdentity) -> Option<&'s Account> {
+    let fitting = snapshot.accounts().filter(|a| a.user == user || a.user.is_empty());
+    let matching = fitting.filter(|a| a.pattern.matches(client) == Match::Yes);
+    matching.min_by(|a, b| {
+        let key = |x: &Account| (x.rank, x.user.is_empty() && !user.is_empty());
+        key(a).cmp(&key(b)).then_with(|| b.host.cmp(&a.host))
+    })
+}
+
+/// Wildcards as the definition has them, without care for time.
+fn naive_match(pattern: &[u8], text: &[u8]) -> bool {
+    match pattern {
+        [] => text.is_empty(),
+        [b'%', rest @ ..] => (0..=text.len()).any(|n| naive_match(rest, &text[n..])),
+        [b'_', rest @ ..] => !text.is_empty() && naive_match(rest, &text[1..]),
+        [b'\\', literal, rest @ ..] | [literal, rest @ ..] => {
+            text.first() == Some(literal) && naive_match(rest, &text[1..])
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_choice_is_that_of_the_naive_algorithm(accounts in accounts(), client in identities()) {
+        let snapshot = snapshot_of(&accounts);
+        for user in ["u", "v", ""] {
+            let expected = naive(&snapshot, user, &client).map(|account| &account.label);
+            match snapshot.find(user.as_bytes(), &client) {
+                Found::Account(account) => prop_assert_eq!(Some(&account.label), expected),
+                Found::Unknown => prop_assert_eq!(None, expected),
+                Found::Undecidable { .. } => prop_assert!(client.name_is_unknown()),
+                Found::BadName { reason } => prop_assert!(false, "{}", reason),
+            }
+        }
+    }
+
+    /// Law 1: what is decided without knowing the name holds for every name that the server may find.
+    #[test]
+    fn a_choice_without_the_name_holds_for_every_name(
+        accounts in accounts(),
+        last in 2u8..6,
+        name in prop_oneof!["[a-c]{1,3}\\.test", "[a-c1]{1,2}[a-c.-]{1,3}"],
+        database in prop::sample::select(vec!["app", "hr"]),
+    ) {
+        let rows = accounts.iter().fold(Rows::new(), |rows, (user, host)| {
+            rows.user(user, host).db(user, host, if host.len() % 2 == 0 { "app" } else { "a%" }, "Select_priv")
+        });
+        let snapshot = rows.build();
+        let address = IpAddr::from([127, 0, 0, last]);
+        let unknown = HostIdentity::with_unknown_name(address);
+        for actual in [HostIdentity::with_name(address, name), HostIdentity::without_name(address)] {
+            match snapshot.find(b"u", &unknown) {
+                Found::Undecidable { .. } => {}
+                decided => prop_assert_eq!(found(&decided), found(&snapshot.find(b"u", &actual))),
+            }
+            let request = |client| LoginRequest { database: Some(database), ..request(client, client, None) };
+            if let Verdict::Candidate { account, then: None, .. } = decide(&snapshot, &request(&unknown)).verdict {
+                let direct = decide(&snapshot, &request(&actual)).verdict;
+                prop_assert_eq!(outcome(&direct), account.current_user());
+            }
+            let other = HostIdentity::without_name(ip("127.0.0.9"));
+            if snapshot.same_rows(b"u", &unknown, &other) == MaskedHost::Same {
+                prop_assert_eq!(snapshot.same_rows(b"u", &actual, &other), MaskedHost::Same);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_host_has_the_same_rows(accounts in accounts(), client in identities()) {
+        let snapshot = snapshot_of(&accounts);
+        prop_assert_eq!(snapshot.same_rows(b"u", &client, &client.clone()), MaskedHost::Same);
+    }
+
+    /// The rule for masked hosts is sound: same rows, same choice.
+    #[test]
+    fn same_rows_mean_the_same_account(accounts in accounts(), client in identities(), proxy in identities()) {
+        prop_assume!(!client.is_same_peer(&proxy));
+        let snapshot = snapshot_of(&accounts);
+        if snapshot.same_rows(b"u", &client, &proxy) == MaskedHost::Same {
+            prop_assert_eq!(found(&snapshot.find(b"u", &client)), found(&snapshot.find(b"u", &proxy)));
+        }
+    }
+
+    #[test]
+    fn nothing_depends_on_the_order_of_rows(accounts in accounts(), seed in any::<u64>(), client in identities()) {
+        let mut unique = accounts;
+        unique.sort();
+        unique.dedup();
+        let mut shuffled = unique.clone();
+        let mut state = seed | 1;
+        for i in (1..shuffled.len()).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            shuffled.swap(i, (state >> 33) as usize % (i + 1));
+        }
+        let (a, b) = (snapshot_of(&unique), snapshot_of(&shuffled));
+        prop_assert_eq!(a.digest(), b.digest());
+        prop_assert_eq!(found(&a.find(b"u", &client)), found(&b.find(b"u", &client)));
+        if let Some(first) = unique.first() {
+            let without = snapshot_of(&unique[1..]);
+            prop_assert_ne!(a.digest(), without.digest(), "without {:?}", first);
+        }
+    }
+
+    #[test]
+    fn patterns_match_as_defined(pattern in "[ab%_\\\\]{0,7}", text in "[ab%_\\\\]{0,7}") {
+        let rows = Rows::new().user("u", "%").db("u", "%", &pattern, "Select_priv").build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let Found::Account(account) = rows.find(b"u", &client) else { panic!("no account") };
+        prop_assume!(!text.is_empty());
+        let allowed = matches!(rows.database_access(account, &client, &text), DatabaseAccess::Allowed { .. });
+        prop_assert_eq!(allowed, !pattern.is_empty() && naive_match(pattern.as_bytes(), text.as_bytes()));
+    }
+
+    #[test]
+    fn arbitrary_rows_and_logins_do_no_harm(
+        host in any::<String>(),
+        user in any::<String>(),
+        json in any::<String>(),
+        login in prop::collection::vec(any::<u8>(), 0..40),
+        address in any::<IpAddr>(),
+        database in any::<String>(),
+    ) {
+        let mut rows = Rows::new().json(&user, &host, &json).user(&user, &host).db(&user, &host, &database, "x_priv");
+        rows.0.roles.push(RoleMappingRow { host: host.clone(), user: user.clone(), role: user.clone(), admin: true });
+        let snapshot = rows.table(&user, &host, &database, 1, 1).proxy(&user, &host, (&user, &host)).build();
+        let client = snapshot.host_identity(address);
+        for login in [login.as_slice(), user.as_bytes()] {
+            let request = LoginRequest { user: login, ..request(&client, &client, Some(&database)) };
+            let with = explain(&snapshot, &request);
+            let without = decide(&snapshot, &request);
+            prop_assert_eq!(outcome(&with.verdict), outcome(&without.verdict));
+            prop_assert!(!with.steps.is_empty() && without.steps.is_empty());
+        }
+    }
+
+    #[test]
+    fn arbitrary_json_is_read_without_harm(
+        keys in prop::collection::vec((
+            prop::sample::select(vec!["access", "version_id", "auth_or", "plugin", "is_role", "account_locked",
+                "password_last_changed", "password_lifetime", "ssl_type", "default_role", "max_user_connections"]),
+            prop::sample::select(vec!["0", "-1", "18446744073709551615", "99999999999999999999", "1.5", "true", "null",
+                "\"x\"", "[]", "[{}]", "[{\"plugin\":\"ed25519\"},{}]", "{}", "-9223372036854775808"]),
+        ), 0..8),
+    ) {
+        let members: Vec<_> = keys.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        let snapshot = Rows::new().json("u", "%", &format!("{{{}}}", members.join(","))).build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let decision = decide(&snapshot, &request(&client, &client, Some("app")));
+        if let Verdict::Candidate { account, .. } = &decision.verdict {
+            prop_assert!(account.unreadable.is_none() && !account.authentication.is_empty());
+        }
+    }
+}
+
+#[test]
+fn snapshots_are_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>(_: &T) {}
+    let snapshot = Arc::new(Rows::new().user("u", "%").build());
+    shared(&snapshot);
+    assert!(snapshot.loaded_at() <= SystemTime::now());
+}

@@ -1,0 +1,129 @@
+//! The monitor account's connection to one node.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder, Row};
+use tokio::time::timeout;
+
+use crate::auth::native::Proof;
+use crate::backend::{self, Credentials, LinkError};
+use crate::config::{Monitor, Node};
+use crate::topology::Facts;
+use crate::wire::Capabilities;
+
+/// A query that failed, or a node that could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// The server answered with an error.
+    #[error("{message} (error {code})")]
+    Server {
+        /// Its number.
+        code: u16,
+        /// Its text.
+        message: String,
+    },
+    /// The connection could not be made or broke.
+    #[error("{0}")]
+    Connection(String),
+    /// No answer in time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// The answer has another shape than expected.
+    #[error("unexpected answer: {0}")]
+    Shape(&'static str),
+}
+
+impl From<mysql_async::Error> for AskError {
+    fn from(e: mysql_async::Error) -> Self {
+        match e {
+            mysql_async::Error::Server(e) => Self::Server { code: e.code, message: e.message },
+            mysql_async::Error::Io(mysql_async::IoError::Io(e)) => Self::Connection(e.to_string()),
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}
+
+/// A logged-in connection of the monitor account.
+#[derive(Debug)]
+pub(super) struct Client(Conn);
+
+impl Client {
+    /// Logs in, within `limit`.
+    pub(super) async fn connect(node: &Node, monitor: &Monitor, limit: Duration) -> Result<Self, AskError> {
+        let options = OptsBuilder::default()
+            .ip_or_hostname(node.address.host.as_str())
+            .tcp_port(node.address.port)
+            .user(Some(monitor.user.as_str()))
+            .pass(Some(monitor.secret.expose()))
+            .prefer_socket(false)
+            .init(vec!["SET SESSION sql_mode='', SESSION wait_timeout=600", "SET NAMES utf8mb4"]);
+        let conn = timeout(limit, Conn::new(options)).await.map_err(|_| AskError::TimedOut(limit))??;
+        Ok(Self(conn))
+    }
+
+    /// All rows of a query, within `limit`. Not cancel safe: drop the client if the future is dropped.
+    pub(super) async fn rows(&mut self, query: &str, limit: Duration) -> Result<Vec<Row>, AskError> {
+        let answer = timeout(limit, self.0.query(query)).await;
+        Ok(answer.map_err(|_| AskError::TimedOut(limit))??)
+    }
+
+    /// All rows of a query with two columns, as name and value.
+    pub(super) async fn pairs(
+        &mut self,
+        query: &str,
+        limit: Duration,
+    ) -> Result<Vec<(String, String)>, AskError> {
+        let rows = self.rows(query, limit).await?;
+        rows.iter().map(|row| Ok((text(row, 0)?, text(row, 1)?))).collect()
+    }
+
+    /// The single value of a query, as text.
+    pub(super) async fn value(&mut self, query: &str, limit: Duration) -> Result<String, AskError> {
+        let rows = self.rows(query, limit).await?;
+        rows.first().map_or(Err(AskError::Shape("no row")), |row| text(row, 0))
+    }
+
+    /// Says goodbye, so that the server counts no aborted client.
+    pub(super) async fn close(self) {
+        let _ = timeout(Duration::from_secs(1), self.0.disconnect()).await;
+    }
+}
+
+/// A column as text; NULL is empty, and bytes that are no UTF-8 are replaced.
+pub(super) fn text(row: &Row, column: usize) -> Result<String, AskError> {
+    use mysql_async::Value;
+    Ok(match row.as_ref(column).ok_or(AskError::Shape("missing column"))? {
+        Value::NULL => String::new(),
+        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Int(n) => n.to_string(),
+        Value::UInt(n) => n.to_string(),
+        Value::Float(n) => n.to_string(),
+        Value::Double(n) => n.to_string(),
+        Value::Date(..) | Value::Time(..) => return Err(AskError::Shape("a date")),
+    })
+}
+
+/// Logs in with Spillway's own protocol code, as sessions will, and returns what the greeting said
+/// together with the local address of that connection.
+pub(super) async fn own_login(
+    node: &Node,
+    monitor: &Monitor,
+    limit: Duration,
+) -> Result<(Facts, Option<std::net::IpAddr>), LinkError> {
+    let proof = Proof::from_password(monitor.secret.expose().as_bytes());
+    let credentials = Credentials {
+        user: monitor.user.as_bytes(),
+        proof: &proof,
+        database: None,
+        capabilities: Capabilities::REQUIRED,
+        collation: 45,
+        max_packet: 1 << 24,
+        attributes: None,
+    };
+    let link = backend::connect(&node.address, &credentials, limit).await?;
+    let facts = link.facts.clone();
+    let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
+    link.quit().await;
+    Ok((facts, local))
+}

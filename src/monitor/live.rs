@@ -1,0 +1,134 @@
+//! `spillway check --live`: logs in to every node and tells what the monitor account lacks.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::client::{AskError, Client, own_login};
+use crate::config::{Cluster, ClusterKind, Config, Node};
+
+/// What the monitor account must be able to read, and what is granted for it.
+const TABLES: &[&str] =
+    &["global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "roles_mapping", "proxies_priv"];
+
+/// Errors of a missing privilege: on a table, a column, a database, a global one, and "unknown table".
+const DENIED: &[u16] = &[1142, 1143, 1044, 1227];
+
+/// What was found out about one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// `CLUSTER/NODE (ADDRESS)`.
+    pub node: String,
+    /// Version and default state, when the node could be asked.
+    pub facts: Option<String>,
+    /// What is wrong; empty: nothing.
+    pub problems: Vec<String>,
+    /// Statements that mend it, to be run on the cluster.
+    pub statements: Vec<String>,
+}
+
+/// Asks every node of the configuration, all at once. Sorted by cluster and node.
+pub async fn check(config: &Config) -> Vec<NodeReport> {
+    let mut tasks = JoinSet::new();
+    for cluster in config.clusters.values() {
+        for node in &cluster.nodes {
+            tasks.spawn(check_node(cluster.clone(), node.clone()));
+        }
+    }
+    let mut reports = tasks.join_all().await;
+    reports.sort_by(|a, b| a.node.cmp(&b.node));
+    reports
+}
+
+async fn check_node(cluster: Cluster, node: Node) -> NodeReport {
+    let mut report = NodeReport {
+        node: format!("{}/{} ({})", cluster.name, node.name, node.address),
+        facts: None,
+        problems: Vec::new(),
+        statements: Vec::new(),
+    };
+    if let Err(e) = examine(&cluster, &node, &mut report).await {
+        report.problems.push(e);
+    }
+    report
+}
+
+async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Result<(), String> {
+    let limit = cluster.connect_timeout;
+    let mut client = Client::connect(node, &cluster.monitor, limit)
+        .await
+        .map_err(|e| format!("login as {:?}: {e}", cluster.monitor.user))?;
+    let (facts, _) = own_login(node, &cluster.monitor, limit).await.map_err(|e| format!("login: {e}"))?;
+    report.facts = Some(format!("version {}", facts.version));
+    let account = client.value("SELECT CURRENT_USER()", limit).await.map_err(|e| e.to_string())?;
+    let account = quoted(&account);
+    for table in TABLES {
+        let query = format!("SELECT 1 FROM mysql.{table} LIMIT 0");
+        lacks(
+            &mut client,
+            &query,
+            limit,
+            report,
+            &format!("may not read mysql.{table}"),
+            format!("GRANT SELECT ON mysql.{table} TO {account};"),
+        )
+        .await?;
+    }
+    if cluster.kind != ClusterKind::Galera && cluster.kind != ClusterKind::Static {
+        lacks(
+            &mut client,
+            "SHOW ALL SLAVES STATUS",
+            limit,
+            report,
+            "may not see the replica threads",
+            format!("GRANT SLAVE MONITOR ON *.* TO {account};"),
+        )
+        .await?;
+    }
+    let query =
+        "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SHOW DATABASES'";
+    if client.value(query, limit).await.map_err(|e| e.to_string())? == "0" {
+        report.problems.push("may not see all databases".to_owned());
+        report.statements.push(format!("GRANT SHOW DATABASES ON *.* TO {account};"));
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// Runs a query; a denial is a problem with its mending statement, any other failure ends the examination.
+async fn lacks(
+    client: &mut Client,
+    query: &str,
+    limit: Duration,
+    report: &mut NodeReport,
+    problem: &str,
+    statement: String,
+) -> Result<(), String> {
+    match client.rows(query, limit).await {
+        Ok(_) => Ok(()),
+        Err(AskError::Server { code, .. }) if DENIED.contains(&code) => {
+            report.problems.push(problem.to_owned());
+            report.statements.push(statement);
+            Ok(())
+        }
+        Err(e) => Err(format!("{query}: {e}")),
+    }
+}
+
+/// `user@host` as a statement wants it.
+fn quoted(account: &str) -> String {
+    let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
+    let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    format!("{}@{}", quote(user), quote(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_quoted_at_its_last_at_sign() {
+        assert_eq!(quoted("spillway@10.0.0.%"), "'spillway'@'10.0.0.%'");
+        assert_eq!(quoted("o'neil@home@%"), r"'o\'neil@home'@'%'");
+    }
+}

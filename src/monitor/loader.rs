@@ -1,0 +1,338 @@
+//! Reads the accounts of every cluster: at start, at an interval, and on demand.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use super::Monitors;
+use super::client::{AskError, Client, own_login, text};
+use crate::accounts::{ClusterAccounts, ReloadRequest};
+use crate::config::{Cluster, Config, Node};
+use crate::grants::{
+    ColumnRow, DbRow, GlobalPrivRow, HostIdentity, ProxyRow, RawAccounts, RoleMappingRow, RoutineRow,
+    ServerVariables, Snapshot, TableRow,
+};
+use crate::ids::ClusterName;
+
+/// Longest answer to one of the loader's queries.
+const QUERY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the tables are read until two readings agree.
+const READINGS: usize = 4;
+
+/// Pause between two attempts while a cluster has no accounts at all.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Reads accounts; [`Loader::run`] serves until the process stops.
+#[derive(Debug)]
+pub struct Loader {
+    monitors: Monitors,
+    clusters: BTreeMap<ClusterName, Cluster>,
+    requests: mpsc::Receiver<ReloadRequest>,
+}
+
+impl Loader {
+    pub(super) fn new(monitors: Monitors, config: &Config, requests: mpsc::Receiver<ReloadRequest>) -> Self {
+        Self { monitors, clusters: config.clusters.clone(), requests }
+    }
+
+    /// Reads all clusters at once, again and again until each was read or the time is over.
+    /// Returns those that were not, with the reason.
+    pub async fn first_load(&self, limit: Duration) -> Vec<(ClusterName, String)> {
+        let deadline = Instant::now() + limit;
+        let mut tasks = JoinSet::new();
+        for cluster in self.clusters.values().cloned() {
+            let monitors = self.monitors.clone();
+            tasks.spawn(async move {
+                let mut last = String::from("no attempt ended in time");
+                let attempts = async {
+                    while let Err(reason) = load(&monitors, &cluster).await {
+                        last = reason;
+                        tokio::time::sleep(RETRY).await;
+                    }
+                };
+                let failed = timeout_at(deadline, attempts).await.is_err();
+                failed.then_some((cluster.name, last))
+            });
+        }
+        tasks.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// Takes the clusters of a new configuration.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.clusters.clone_from(&config.clusters);
+    }
+
+    /// Serves reload requests and the clusters' intervals. Ends only when dropped; the queue of
+    /// requests stays with the loader, so it is given a new configuration through `configs`.
+    pub async fn run(mut self, mut configs: mpsc::Receiver<Arc<Config>>) -> Infallible {
+        let mut due: BTreeMap<ClusterName, Instant> = BTreeMap::new();
+        loop {
+            for cluster in self.clusters.values() {
+                let interval = self.interval(cluster);
+                if let Some(interval) = interval {
+                    due.entry(cluster.name.clone()).or_insert_with(|| Instant::now() + interval);
+                }
+            }
+            due.retain(|name, _| self.clusters.contains_key(name));
+            let next = due.iter().min_by_key(|(_, at)| **at).map(|(name, at)| (name.clone(), *at));
+            let wait = async {
+                match &next {
+                    Some((_, at)) => sleep_until(*at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(config) = configs.recv() => self.reconfigure(&config),
+                Some((name, done)) = self.requests.recv() => {
+                    due.remove(&name);
+                    self.serve(name, done).await;
+                }
+                () = wait => {
+                    if let Some((name, _)) = next {
+                        due.remove(&name);
+                        if let Some(cluster) = self.clusters.get(&name) {
+                            // Failures are noted in the store and logged there.
+                            let _ = load(&self.monitors, cluster).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn interval(&self, cluster: &Cluster) -> Option<Duration> {
+        if self.monitors.accounts.cluster(&cluster.name).is_none() {
+            return Some(RETRY);
+        }
+        cluster.accounts_refresh
+    }
+
+    async fn serve(&self, name: ClusterName, done: oneshot::Sender<Result<(), String>>) {
+        let result = match self.clusters.get(&name) {
+            Some(cluster) => load(&self.monitors, cluster).await,
+            None => Err(format!("no cluster {name}")),
+        };
+        // Whoever asked may have gone.
+        let _ = done.send(result);
+    }
+}
+
+/// Reads one cluster from the first node that answers, healthy ones first.
+async fn load(monitors: &Monitors, cluster: &Cluster) -> Result<(), String> {
+    let topology = monitors.topology.load();
+    let known = topology.cluster(cluster.name.as_str());
+    let mut nodes: Vec<&Node> = cluster.nodes.iter().collect();
+    nodes.sort_by_key(|node| {
+        let seen = known.and_then(|c| c.node(node.name.as_str()));
+        let writer = known.and_then(|c| c.writer()).is_some_and(|w| w.name == node.name);
+        (!writer, !seen.is_some_and(crate::topology::Node::takes_sessions))
+    });
+    let previous = monitors.accounts.cluster(&cluster.name);
+    let mut reasons = Vec::new();
+    for node in nodes {
+        match read(cluster, node, previous.as_ref().map(|p| p.snapshot.digest())).await {
+            Ok(accounts) => {
+                let count = accounts.snapshot.accounts().count();
+                if monitors.accounts.store(&cluster.name, accounts) {
+                    info!(cluster = %cluster.name, node = %node.name, accounts = count, "accounts loaded");
+                }
+                return Ok(());
+            }
+            Err(e) => reasons.push(format!("{}: {e}", node.name)),
+        }
+    }
+    let reason = reasons.join("; ");
+    if monitors.accounts.failure(&cluster.name).is_none_or(|f| f.reason != reason) {
+        let kept = if previous.is_some() { "those from before stay in force" } else { "there are none" };
+        warn!(cluster = %cluster.name, reason, kept, "accounts could not be loaded");
+    }
+    monitors.accounts.failed(&cluster.name, reason.clone());
+    Err(reason)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
+    Login(#[from] crate::backend::LinkError),
+    #[error("the grant tables changed during every reading")]
+    Unstable,
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Reads one node until two readings agree: the grant tables know no transactions. A reading that
+/// agrees with the accounts in force counts as the second one.
+async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result<ClusterAccounts, LoadError> {
+    let mut client = Client::connect(node, &cluster.monitor, cluster.connect_timeout).await?;
+    let mut last = known;
+    for _ in 0..READINGS {
+        let raw = read_rows(&mut client).await?;
+        let snapshot = Snapshot::build(raw, SystemTime::now());
+        let digest = snapshot.digest();
+        if last == Some(digest) {
+            let proxy = identity(&mut client, cluster, node, &snapshot).await?;
+            client.close().await;
+            return Ok(ClusterAccounts {
+                snapshot: Arc::new(snapshot),
+                proxy,
+                from: node.name.clone(),
+                loaded_at: SystemTime::now(),
+            });
+        }
+        last = Some(digest);
+    }
+    Err(LoadError::Unstable)
+}
+
+/// This proxy as the server identifies it: what `USER()` says, completed by the address of a
+/// connection of our own where the server shows a name.
+async fn identity(
+    client: &mut Client,
+    cluster: &Cluster,
+    node: &Node,
+    snapshot: &Snapshot,
+) -> Result<HostIdentity, LoadError> {
+    let user = client.value("SELECT USER()", QUERY_LIMIT).await?;
+    let host = user.rsplit_once('@').map_or("", |(_, host)| host);
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(snapshot.host_identity(ip));
+    }
+    let (_, local) = own_login(node, &cluster.monitor, cluster.connect_timeout).await?;
+    let local = local.ok_or(AskError::Shape("no local address"))?;
+    if host == "localhost" && local.is_loopback() {
+        return Ok(snapshot.host_identity(local));
+    }
+    Ok(HostIdentity::with_name(local, host))
+}
+
+async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
+    let variables = read_variables(client).await?;
+    let mut raw = RawAccounts { variables, ..RawAccounts::default() };
+    for row in client.rows("SELECT Host, User, Priv FROM mysql.global_priv", QUERY_LIMIT).await? {
+        raw.global_priv.push(GlobalPrivRow {
+            host: text(&row, 0)?,
+            user: text(&row, 1)?,
+            priv_json: Zeroizing::new(text(&row, 2)?),
+        });
+    }
+    for row in client.rows("SELECT * FROM mysql.db", QUERY_LIMIT).await? {
+        let mut db =
+            DbRow { host: String::new(), user: String::new(), db: String::new(), privileges: Vec::new() };
+        for (index, column) in row.columns_ref().iter().enumerate() {
+            let (name, value) = (column.name_str().into_owned(), text(&row, index)?);
+            match name.to_ascii_lowercase().as_str() {
+                "host" => db.host = value,
+                "user" => db.user = value,
+                "db" => db.db = value,
+                other if other.ends_with("_priv") => db.privileges.push((name, value == "Y")),
+                _ => {}
+            }
+        }
+        raw.db.push(db);
+    }
+    let query = "SELECT Host, Db, User, Table_name, Table_priv+0, Column_priv+0 FROM mysql.tables_priv";
+    for row in client.rows(query, QUERY_LIMIT).await? {
+        raw.tables.push(TableRow {
+            host: text(&row, 0)?,
+            db: text(&row, 1)?,
+            user: text(&row, 2)?,
+            table: text(&row, 3)?,
+            table_privileges: number(&text(&row, 4)?)?,
+            column_privileges: number(&text(&row, 5)?)?,
+        });
+    }
+    let query = "SELECT Host, Db, User, Table_name, Column_name, Column_priv+0 FROM mysql.columns_priv";
+    for row in client.rows(query, QUERY_LIMIT).await? {
+        raw.columns.push(ColumnRow {
+            host: text(&row, 0)?,
+            db: text(&row, 1)?,
+            user: text(&row, 2)?,
+            table: text(&row, 3)?,
+            column: text(&row, 4)?,
+            privileges: number(&text(&row, 5)?)?,
+        });
+    }
+    let query = "SELECT Host, Db, User, Routine_name, Routine_type, Proc_priv+0 FROM mysql.procs_priv";
+    for row in client.rows(query, QUERY_LIMIT).await? {
+        raw.routines.push(RoutineRow {
+            host: text(&row, 0)?,
+            db: text(&row, 1)?,
+            user: text(&row, 2)?,
+            routine: text(&row, 3)?,
+            kind: text(&row, 4)?,
+            privileges: number(&text(&row, 5)?)?,
+        });
+    }
+    let query = "SELECT Host, User, Role, Admin_option FROM mysql.roles_mapping";
+    for row in client.rows(query, QUERY_LIMIT).await? {
+        raw.roles.push(RoleMappingRow {
+            host: text(&row, 0)?,
+            user: text(&row, 1)?,
+            role: text(&row, 2)?,
+            admin: text(&row, 3)? == "Y",
+        });
+    }
+    let query = "SELECT Host, User, Proxied_host, Proxied_user, With_grant FROM mysql.proxies_priv";
+    for row in client.rows(query, QUERY_LIMIT).await? {
+        raw.proxies.push(ProxyRow {
+            host: text(&row, 0)?,
+            user: text(&row, 1)?,
+            proxied_host: text(&row, 2)?,
+            proxied_user: text(&row, 3)?,
+            with_grant: text(&row, 4)? != "0",
+        });
+    }
+    for row in client.rows("SHOW DATABASES", QUERY_LIMIT).await? {
+        raw.databases.push(text(&row, 0)?);
+    }
+    Ok(raw)
+}
+
+async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadError> {
+    let query = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'skip_name_resolve', \
+        'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
+        'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections')";
+    let values: BTreeMap<String, String> = client
+        .pairs(query, QUERY_LIMIT)
+        .await?
+        .into_iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        .collect();
+    let get = |name: &str| values.get(name).map_or("", String::as_str);
+    let is_on = |name: &str| matches!(get(name), "ON" | "1");
+    let version = get("version").to_owned();
+    if !version.to_ascii_lowercase().contains("mariadb") {
+        return Err(LoadError::Unsupported(format!(
+            "accounts of {version:?} cannot be read yet: only MariaDB 10.4 and later is supported"
+        )));
+    }
+    let defaults = ServerVariables::default();
+    let or = |name: &str, default: u64| get(name).parse().unwrap_or(default);
+    Ok(ServerVariables {
+        skip_name_resolve: is_on("skip_name_resolve"),
+        lower_case_table_names: get("lower_case_table_names").parse().unwrap_or(0),
+        require_secure_transport: is_on("require_secure_transport"),
+        default_password_lifetime: get("default_password_lifetime").parse().unwrap_or(0),
+        disconnect_on_expired_password: is_on("disconnect_on_expired_password"),
+        max_password_errors: or("max_password_errors", defaults.max_password_errors),
+        max_connections: or("max_connections", defaults.max_connections),
+        max_user_connections: or("max_user_connections", defaults.max_user_connections),
+        version,
+        ..defaults
+    })
+}
+
+fn number(text: &str) -> Result<u64, AskError> {
+    text.parse().map_err(|_| AskError::Shape("a privilege set is no number"))
+}

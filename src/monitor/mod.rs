@@ -1,0 +1,51 @@
+//! Asks the nodes: one probe task per node, and one account loader per cluster.
+//!
+//! The tasks end only when their handle is dropped or the process stops; a failure of theirs is a
+//! verdict about a node or cluster, never the end of the task.
+
+mod client;
+pub mod live;
+mod loader;
+mod probe;
+mod verdict;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::accounts::{AccountStore, ReloadRequest};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::topology::TopologyStore;
+
+pub use loader::Loader;
+
+/// What all monitor tasks share.
+#[derive(Debug, Clone)]
+pub struct Monitors {
+    /// Where verdicts go.
+    pub topology: Arc<TopologyStore>,
+    /// Where accounts go.
+    pub accounts: Arc<AccountStore>,
+    /// Where failures are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Monitors {
+    /// Starts a probe task for every node of the configuration. Dropping the set ends them.
+    pub fn probe(&self, config: &Config) -> JoinSet<std::convert::Infallible> {
+        let mut tasks = JoinSet::new();
+        for cluster in config.clusters.values() {
+            for node in &cluster.nodes {
+                tasks.spawn(probe::run(self.clone(), cluster.clone(), node.clone()));
+            }
+        }
+        tasks
+    }
+
+    /// The account loader, which serves the store's reload requests.
+    pub fn loader(&self, config: &Config, requests: mpsc::Receiver<ReloadRequest>) -> Loader {
+        Loader::new(self.clone(), config, requests)
+    }
+}

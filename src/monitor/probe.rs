@@ -1,0 +1,176 @@
+//! One task per node: ask, judge, tell the topology, wait.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use mysql_async::Row;
+use tracing::{info, warn};
+
+use super::Monitors;
+use super::client::{AskError, Client, own_login, text};
+use super::verdict::{Findings, Source, judge};
+use crate::config::{Cluster, ClusterKind, Node};
+use crate::topology::Observed;
+
+const GALERA_STATUS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN \
+    ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
+const GALERA_VARIABLES: &str =
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'wsrep_reject_queries')";
+// Asked plainly: in one statement with a table, MariaDB 10.11 reports a wrong value.
+const READ_ONLY: &str = "SELECT @@global.read_only";
+
+/// Probes a node for ever.
+pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Infallible {
+    let mut probe = Probe { monitors, cluster, node, client: None };
+    loop {
+        let seen = probe.look().await;
+        probe.tell(seen).await;
+        let interval = probe.cluster.monitor.interval;
+        tokio::time::sleep(jittered(interval, probe.cluster.monitor.jitter)).await;
+    }
+}
+
+/// The interval, longer or shorter by at most that share of it, so that probes of many proxies do
+/// not fall together.
+fn jittered(interval: Duration, jitter: f64) -> Duration {
+    let mut byte = [0];
+    // Without random numbers the interval is just exact.
+    let _ = getrandom::fill(&mut byte);
+    let factor = 1.0 + jitter * (f64::from(byte[0]) / 127.5 - 1.0);
+    interval.mul_f64(factor.max(0.0))
+}
+
+struct Probe {
+    monitors: Monitors,
+    cluster: Cluster,
+    node: Node,
+    client: Option<Client>,
+}
+
+impl Probe {
+    /// One verdict. A failed probe is repeated at once on a fresh connection before it counts, so
+    /// that a single lost answer ends nobody's session.
+    async fn look(&mut self) -> Observed {
+        let had_connection = self.client.is_some();
+        let mut answer = self.ask().await;
+        if answer.is_err() {
+            self.client = None;
+            self.monitors.metrics.probe_failed(&self.cluster.name, &self.node.name);
+            if had_connection {
+                answer = self.ask().await;
+            }
+        }
+        match answer {
+            Ok(findings) => judge(self.cluster.kind, &findings, self.cluster.monitor.max_lag),
+            Err(e) => {
+                self.client = None;
+                Observed::Down { reason: e.to_string() }
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Findings, AskError> {
+        let limit = self.cluster.monitor.timeout;
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => Client::connect(&self.node, &self.cluster.monitor, limit).await?,
+        };
+        let findings = match self.cluster.kind {
+            ClusterKind::Galera => galera(&mut client, limit).await?,
+            ClusterKind::Replication | ClusterKind::MultiPrimary => {
+                let mut findings = read_only(&mut client, limit).await?;
+                findings.sources = Some(match sources(&mut client, limit).await {
+                    Ok(sources) => Ok(sources),
+                    Err(AskError::Server { message, .. }) => Err(message),
+                    Err(e) => return Err(e),
+                });
+                findings
+            }
+            ClusterKind::Static => read_only(&mut client, limit).await?,
+        };
+        self.client = Some(client);
+        Ok(findings)
+    }
+
+    async fn tell(&self, seen: Observed) {
+        let topology = &self.monitors.topology;
+        let was_up = self.is_known_up();
+        if matches!(seen, Observed::Up { .. }) && !was_up {
+            // A node that comes (back) may be another server than before: greet it before use.
+            match own_login(&self.node, &self.cluster.monitor, self.cluster.connect_timeout).await {
+                Ok((facts, _)) => topology.learn(&self.cluster.name, &self.node.name, facts),
+                Err(e) => {
+                    let reason = format!("login by Spillway failed: {e}");
+                    self.observe(Observed::Down { reason });
+                    return;
+                }
+            }
+        }
+        self.observe(seen);
+    }
+
+    fn is_known_up(&self) -> bool {
+        let topology = self.monitors.topology.load();
+        topology
+            .cluster(self.cluster.name.as_str())
+            .and_then(|c| c.node(self.node.name.as_str()))
+            .is_some_and(|n| n.facts.is_some() && matches!(n.observed, Observed::Up { .. }))
+    }
+
+    fn observe(&self, seen: Observed) {
+        let (cluster, node) = (&self.cluster.name, &self.node.name);
+        let is_down = matches!(seen, Observed::Down { .. });
+        if let Some(change) = self.monitors.topology.observe(cluster, node, seen) {
+            if is_down {
+                warn!(%cluster, %node, before = change.before, now = change.after, "node state changed");
+            } else {
+                info!(%cluster, %node, before = change.before, now = change.after, "node state changed");
+            }
+        }
+    }
+}
+
+async fn galera(client: &mut Client, limit: Duration) -> Result<Findings, AskError> {
+    let mut pairs = client.pairs(GALERA_STATUS, limit).await?;
+    pairs.extend(client.pairs(GALERA_VARIABLES, limit).await?);
+    let values = pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    Ok(Findings { values, sources: None })
+}
+
+async fn read_only(client: &mut Client, limit: Duration) -> Result<Findings, AskError> {
+    let value = client.value(READ_ONLY, limit).await?;
+    Ok(Findings { values: [("read_only".to_owned(), value)].into(), sources: None })
+}
+
+async fn sources(client: &mut Client, limit: Duration) -> Result<Vec<Source>, AskError> {
+    let rows = client.rows("SHOW ALL SLAVES STATUS", limit).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Source {
+                name: column(row, "Connection_name")?,
+                io: column(row, "Slave_IO_Running")?,
+                sql: column(row, "Slave_SQL_Running")?,
+                lag: column(row, "Seconds_Behind_Master")?.parse().ok(),
+            })
+        })
+        .collect()
+}
+
+fn column(row: &Row, name: &'static str) -> Result<String, AskError> {
+    let index = row.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(name));
+    index.map_or(Err(AskError::Shape(name)), |i| text(row, i))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_its_share() {
+        for _ in 0..200 {
+            let wait = jittered(Duration::from_secs(1), 0.1);
+            assert!((Duration::from_millis(899)..=Duration::from_millis(1101)).contains(&wait), "{wait:?}");
+        }
+        assert_eq!(jittered(Duration::from_secs(1), 0.0), Duration::from_secs(1));
+    }
+}

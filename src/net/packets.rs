@@ -1,0 +1,143 @@
+//! Whole packets over a stream, for the connection phase and the few commands that Spillway answers.
+//!
+//! The relay does not use this: it forwards bytes as they come.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::wire::packet::{HEADER, MAX_PAYLOAD, header, put_packet};
+
+/// Why a packet could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The peer closed the connection.
+    #[error("closed by the peer")]
+    Closed,
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The packet is longer than is allowed here.
+    #[error("packet of {0} bytes, too long here")]
+    TooLong(usize),
+    /// The sequence number is not the next one.
+    #[error("packet out of order: got number {got}, expected {expected}")]
+    OutOfOrder {
+        /// The number it has.
+        got: u8,
+        /// The number it should have.
+        expected: u8,
+    },
+}
+
+/// A stream with the bytes that were read ahead and the sequence number that is due.
+#[derive(Debug)]
+pub struct PacketStream<S> {
+    io: S,
+    ahead: BytesMut,
+    sequence: u8,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
+    /// Wraps a stream of which `ahead` was already read; the next packet has number `sequence`.
+    pub fn new(io: S, ahead: BytesMut, sequence: u8) -> Self {
+        Self { io, ahead, sequence }
+    }
+
+    /// The number of the next packet, whoever sends it.
+    pub fn sequence(&self) -> u8 {
+        self.sequence
+    }
+
+    /// Starts a new exchange: the next packet has number zero.
+    pub fn restart(&mut self) {
+        self.sequence = 0;
+    }
+
+    /// The next packet's payload, at most `limit` bytes. Cancel safe: bytes that were read stay.
+    pub async fn read(&mut self, limit: usize) -> Result<Bytes, ReadError> {
+        loop {
+            if let Some(bytes) = self.ahead.first_chunk::<HEADER>() {
+                let (len, got) = header(*bytes);
+                if got != self.sequence {
+                    return Err(ReadError::OutOfOrder { got, expected: self.sequence });
+                }
+                if len > limit.min(MAX_PAYLOAD - 1) {
+                    return Err(ReadError::TooLong(len));
+                }
+                if self.ahead.len() >= HEADER + len {
+                    self.ahead.advance(HEADER);
+                    self.sequence = self.sequence.wrapping_add(1);
+                    return Ok(self.ahead.split_to(len).freeze());
+                }
+                self.ahead.reserve(HEADER + len - self.ahead.len());
+            }
+            if self.io.read_buf(&mut self.ahead).await? == 0 {
+                return Err(ReadError::Closed);
+            }
+        }
+    }
+
+    /// Sends one payload with the number that is due. Not cancel safe: half a packet may be out.
+    pub async fn write(&mut self, payload: &[u8]) -> io::Result<()> {
+        let mut out = BytesMut::with_capacity(HEADER + payload.len());
+        put_packet(&mut out, self.sequence, payload);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.io.write_all(&out).await
+    }
+
+    /// Sends packets that are already framed. Not cancel safe.
+    pub async fn write_framed(&mut self, packets: &[u8]) -> io::Result<()> {
+        self.io.write_all(packets).await
+    }
+
+    /// Whether the peer has sent more than was asked for.
+    pub fn has_read_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// The stream, and what was read ahead.
+    pub fn into_parts(self) -> (S, BytesMut) {
+        (self.io, self.ahead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn two_packets_in_one_segment_are_two_packets() {
+        let (mut peer, ours) = tokio::io::duplex(64);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 0);
+        peer.write_all(b"\x02\0\0\0ab\x01\0\0\x01c").await.unwrap();
+        assert_eq!(&stream.read(10).await.unwrap()[..], b"ab");
+        assert!(stream.has_read_ahead());
+        assert_eq!(&stream.read(10).await.unwrap()[..], b"c");
+    }
+
+    #[tokio::test]
+    async fn one_packet_in_many_segments_is_one_packet() {
+        let (mut peer, ours) = tokio::io::duplex(64);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 0);
+        let reader = tokio::spawn(async move { stream.read(10).await.unwrap() });
+        for byte in b"\x02\0\0\0ab" {
+            peer.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(&reader.await.unwrap()[..], b"ab");
+    }
+
+    #[tokio::test]
+    async fn length_and_order_are_checked_before_anything_is_kept() {
+        let (mut peer, ours) = tokio::io::duplex(64);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 0);
+        peer.write_all(b"\xFF\xFF\x0F\0").await.unwrap();
+        assert!(matches!(stream.read(100).await, Err(ReadError::TooLong(_))));
+        let (mut peer, ours) = tokio::io::duplex(64);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 1);
+        peer.write_all(b"\x01\0\0\x02a").await.unwrap();
+        assert!(matches!(stream.read(100).await, Err(ReadError::OutOfOrder { got: 2, expected: 1 })));
+    }
+}

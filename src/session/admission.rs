@@ -1,0 +1,303 @@
+//! Whether a cluster's own accounts accept a login, and the link that follows.
+//!
+//! Every login is judged by the rows of one cluster only. Reasons that only a right password may
+//! reveal are told after it was verified; a refusal without an account goes through the same
+//! exchange and the same computation, so that it cannot be told from a wrong password.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::Session;
+use super::handshake::{HANDSHAKE_LIMIT, read_fault};
+use crate::accounts::ClusterAccounts;
+use crate::auth::{self, native};
+use crate::backend::{self, Credentials, Link, LinkError};
+use crate::fault::{Blame, Fault};
+use crate::grants::{Account, LoginRequest, Refusal, Transport, Verdict, decide};
+use crate::ids::{ClusterName, NodeName};
+use crate::net::PacketStream;
+use crate::routing::{self, NoCluster};
+use crate::topology::LoadGuard;
+use crate::wire::Capabilities;
+use crate::wire::handshake::{AuthSwitch, Scramble};
+use crate::wire::packet::Err as ErrPacket;
+
+/// Plugins whose replies can be verified here.
+const VERIFIED: &[&str] = &[native::PLUGIN];
+
+/// How often a node is chosen again when the one before could not be reached.
+const ATTEMPTS: usize = 3;
+
+/// What a client asks for in a handshake response or a `COM_CHANGE_USER`.
+pub(super) struct Asked {
+    pub(super) user: Vec<u8>,
+    pub(super) database: Option<Vec<u8>>,
+    pub(super) capabilities: Capabilities,
+    pub(super) collation: u8,
+    pub(super) max_packet: u32,
+    pub(super) attributes: Option<Vec<u8>>,
+    /// The reply that came with the request, and the scramble that it is over; none: ask for one.
+    pub(super) first_reply: Option<(Scramble, Vec<u8>)>,
+}
+
+/// A proven login, and everything that a link needs for it.
+#[derive(Clone)]
+pub(super) struct Credential {
+    pub(super) user: Vec<u8>,
+    pub(super) proof: native::Proof,
+    pub(super) cluster: ClusterName,
+    pub(super) database: Option<Vec<u8>>,
+    pub(super) capabilities: Capabilities,
+    pub(super) collation: u8,
+    pub(super) max_packet: u32,
+    pub(super) attributes: Option<Vec<u8>>,
+    pub(super) failed_changes: u8,
+}
+
+/// A link, and where it leads.
+pub(super) struct Placed {
+    pub(super) cluster: ClusterName,
+    pub(super) node: NodeName,
+    pub(super) link: Link,
+    pub(super) load: LoadGuard,
+}
+
+impl Session {
+    /// Names the cluster, asks for the reply if it did not come with the request, and judges it.
+    pub(super) async fn authenticate<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        asked: Asked,
+    ) -> Result<Credential, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let cluster = self.cluster_for(asked.database.as_deref())?;
+        let accounts = self.accounts_of(&cluster)?;
+        let (scramble, reply) = match asked.first_reply {
+            Some(first) => first,
+            None if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) => {
+                let scramble = auth::scramble()
+                    .map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
+                let switch = AuthSwitch::encode(native::PLUGIN, &scramble);
+                packets.write(&switch).await.map_err(Fault::client_gone)?;
+                let reply = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+                (scramble, reply.to_vec())
+            }
+            None => return Err(Fault::client_too_old()),
+        };
+        if !matches!(reply.len(), 0 | 20) {
+            return Err(Fault::bad_handshake("a password reply of an odd length"));
+        }
+        let proof = self.judge(&accounts, &asked.user, asked.capabilities, !reply.is_empty(), |account| {
+            verify(&reply, &scramble, account)
+        })?;
+        Ok(Credential {
+            user: asked.user,
+            proof,
+            cluster,
+            database: asked.database,
+            capabilities: asked.capabilities,
+            collation: asked.collation,
+            max_packet: asked.max_packet,
+            attributes: asked.attributes,
+            failed_changes: 0,
+        })
+    }
+
+    /// Whether the cluster of `moved` accepts what the client proved when it logged in.
+    pub(super) fn admit_again(&self, moved: &Credential, schema: &[u8]) -> Result<(), Fault> {
+        let accounts = self.accounts_of(&moved.cluster)?;
+        let using_password = !moved.proof.is_empty();
+        debug!(
+            session = self.registered.entry.id.0,
+            cluster = %moved.cluster,
+            schema = %String::from_utf8_lossy(schema),
+            "session asks for a schema of another cluster"
+        );
+        self.judge(&accounts, &moved.user, moved.capabilities, using_password, |account| {
+            let proof = &moved.proof;
+            stored(account).any(|s| proof.satisfies(&s)).then(|| proof.clone())
+        })
+        .map(drop)
+    }
+
+    /// Finds the account, lets `check` verify the credential, and tells the reasons in the server's order.
+    fn judge(
+        &self,
+        accounts: &ClusterAccounts,
+        user: &[u8],
+        capabilities: Capabilities,
+        using_password: bool,
+        check: impl Fn(Option<&Account>) -> Option<native::Proof>,
+    ) -> Result<native::Proof, Fault> {
+        let client = accounts.client_identity(&self.registered.entry.client);
+        let request = LoginRequest {
+            user,
+            client: &client,
+            proxy: &accounts.proxy,
+            // The node itself says whether the schema may be used: the same rows apply to this proxy
+            // as to the client, and they may be newer there than here.
+            database: None,
+            using_password,
+            transport: Transport::Plain,
+            can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
+            now: SystemTime::now(),
+            plugins: VERIFIED,
+        };
+        let refused = |refusal: &Refusal| {
+            let mut sqlstate = *b"HY000";
+            sqlstate.copy_from_slice(refusal.sqlstate().as_bytes());
+            let told = ErrPacket::new(refusal.code(), &sqlstate, refusal.client_message(&request));
+            let detail = format!("{}: {refusal}", told.text());
+            Fault::told(Blame::Client, label(refusal), detail, told)
+        };
+        match decide(&accounts.snapshot, &request).verdict {
+            Verdict::Candidate { account, then, .. } => {
+                let proof = check(Some(&account)).ok_or_else(|| {
+                    let reason = format!("wrong password for {account}");
+                    self.denied(user, &client.host_or_ip(), using_password, &reason)
+                })?;
+                match then {
+                    Some(refusal) => Err(refused(&refusal)),
+                    None => Ok(proof),
+                }
+            }
+            Verdict::Refused(refusal) => {
+                if !refusal.is_immediate() {
+                    let _ = check(None);
+                }
+                Err(refused(&refusal))
+            }
+        }
+    }
+
+    fn cluster_for(&self, database: Option<&[u8]>) -> Result<ClusterName, Fault> {
+        routing::cluster_for(&self.service.route, database, &self.shared.accounts.load()).map_err(|e| match e
+        {
+            NoCluster::NoDefault => {
+                let reply = ErrPacket::new(1046, b"3D000", "No database selected");
+                let detail = format!("service {}: {e}", self.service.name);
+                Fault::told(Blame::Client, "no_cluster", detail, reply)
+            }
+            NoCluster::Ambiguous { .. } => Fault::refused("ambiguous_schema", e),
+        })
+    }
+
+    fn accounts_of(&self, cluster: &ClusterName) -> Result<std::sync::Arc<ClusterAccounts>, Fault> {
+        self.shared.accounts.cluster(cluster).ok_or_else(|| {
+            let reason = self
+                .shared
+                .accounts
+                .failure(cluster)
+                .map_or_else(|| "still loading".to_owned(), |failure| failure.reason);
+            // Which node said what is for the log only.
+            warn!(%cluster, reason, "a client came before the accounts");
+            Fault::unavailable("no_accounts", format!("the accounts of cluster {cluster} are not loaded yet"))
+        })
+    }
+
+    /// Chooses a node and logs in there as the client's user.
+    ///
+    /// A node that cannot be reached is noticed by its probe within moments; the choice is then made
+    /// again, a bounded number of times.
+    pub(super) async fn place(&self, credential: &Credential) -> Result<Placed, Fault> {
+        let mut changes = self.shared.topology.subscribe();
+        let limit = self.connect_timeout(&credential.cluster);
+        for attempt in 1.. {
+            changes.mark_unchanged();
+            let topology = self.shared.topology.load();
+            let cluster = topology.cluster(credential.cluster.as_str()).ok_or_else(|| {
+                Fault::unavailable("no_cluster", format!("cluster {} is not configured", credential.cluster))
+            })?;
+            let node =
+                cluster.choose(self.service.node).map_err(|none| Fault::unavailable("no_node", none))?;
+            let load = node.load.enter();
+            let credentials = Credentials {
+                user: &credential.user,
+                proof: &credential.proof,
+                database: credential.database.as_deref(),
+                capabilities: credential.capabilities,
+                collation: credential.collation,
+                max_packet: credential.max_packet,
+                attributes: credential.attributes.as_deref(),
+            };
+            let error = match backend::connect(&node.address, &credentials, limit).await {
+                Ok(link) => {
+                    self.shared.metrics.link_opened(&cluster.name, &node.name);
+                    return Ok(Placed { cluster: cluster.name.clone(), node: node.name.clone(), link, load });
+                }
+                Err(error) => error,
+            };
+            self.shared.metrics.link_failed(&cluster.name, &node.name);
+            let unreachable = matches!(error, LinkError::Connect(_) | LinkError::Broken(_));
+            if !unreachable || attempt == ATTEMPTS {
+                return Err(self.link_fault(error, accounts_host(self, credential), credential, &node.name));
+            }
+            debug!(cluster = %cluster.name, node = %node.name, %error, "choosing again");
+            drop(load);
+            let _ = timeout(Duration::from_secs(1), changes.changed()).await;
+        }
+        unreachable!("the loop ends by its last attempt")
+    }
+
+    /// What the client is told when the node did not take it.
+    fn link_fault(&self, error: LinkError, host: String, credential: &Credential, node: &NodeName) -> Fault {
+        let detail = format!("node {node} of cluster {}: {error}", credential.cluster);
+        match error {
+            // The server's words name this proxy's address; the client is told about its own.
+            LinkError::Refused(told) if told.code == 1045 => {
+                let reason = format!("{detail} (accounts changed since they were loaded?)");
+                self.denied(&credential.user, &host, !credential.proof.is_empty(), &reason)
+            }
+            // No privilege on the schema, no such schema, no valid name of one.
+            LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {
+                Fault::told(Blame::Client, "database_denied", detail, told)
+            }
+            LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
+            _ => Fault::unavailable("link_failed", detail),
+        }
+    }
+}
+
+fn accounts_host(session: &Session, credential: &Credential) -> String {
+    let client = &session.registered.entry.client;
+    session
+        .shared
+        .accounts
+        .cluster(&credential.cluster)
+        .map_or_else(|| client.to_string(), |a| a.client_identity(client).host_or_ip().into_owned())
+}
+
+/// The stored passwords of an account that can be verified here.
+fn stored(account: Option<&Account>) -> impl Iterator<Item = native::Stored> + '_ {
+    account
+        .into_iter()
+        .flat_map(|a| &a.authentication)
+        .filter(|a| a.plugin == native::PLUGIN)
+        .map(|a| native::Stored::parse(&a.string))
+}
+
+/// Verifies a reply against an account, or does the same work without one.
+fn verify(reply: &[u8], scramble: &Scramble, account: Option<&Account>) -> Option<native::Proof> {
+    if account.is_none() {
+        return native::verify(reply, scramble, &native::Stored::Unusable);
+    }
+    stored(account).find_map(|stored| native::verify(reply, scramble, &stored))
+}
+
+/// The label of a refusal in metrics.
+fn label(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::HostNotAllowed => "host_not_allowed",
+        Refusal::Undecidable(_) => "undecidable",
+        Refusal::UnsupportedPlugin { .. } => "unsupported_plugin",
+        Refusal::InsecureTransport { .. } | Refusal::TlsRequired(_) => "tls_required",
+        Refusal::Locked => "account_locked",
+        Refusal::PasswordExpired => "password_expired",
+        Refusal::GrantsDifferByHost(_) => "grants_differ_by_host",
+        _ => "access_denied",
+    }
+}

@@ -1,0 +1,290 @@
+//! The commands that Spillway answers itself: `COM_CHANGE_USER`, and a schema on another cluster.
+
+use bytes::{BufMut, BytesMut};
+use tracing::{debug, warn};
+
+use super::Session;
+use super::admission::{Asked, Credential};
+use super::handshake::{HANDSHAKE_LIMIT, read_fault};
+use super::relay::Relay;
+use super::state::{SessionState, query_text};
+use crate::backend::Link;
+use crate::fault::{Blame, Fault, Login};
+use crate::net::{PacketStream, Stream};
+use crate::routing::{self, Destination};
+use crate::sql;
+use crate::wire::Capabilities;
+use crate::wire::command::Command;
+use crate::wire::handshake::ChangeUser;
+use crate::wire::packet::{self, Err as ErrPacket};
+
+/// Longest command that is read whole.
+const COMMAND_LIMIT: usize = 64 * 1024;
+
+/// Failed `COM_CHANGE_USER` after which the next one ends the session, as on the servers.
+const MAX_FAILED_CHANGES: u8 = 3;
+
+/// Says goodbye to the node of a session whose client did.
+pub(super) async fn quit(mut relay: Relay) {
+    const COM_QUIT: &[u8] = &[1, 0, 0, 0, 1];
+    use tokio::io::AsyncWriteExt;
+    // The node closes the link in any case.
+    let _ = relay.node().write_all(COM_QUIT).await;
+}
+
+/// The client's side of a relay that is stopped at a command, for reading it and answering.
+struct Conversation<'a> {
+    packets: PacketStream<&'a mut Stream>,
+    unread: &'a mut BytesMut,
+}
+
+impl<'a> Conversation<'a> {
+    fn with(relay: &'a mut Relay) -> Self {
+        let (client, unread) = relay.client();
+        let ahead = std::mem::take(unread);
+        Self { packets: PacketStream::new(client, ahead, 0), unread }
+    }
+
+    /// Puts bytes that were read ahead back to where the relay finds them.
+    fn end(self) {
+        let (_, ahead) = self.packets.into_parts();
+        *self.unread = ahead;
+    }
+}
+
+impl Session {
+    /// Re-authenticates the client and gives it a fresh link as the new user.
+    ///
+    /// As on the servers, the state of the session is gone whether this succeeds or not; after a
+    /// failure the session goes on as the old user.
+    pub(super) async fn change_user(
+        &mut self,
+        relay: &mut Relay,
+        credential: &mut Credential,
+    ) -> Result<(), Fault> {
+        let mut talk = Conversation::with(relay);
+        let command = talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;
+        if credential.failed_changes >= MAX_FAILED_CHANGES {
+            let fault = Fault::unknown_command("COM_CHANGE_USER after three that failed");
+            self.answer(&mut talk, &fault).await?;
+            return Err(Fault { reply: None, ..fault });
+        }
+        let asked =
+            ChangeUser::decode(&command[1..], credential.capabilities).map_err(Fault::bad_handshake)?;
+        let attempt = self.log_in_again(&mut talk, credential, asked).await;
+        match attempt {
+            Ok((new, link, ok)) => {
+                talk.packets.write(&ok).await.map_err(Fault::client_gone)?;
+                talk.end();
+                let schema = new.database.clone();
+                self.registered.entry.set_place(|place| {
+                    place.schema = schema.as_deref().map(|s| String::from_utf8_lossy(s).into_owned());
+                });
+                *credential = new;
+                relay.replace_link(link);
+                relay.state = SessionState::after_login(schema);
+                Ok(())
+            }
+            Err(fault) if fault.reply.is_some() => {
+                credential.failed_changes += 1;
+                debug!(
+                    session = self.registered.entry.id.0,
+                    reason = fault.detail,
+                    "COM_CHANGE_USER refused"
+                );
+                self.shared.metrics.login_refused(fault.label);
+                self.answer(&mut talk, &fault).await?;
+                talk.end();
+                self.reset_link(relay).await
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn log_in_again(
+        &mut self,
+        talk: &mut Conversation<'_>,
+        old: &Credential,
+        asked: ChangeUser,
+    ) -> Result<(Credential, Link, bytes::Bytes), Fault> {
+        let credential = self
+            .authenticate(
+                &mut talk.packets,
+                Asked {
+                    user: asked.user,
+                    database: asked.database,
+                    capabilities: old.capabilities,
+                    collation: asked.collation.unwrap_or(old.collation),
+                    max_packet: old.max_packet,
+                    attributes: asked.attributes.or_else(|| old.attributes.clone()),
+                    // A reply over a scramble that was used before proves nothing: always a fresh one.
+                    first_reply: None,
+                },
+            )
+            .await?;
+        let placed = self.place(&credential).await?;
+        let link = self.reach(&credential, placed);
+        let ok = link.ok.clone();
+        Ok((credential, link, ok))
+    }
+
+    /// Brings the link back to the state after login; the old user stays.
+    async fn reset_link(&mut self, relay: &mut Relay) -> Result<(), Fault> {
+        const COM_RESET_CONNECTION: &[u8] = &[0x1F];
+        let schema = relay.state.schema().map(<[u8]>::to_vec);
+        let mut packets = PacketStream::new(relay.node(), BytesMut::new(), 0);
+        let broken = |e: &dyn std::fmt::Display| {
+            Fault::killed("node_failed", Blame::Server, format!("reset of the link: {e}"))
+        };
+        packets.write(COM_RESET_CONNECTION).await.map_err(|e| broken(&e))?;
+        let reply = packets.read(COMMAND_LIMIT).await.map_err(|e| broken(&e))?;
+        if reply.first() != Some(&0) {
+            return Err(broken(&"refused by the server"));
+        }
+        relay.state = SessionState::after_login(schema);
+        Ok(())
+    }
+
+    /// Handles `USE` or `COM_INIT_DB` of a schema that belongs to another cluster: the session must be
+    /// free of pins and satisfy that cluster's own accounts with what the client proved at login.
+    pub(super) async fn move_to_schema(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+    ) -> Result<(), Fault> {
+        let pins = relay.state.pins();
+        let settings = relay.state.settings().to_vec();
+        let mut talk = Conversation::with(relay);
+        let command = talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;
+        let schema = schema_of(&command, credential.capabilities)
+            .ok_or_else(|| Fault::bad_handshake("a command that changed while it was read"))?;
+        let attempt = if pins.is_empty() {
+            self.enter(&command, &schema, &settings, credential).await
+        } else {
+            let pins = pins.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Err(Refusal::Fault(Fault::refused(
+                "pinned",
+                format!(
+                    "schema {:?} is on another cluster, and the session cannot leave cluster {} now: {pins}",
+                    String::from_utf8_lossy(&schema),
+                    self.cluster.as_ref().map_or("?", |c| c.as_str()),
+                ),
+            )))
+        };
+        match attempt {
+            Ok((placed, reply)) => {
+                talk.packets.write(&reply).await.map_err(Fault::client_gone)?;
+                talk.end();
+                let link = self.reach(credential, placed);
+                let name = String::from_utf8_lossy(&schema).into_owned();
+                self.registered.entry.set_place(|place| place.schema = Some(name));
+                relay.replace_link(link);
+                relay.state.moved(schema);
+                Ok(())
+            }
+            Err(Refusal::Server(error)) => {
+                self.send_error(&mut talk, &error).await?;
+                talk.end();
+                Ok(())
+            }
+            Err(Refusal::Fault(fault)) => {
+                debug!(session = self.registered.entry.id.0, reason = fault.detail, "USE refused");
+                self.answer(&mut talk, &fault).await?;
+                talk.end();
+                Ok(())
+            }
+        }
+    }
+
+    /// A link on the schema's cluster with the session's settings, and that node's answer to the command.
+    async fn enter(
+        &mut self,
+        command: &[u8],
+        schema: &[u8],
+        settings: &[Vec<u8>],
+        credential: &Credential,
+    ) -> Result<(super::admission::Placed, bytes::Bytes), Refusal> {
+        let accounts = self.shared.accounts.load();
+        let cluster = match routing::destination(&self.service.route, schema, &accounts) {
+            Destination::Cluster(cluster) => cluster,
+            other => {
+                return Err(Refusal::Fault(Fault::refused(
+                    "ambiguous_schema",
+                    format!("schema {:?} leads to {other:?}", String::from_utf8_lossy(schema)),
+                )));
+            }
+        };
+        let moved = Credential { cluster: cluster.clone(), database: None, ..credential.clone() };
+        self.admit_again(&moved, schema).map_err(Refusal::Fault)?;
+        let mut placed = self.place(&moved).await.map_err(Refusal::Fault)?;
+        let limit = self.connect_timeout(&cluster);
+        for setting in settings {
+            let mut query = BytesMut::with_capacity(3 + setting.len());
+            query.put_u8(3);
+            if placed.link.capabilities.contains(Capabilities::QUERY_ATTRIBUTES) {
+                query.put_slice(&[0, 1]);
+            }
+            query.put_slice(setting);
+            let (link, reply) = placed.link.command(&query, limit).await.map_err(link_refusal)?;
+            if reply.first() == Some(&0xFF) {
+                return Err(error_of(&reply));
+            }
+            placed.link = link;
+        }
+        let (link, reply) = placed.link.command(command, limit).await.map_err(link_refusal)?;
+        if reply.first() == Some(&0xFF) {
+            return Err(error_of(&reply));
+        }
+        placed.link = link;
+        Ok((placed, reply))
+    }
+
+    async fn answer(&self, talk: &mut Conversation<'_>, fault: &Fault) -> Result<(), Fault> {
+        match &fault.reply {
+            Some(error) => self.send_error(talk, error).await,
+            None => Err(fault.clone()),
+        }
+    }
+
+    async fn send_error(&self, talk: &mut Conversation<'_>, error: &ErrPacket) -> Result<(), Fault> {
+        let mut out = BytesMut::new();
+        error.put(&mut out, talk.packets.sequence());
+        talk.packets.write_framed(&out).await.map_err(Fault::client_gone)
+    }
+
+    /// The fault of a login that this session's client is refused.
+    pub(super) fn denied(&self, user: &[u8], host: &str, using_password: bool, reason: &str) -> Fault {
+        Fault::access_denied(Login { user, host, using_password }, reason)
+    }
+}
+
+/// Why a session stays where it is.
+enum Refusal {
+    /// The other cluster's server said so.
+    Server(ErrPacket),
+    /// Spillway says so.
+    Fault(Fault),
+}
+
+fn error_of(reply: &[u8]) -> Refusal {
+    match ErrPacket::decode(reply) {
+        Ok(error) => Refusal::Server(error),
+        Err(malformed) => Refusal::Fault(Fault::bad_node(malformed)),
+    }
+}
+
+fn link_refusal(e: crate::backend::LinkError) -> Refusal {
+    warn!(error = %e, "a fresh link failed");
+    Refusal::Fault(Fault::unavailable("link_failed", e))
+}
+
+fn schema_of(command: &[u8], capabilities: Capabilities) -> Option<Vec<u8>> {
+    let (byte, body) = command.split_first()?;
+    match Command::from_byte(*byte) {
+        Command::InitDb => Some(body.to_vec()),
+        Command::Query => sql::used_schema(query_text(body, capabilities)?),
+        _ => None,
+    }
+}
+
+const _: () = assert!(COMMAND_LIMIT <= packet::MAX_PAYLOAD && HANDSHAKE_LIMIT <= packet::MAX_PAYLOAD);

@@ -1,0 +1,211 @@
+//! From the accepted socket to the first link: greeting, response, authentication, routing.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tracing::debug;
+
+use super::admission::{Asked, Credential, Placed};
+use super::relay::Relay;
+use super::state::SessionState;
+use super::{Session, is_open, linger};
+use crate::auth::{self, native};
+use crate::fault::{Blame, Fault};
+use crate::grants::Product;
+use crate::net::{PacketStream, ReadError, Stream};
+use crate::routing;
+use crate::wire::handshake::{Greeting, HandshakeResponse, Scramble};
+use crate::wire::packet::Err as ErrPacket;
+use crate::wire::{Capabilities, Status};
+
+/// Longest packet of the connection phase that is read from a client. The servers take as much in
+/// connection attributes alone.
+pub(super) const HANDSHAKE_LIMIT: usize = 128 * 1024;
+
+/// The version that is told while no node of the service has ever answered.
+const UNKNOWN_VERSION: &str = concat!("5.5.5-10.11.0-Spillway-", env!("CARGO_PKG_VERSION"));
+
+/// Collation of the greeting while no node has ever answered: `utf8mb4_general_ci`.
+const UNKNOWN_COLLATION: u8 = 45;
+
+/// Connection ids that clients are told begin here, far above those of any node: a client that kills
+/// "its" number on a node hits nobody else.
+const FIRST_CONNECTION_ID: u32 = 1 << 31;
+
+/// What a failed read of the connection phase means.
+pub(super) fn read_fault(e: ReadError) -> Fault {
+    match e {
+        ReadError::Closed => Fault::client_gone("closed during login"),
+        ReadError::Io(e) => Fault::client_gone(e),
+        ReadError::OutOfOrder { .. } => Fault::told(
+            Blame::Client,
+            "out_of_order",
+            e.to_string(),
+            ErrPacket::new(1156, b"08S01", "Got packets out of order"),
+        ),
+        ReadError::TooLong(_) => Fault::bad_handshake(e),
+    }
+}
+
+impl Session {
+    /// Leads a client to its first link.
+    ///
+    /// Not cancel safe: the client is lost when the future is dropped.
+    pub(super) async fn handshake(&mut self, mut stream: Stream) -> Result<(Relay, Credential), Fault> {
+        if let Err(fault) = self.may_greet() {
+            if let Some(reply) = &fault.reply {
+                let mut out = BytesMut::new();
+                reply.put_before_greeting(&mut out);
+                linger(&mut stream, &out).await;
+            }
+            self.shared.metrics.login_refused(fault.label);
+            return Err(fault);
+        }
+        let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
+        match self.log_in(&mut packets).await {
+            Ok((credential, placed)) => {
+                packets.write(&placed.link.ok).await.map_err(Fault::client_gone)?;
+                let link = self.reach(&credential, placed);
+                let schema = credential.database.clone();
+                self.registered.entry.set_place(|place| {
+                    place.schema = schema.as_deref().map(|s| String::from_utf8_lossy(s).into_owned());
+                });
+                let (stream, ahead) = packets.into_parts();
+                let state = SessionState::after_login(schema);
+                Ok((Relay::new(stream, ahead, link, state, self.may_move()), credential))
+            }
+            Err(fault) => {
+                self.shared.metrics.login_refused(fault.label);
+                let sequence = packets.sequence();
+                let (mut stream, _) = packets.into_parts();
+                if let Some(reply) = &fault.reply {
+                    let mut out = BytesMut::new();
+                    reply.put(&mut out, sequence);
+                    linger(&mut stream, &out).await;
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// What can refuse a client before it is greeted, as on the servers.
+    fn may_greet(&self) -> Result<(), Fault> {
+        if !is_open(&self.shared.lifecycle) {
+            return Err(Fault::shutdown());
+        }
+        if let Some(max) = self.service.max_sessions {
+            let open = self.metrics.open.get();
+            if open > i64::from(max.get()) {
+                let reason = format!("service {} takes {max} sessions", self.service.name);
+                return Err(Fault::limit("max_sessions", reason));
+            }
+        }
+        let accounts = self.shared.accounts.load();
+        let mut product = "MariaDB";
+        let mut host = None;
+        for cluster in self.service.clusters() {
+            let Some(of_cluster) = accounts.get(cluster) else { continue };
+            let client = of_cluster.client_identity(&self.registered.entry.client);
+            if of_cluster.snapshot.any_row_matches(&client) {
+                return Ok(());
+            }
+            product = product_name(of_cluster.snapshot.product());
+            host.get_or_insert_with(|| client.host_or_ip().into_owned());
+        }
+        match host {
+            Some(host) => Err(Fault::host_not_allowed(&host, product)),
+            None => Err(Fault::unavailable(
+                "no_accounts",
+                format!("no accounts of any cluster of service {} are loaded yet", self.service.name),
+            )),
+        }
+    }
+
+    async fn log_in(&mut self, packets: &mut PacketStream<Stream>) -> Result<(Credential, Placed), Fault> {
+        let scramble =
+            auth::scramble().map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
+        let greeting = self.greeting(scramble);
+        packets.write(&greeting.encode()).await.map_err(Fault::client_gone)?;
+        let payload = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+        if packets.has_read_ahead() {
+            // Nothing may follow the response before it is answered.
+            return Err(Fault::bad_handshake("bytes behind the handshake response"));
+        }
+        let response =
+            HandshakeResponse::decode(&payload, greeting.capabilities).map_err(Fault::bad_handshake)?;
+        if !response.capabilities.contains(Capabilities::SECURE_CONNECTION) {
+            return Err(Fault::client_too_old());
+        }
+        let names_native =
+            response.plugin.as_deref().is_none_or(|p| p.is_empty() || p == native::PLUGIN.as_bytes());
+        let credential = self
+            .authenticate(
+                packets,
+                Asked {
+                    user: response.user,
+                    database: response.database,
+                    capabilities: response.capabilities,
+                    collation: response.collation,
+                    max_packet: response.max_packet,
+                    attributes: response.attributes,
+                    first_reply: names_native.then_some((scramble, response.auth)),
+                },
+            )
+            .await?;
+        debug!(session = self.registered.entry.id.0, cluster = %credential.cluster, "client authenticated");
+        let placed = self.place(&credential).await?;
+        Ok((credential, placed))
+    }
+
+    /// What the service promises: the version of its default cluster, and what all its nodes can do.
+    fn greeting(&self, scramble: Scramble) -> Greeting {
+        let topology = self.shared.topology.load();
+        let mut capabilities = Capabilities::RELAYED;
+        let mut version = None;
+        let mut collation = UNKNOWN_COLLATION;
+        let default = routing::default_cluster(&self.service.route);
+        let mut any_is_mysql = false;
+        for name in self.service.clusters() {
+            let Some(cluster) = topology.cluster(name.as_str()) else { continue };
+            for facts in cluster.nodes.iter().filter_map(|n| n.facts.as_ref()) {
+                any_is_mysql |= facts.capabilities.contains(Capabilities::MYSQL);
+                capabilities &= facts.capabilities | Capabilities::MYSQL;
+            }
+            let speaker = cluster.writer().or_else(|| cluster.nodes.iter().find(|n| n.facts.is_some()));
+            if let Some(facts) = speaker.and_then(|n| n.facts.as_ref())
+                && (version.is_none() || default == Some(name))
+            {
+                version = Some(facts.version.clone());
+                collation = facts.collation;
+            }
+        }
+        if any_is_mysql {
+            capabilities -= Capabilities::MARIADB;
+        } else {
+            capabilities -= Capabilities::MYSQL;
+        }
+        Greeting {
+            version: version.unwrap_or_else(|| UNKNOWN_VERSION.to_owned()),
+            thread_id: FIRST_CONNECTION_ID | self.registered.entry.id.0 as u32,
+            scramble,
+            capabilities: capabilities | Capabilities::REQUIRED | Capabilities::PLUGIN_AUTH,
+            collation,
+            status: Status::AUTOCOMMIT,
+            plugin: native::PLUGIN.to_owned(),
+        }
+    }
+
+    /// How long a link of this cluster may take.
+    pub(super) fn connect_timeout(&self, cluster: &crate::ids::ClusterName) -> Duration {
+        const UNCONFIGURED: Duration = Duration::from_secs(3);
+        self.shared.config.load().clusters.get(cluster).map_or(UNCONFIGURED, |c| c.connect_timeout)
+    }
+}
+
+/// The product's name as its servers write it in messages.
+fn product_name(product: &Product) -> &'static str {
+    match product {
+        Product::MariaDb { .. } => "MariaDB",
+        Product::Unsupported { .. } => "MySQL",
+    }
+}

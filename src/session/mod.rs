@@ -1,0 +1,283 @@
+//! One client session: handshake, relay, the commands that Spillway answers, and its end.
+//!
+//! | file | what |
+//! |---|---|
+//! | `handshake` | greeting, login and the first link |
+//! | `admission` | whether a cluster's own accounts accept a login; the link that follows |
+//! | [`relay`] | forwarding, and where it stops |
+//! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
+//! | [`state`] | what the session carries, and its pins |
+//! | [`registry`] | all sessions, for operators |
+
+mod admission;
+mod commands;
+mod handshake;
+pub mod registry;
+pub mod relay;
+pub mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use crate::accounts::AccountStore;
+use crate::config::{Config, Route, Service};
+use crate::fault::{Blame, Fault, Outcome};
+use crate::ids::{ClientAddr, ClusterName, ServiceName};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::metrics::{Metrics, ServiceMetrics};
+use crate::net::{StdStream, Stream};
+use crate::routing::{self, Destination};
+use crate::topology::{LoadGuard, TopologyStore};
+use crate::wire::command::Command;
+use crate::wire::packet::Err as ErrPacket;
+use admission::Credential;
+use registry::{Ending, Registered, Registry};
+use relay::{Elsewhere, Event};
+
+/// How long a client that was sent away may take to read why.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What every session may look at.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// The clusters as they are.
+    pub topology: Arc<TopologyStore>,
+    /// The accounts of every cluster.
+    pub accounts: Arc<AccountStore>,
+    /// All sessions.
+    pub registry: Arc<Registry>,
+    /// The stage of the process.
+    pub lifecycle: Lifecycle,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A client on its way to a worker.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its socket.
+    pub stream: StdStream,
+    /// Where it is.
+    pub client: ClientAddr,
+    /// The service that it came to.
+    pub service: ServiceName,
+}
+
+/// Serves one client to its end.
+pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
+    let Arrival { stream, client, service } = arrival;
+    let metrics = shared.metrics.service(&service);
+    metrics.accepted.inc();
+    let config = shared.config.load_full();
+    let Some(service) = config.services.get(&service).cloned() else {
+        debug!(%service, "client of a service that is no longer configured");
+        return;
+    };
+    let stream = match stream.register() {
+        Ok(stream) => stream,
+        Err(e) => {
+            warn!(error = %e, "client socket could not be registered");
+            return;
+        }
+    };
+    let registered = shared.registry.register(client, service.name.clone());
+    metrics.open.inc();
+    let started = Instant::now();
+    let mut session =
+        Session { shared: Arc::clone(&shared), service, registered, metrics, link_load: None, cluster: None };
+    let outcome = session.run(stream, &config).await;
+    session.metrics.open.dec();
+    session.report(&outcome, started.elapsed());
+}
+
+/// A session while it runs.
+struct Session {
+    shared: Arc<Shared>,
+    service: Service,
+    registered: Registered,
+    metrics: ServiceMetrics,
+    /// Counts the session on its node.
+    link_load: Option<LoadGuard>,
+    /// The cluster that it reached.
+    cluster: Option<ClusterName>,
+}
+
+impl Session {
+    async fn run(&mut self, stream: Stream, config: &Config) -> Outcome {
+        let limit = config.runtime.handshake_timeout;
+        let entry = Arc::clone(&self.registered.entry);
+        let login = tokio::select! {
+            login = timeout(limit, self.handshake(stream)) => login,
+            why = entry.ended() => return Outcome::Failed(why.fault()),
+        };
+        let (mut relay, mut credential) = match login {
+            Ok(Ok(logged_in)) => logged_in,
+            Ok(Err(fault)) => return Outcome::Failed(fault),
+            Err(_) => {
+                let detail = format!("login took longer than {}", humantime::format_duration(limit));
+                return Outcome::Failed(Fault::silent(Blame::Client, "handshake_timeout", detail));
+            }
+        };
+        let fault = loop {
+            let event = tokio::select! {
+                event = relay.run(&*self, &entry, &self.metrics) => event,
+                why = entry.ended() => break why.fault(),
+            };
+            let done = match event {
+                Event::Command(Command::Quit) => {
+                    commands::quit(relay).await;
+                    return Outcome::Completed;
+                }
+                Event::Command(Command::ChangeUser) => self.change_user(&mut relay, &mut credential).await,
+                Event::Command(_) => self.move_to_schema(&mut relay, &credential).await,
+                Event::ClientClosed => return Outcome::Completed,
+                Event::NodeClosed(words) => Err(self.node_closed(words)),
+                Event::Failed(fault) => Err(fault),
+            };
+            match done {
+                Ok(()) => relay.resume(),
+                Err(fault) => break fault,
+            }
+        };
+        if let Some(reply) = &fault.reply
+            && let Some(sequence) = relay.can_tell_client()
+        {
+            send_away(relay.into_client(), reply, sequence).await;
+        }
+        Outcome::Failed(fault)
+    }
+
+    /// What a client is told when its link broke.
+    fn node_closed(&self, words: Option<ErrPacket>) -> Fault {
+        let place = self.registered.entry.place();
+        let node = place.node.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        let cluster = place.cluster.map_or_else(|| "?".to_owned(), |c| c.to_string());
+        match words {
+            Some(words) => {
+                let detail = format!("node {node} of cluster {cluster} closed the connection: {words}");
+                Fault::told(Blame::Server, "node_closed", detail, words)
+            }
+            None => Fault::killed(
+                "node_closed",
+                Blame::Server,
+                format!("node {node} of cluster {cluster} closed the connection"),
+            ),
+        }
+    }
+
+    /// Exactly one log line and one metric update for every session.
+    fn report(&self, outcome: &Outcome, took: Duration) {
+        let entry = &self.registered.entry;
+        let place = entry.place();
+        let blame = match outcome {
+            Outcome::Completed => "none",
+            Outcome::Failed(fault) => fault.blame.as_str(),
+        };
+        self.shared.metrics.ended(&self.service.name, outcome.label(), blame);
+        let user = place.user.as_deref().unwrap_or("-");
+        let node = place.node.as_ref().map_or("-", |n| n.as_str());
+        let cluster = place.cluster.as_ref().map_or("-", |c| c.as_str());
+        let (id, client, service) = (entry.id.0, &entry.client, &self.service.name);
+        let (statements, seconds) = (entry.statements(), took.as_secs_f64());
+        match outcome {
+            Outcome::Completed => debug!(
+                session = id, %client, %service, user, cluster, node, statements, seconds, "session completed"
+            ),
+            Outcome::Failed(fault) if fault.blame == Blame::Client => info!(
+                session = id, %client, %service, user, cluster, node, statements, seconds,
+                outcome = fault.label, reason = fault.detail, "session ended"
+            ),
+            Outcome::Failed(fault) => warn!(
+                session = id, %client, %service, user, cluster, node, statements, seconds,
+                outcome = fault.label, reason = fault.detail, "session ended"
+            ),
+        }
+    }
+
+    fn reach(&mut self, credential: &Credential, placed: admission::Placed) -> crate::backend::Link {
+        self.registered.entry.set_place(|place| {
+            place.user = Some(String::from_utf8_lossy(&credential.user).into_owned());
+            place.cluster = Some(placed.cluster.clone());
+            place.node = Some(placed.node);
+        });
+        self.cluster = Some(placed.cluster);
+        self.link_load = Some(placed.load);
+        placed.link
+    }
+
+    /// Whether the service can lead a session to more than one cluster.
+    fn may_move(&self) -> bool {
+        matches!(&self.service.route, Route::ByDatabase { clusters, .. } if clusters.len() > 1)
+    }
+}
+
+impl Elsewhere for Session {
+    fn leads_elsewhere(&self, schema: &[u8]) -> bool {
+        if !self.may_move() {
+            return false;
+        }
+        match routing::destination(&self.service.route, schema, &self.shared.accounts.load()) {
+            Destination::Cluster(cluster) => self.cluster.as_ref() != Some(&cluster),
+            Destination::Anywhere => false,
+            Destination::Ambiguous(clusters) => {
+                !self.cluster.as_ref().is_some_and(|here| clusters.contains(here))
+            }
+        }
+    }
+}
+
+/// Tells a client why its session ends, and gives it a moment to read that before the socket closes.
+///
+/// A socket that is closed with unread bytes in it resets the connection, and the reset would
+/// overtake the error.
+async fn send_away(mut client: Stream, reply: &ErrPacket, sequence: u8) {
+    let mut out = BytesMut::new();
+    reply.put(&mut out, sequence);
+    linger(&mut client, &out).await;
+}
+
+async fn linger(client: &mut Stream, last_words: &[u8]) {
+    let goodbye = async {
+        client.write_all(last_words).await?;
+        client.shutdown().await?;
+        let mut sink = [0; 1024];
+        while client.read(&mut sink).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whatever goes wrong now is the client's loss only.
+    let _ = timeout(LINGER, goodbye).await;
+}
+
+/// Ends the sessions that must leave their node. Called by the control side after every change.
+pub fn end_stranded(registry: &Registry, topology: &TopologyStore) -> usize {
+    let topology = topology.load();
+    registry.end_where(|entry| {
+        let place = entry.place();
+        let (cluster, node) = (place.cluster?, place.node?);
+        let Some(found) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) else {
+            return Some(Ending::Unconfigured(format!(
+                "node {node} of cluster {cluster} is no longer configured"
+            )));
+        };
+        let reason = found.must_be_left()?;
+        Some(Ending::NodeLeft(format!("node {node} of cluster {cluster}: {reason}")))
+    })
+}
+
+/// Ends all sessions; for the deadline of a shutdown.
+pub fn end_all(registry: &Registry) -> usize {
+    registry.end_where(|_| Some(Ending::Shutdown))
+}
+
+/// Whether new clients are served now.
+fn is_open(lifecycle: &Lifecycle) -> bool {
+    lifecycle.phase() == Phase::Serving
+}

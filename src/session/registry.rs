@@ -1,0 +1,237 @@
+//! All sessions, as operators see them, and the way to end one from outside.
+//!
+//! A session's worker writes its entry with relaxed atomics while it runs statements; the one
+//! mutex around the list is taken only when a session begins or ends and when somebody looks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use crate::fault::{Blame, Fault};
+use crate::ids::{ClientAddr, ClusterName, NodeName, ServiceName, SessionId};
+
+/// Why a session is ended from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// An operator asked for it.
+    Killed,
+    /// Its node must be left: the node's name with the reason.
+    NodeLeft(String),
+    /// Its cluster or service is no longer configured.
+    Unconfigured(String),
+    /// Spillway shuts down.
+    Shutdown,
+}
+
+impl Ending {
+    /// What the client and the log are told.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Killed => Fault::killed("killed", Blame::Proxy, "by an operator"),
+            Self::NodeLeft(reason) => Fault::killed("node_left", Blame::Server, reason),
+            Self::Unconfigured(reason) => Fault::killed("unconfigured", Blame::Proxy, reason),
+            Self::Shutdown => Fault::shutdown(),
+        }
+    }
+}
+
+/// What changes rarely in a session's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Login name, once it is proven.
+    pub user: Option<String>,
+    /// The cluster that the session reached.
+    pub cluster: Option<ClusterName>,
+    /// The node that serves it.
+    pub node: Option<NodeName>,
+    /// Default schema.
+    pub schema: Option<String>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its number.
+    pub id: SessionId,
+    /// Where the client is.
+    pub client: ClientAddr,
+    /// The service that it came through.
+    pub service: ServiceName,
+    /// When it was accepted.
+    pub started: SystemTime,
+    place: Mutex<Place>,
+    /// Replies that ended.
+    statements: AtomicU64,
+    /// Whether the last reply said that a transaction is open.
+    in_transaction: AtomicBool,
+    ending: OnceLock<Ending>,
+    end: Notify,
+}
+
+impl Entry {
+    /// Where the session stands now.
+    pub fn place(&self) -> Place {
+        self.lock().clone()
+    }
+
+    /// Notes a new place.
+    pub fn set_place(&self, change: impl FnOnce(&mut Place)) {
+        change(&mut self.lock());
+    }
+
+    /// Counts one complete reply.
+    pub fn statement_done(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Complete replies so far.
+    pub fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a transaction is open.
+    pub fn set_in_transaction(&self, open: bool) {
+        if self.in_transaction.load(Ordering::Relaxed) != open {
+            self.in_transaction.store(open, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.in_transaction.load(Ordering::Relaxed)
+    }
+
+    /// Asks the session to end. The first reason stays.
+    pub fn end(&self, why: Ending) {
+        if self.ending.set(why).is_ok() {
+            self.end.notify_one();
+        }
+    }
+
+    /// Resolves when the session was asked to end. Cancel safe.
+    pub async fn ended(&self) -> Ending {
+        loop {
+            if let Some(why) = self.ending.get() {
+                return why.clone();
+            }
+            self.end.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sessions: Mutex<BTreeMap<SessionId, Arc<Entry>>>,
+    last: AtomicU64,
+}
+
+/// A session's entry for as long as the session lives.
+#[derive(Debug)]
+pub struct Registered {
+    registry: Arc<Registry>,
+    /// The entry.
+    pub entry: Arc<Entry>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.entry.id);
+    }
+}
+
+impl Registry {
+    /// Begins a session.
+    pub fn register(self: &Arc<Self>, client: ClientAddr, service: ServiceName) -> Registered {
+        let id = SessionId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let entry = Arc::new(Entry {
+            id,
+            client,
+            service,
+            started: SystemTime::now(),
+            place: Mutex::default(),
+            statements: AtomicU64::new(0),
+            in_transaction: AtomicBool::new(false),
+            ending: OnceLock::new(),
+            end: Notify::new(),
+        });
+        self.lock().insert(id, Arc::clone(&entry));
+        Registered { registry: Arc::clone(self), entry }
+    }
+
+    /// The session of that number.
+    pub fn get(&self, id: SessionId) -> Option<Arc<Entry>> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// All sessions, oldest first.
+    pub fn list(&self) -> Vec<Arc<Entry>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Asks every session to end for which `why` gives a reason. Returns how many.
+    pub fn end_where(&self, why: impl Fn(&Entry) -> Option<Ending>) -> usize {
+        let mut ended = 0;
+        for entry in self.list() {
+            if let Some(ending) = why(&entry) {
+                entry.end(ending);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Entry>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registered(registry: &Arc<Registry>) -> Registered {
+        let client = ClientAddr::Tcp("127.0.0.1:5000".parse().expect("address"));
+        registry.register(client, "app".parse().expect("name"))
+    }
+
+    #[tokio::test]
+    async fn the_first_reason_to_end_stays() {
+        let registry = Arc::new(Registry::default());
+        let session = registered(&registry);
+        let id = session.entry.id;
+        registry.get(id).expect("listed").end(Ending::Killed);
+        session.entry.end(Ending::Shutdown);
+        assert_eq!(session.entry.ended().await, Ending::Killed);
+        drop(session);
+        assert!(registry.get(id).is_none() && registry.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_reason_given_before_anybody_waits_is_not_lost() {
+        let registry = Arc::new(Registry::default());
+        let (a, b) = (registered(&registry), registered(&registry));
+        let ended = registry.end_where(|e| (e.id == b.entry.id).then_some(Ending::Shutdown));
+        assert_eq!(ended, 1);
+        assert_eq!(b.entry.ended().await, Ending::Shutdown);
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), a.entry.ended());
+        assert!(waiting.await.is_err());
+    }
+}

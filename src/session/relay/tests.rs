@@ -1,0 +1,272 @@
+//! The relay between an in-memory client and a scripted node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::*;
+use crate::ids::ClientAddr;
+use crate::metrics::Metrics;
+use crate::session::registry::{Registered, Registry};
+use crate::topology::Facts;
+
+/// A relay with the far ends of both its sides.
+struct Rig {
+    relay: Relay,
+    client: UnixStream,
+    node: TcpStream,
+    session: Registered,
+    metrics: ServiceMetrics,
+}
+
+/// Schemas whose names begin with `far` are on another cluster.
+struct Far;
+
+impl Elsewhere for Far {
+    fn leads_elsewhere(&self, schema: &[u8]) -> bool {
+        schema.starts_with(b"far")
+    }
+}
+
+async fn rig() -> Rig {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (node, _) = listener.accept().await.unwrap();
+    node.set_nodelay(true).unwrap();
+    let (client, ours) = UnixStream::pair().unwrap();
+    let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK;
+    let link = Link {
+        stream,
+        capabilities,
+        facts: Facts { version: "test".into(), capabilities, collation: 45 },
+        thread_id: 1,
+        ok: Bytes::new(),
+    };
+    let registry = Arc::new(Registry::default());
+    let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
+    let metrics = Metrics::new("test").service(&"app".parse().unwrap());
+    let state = SessionState::after_login(None);
+    let relay = Relay::new(Stream::Unix(ours), BytesMut::new(), link, state, true);
+    Rig { relay, client, node, session, metrics }
+}
+
+impl Rig {
+    async fn run(&mut self) -> Event {
+        let run = self.relay.run(&Far, &self.session.entry, &self.metrics);
+        timeout(Duration::from_secs(5), run).await.expect("an event")
+    }
+
+    /// Runs the relay for a moment while nothing is expected to stop it.
+    async fn settle(&mut self) {
+        let run = self.relay.run(&Far, &self.session.entry, &self.metrics);
+        let event = timeout(Duration::from_millis(50), run).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+
+    async fn at_node(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        timeout(Duration::from_secs(5), self.node.read_exact(&mut bytes)).await.unwrap().unwrap();
+        bytes
+    }
+
+    async fn at_client(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        timeout(Duration::from_secs(5), self.client.read_exact(&mut bytes)).await.unwrap().unwrap();
+        bytes
+    }
+}
+
+fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    packet::put_packet(&mut out, sequence, payload);
+    out.to_vec()
+}
+
+const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
+const PING: &[u8] = &[0x0E];
+
+#[tokio::test]
+async fn pipelined_commands_in_any_segments_are_answered_in_order() {
+    let mut rig = rig().await;
+    let commands = [packet(0, b"\x03SELECT 1"), packet(0, PING), packet(0, b"\x03SELECT 2")].concat();
+    for byte in &commands {
+        rig.client.write_all(&[*byte]).await.unwrap();
+        rig.settle().await;
+    }
+    assert_eq!(rig.at_node(commands.len()).await, commands);
+    let results = [
+        packet(1, &[1]),
+        packet(2, b"\x03def"),
+        packet(3, &[0xFE, 0, 0, 2, 0]),
+        packet(4, &[0xFE, 0, 0, 2, 0]),
+    ];
+    let replies = [results.concat(), packet(1, OK), packet(1, OK)].concat();
+    for byte in &replies {
+        rig.node.write_all(&[*byte]).await.unwrap();
+        rig.settle().await;
+    }
+    assert_eq!(rig.at_client(replies.len()).await, replies);
+    assert_eq!(rig.session.entry.statements(), 3);
+    drop(rig.client.shutdown().await);
+    assert!(matches!(rig.run().await, Event::ClientClosed));
+}
+
+#[tokio::test]
+async fn a_command_for_spillway_stops_before_its_first_byte_and_after_earlier_replies() {
+    let mut rig = rig().await;
+    let ping = packet(0, PING);
+    let change = packet(0, b"\x11other\0\0\0");
+    rig.client.write_all(&[ping.clone(), change.clone(), ping.clone()].concat()).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(ping.len()).await, ping);
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::ChangeUser)));
+    assert_eq!(rig.at_client(4 + OK.len()).await, packet(1, OK));
+    let (_, unread) = rig.relay.client();
+    assert_eq!(unread[..], [change.clone(), ping.clone()].concat());
+    unread.advance(change.len());
+    rig.relay.resume();
+    rig.settle().await;
+    assert_eq!(rig.at_node(ping.len()).await, ping, "what follows goes out after the resumption");
+}
+
+#[tokio::test]
+async fn after_a_resumption_without_waiting_bytes_the_client_is_read_again() {
+    let mut rig = rig().await;
+    let away = packet(0, b"\x02far");
+    rig.client.write_all(&away).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::InitDb)));
+    rig.relay.client().1.clear();
+    rig.relay.resume();
+    rig.settle().await;
+    rig.client.write_all(&packet(0, PING)).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(5).await, packet(0, PING));
+}
+
+#[tokio::test]
+async fn a_use_of_a_near_schema_is_forwarded_and_noticed() {
+    let mut rig = rig().await;
+    let near = packet(0, b"\x03use near");
+    rig.client.write_all(&near).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(near.len()).await, near);
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.relay.state.schema(), Some(&b"near"[..]));
+    assert_eq!(rig.session.entry.place().schema.as_deref(), Some("near"));
+    rig.client.write_all(&packet(0, b"\x03USE `far away`")).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::Query)));
+}
+
+#[tokio::test]
+async fn last_words_of_a_node_are_kept_for_the_client() {
+    let mut rig = rig().await;
+    let words = ErrPacket::new(1053, b"08S01", "Server shutdown in progress");
+    let mut out = BytesMut::new();
+    words.put(&mut out, 0);
+    rig.node.write_all(&out).await.unwrap();
+    rig.node.shutdown().await.unwrap();
+    assert!(matches!(rig.run().await, Event::NodeClosed(Some(w)) if w == words));
+    assert_eq!(rig.relay.can_tell_client(), Some(1));
+}
+
+#[tokio::test]
+async fn in_mid_packet_a_client_cannot_be_told_anything() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&packet(1, &[1])).await.unwrap();
+    rig.node.write_all(&[200, 0, 0, 2, 3, b'd', b'e', b'f']).await.unwrap();
+    rig.node.write_all(&[7; 60]).await.unwrap();
+    rig.settle().await;
+    rig.node.shutdown().await.unwrap();
+    assert!(matches!(rig.run().await, Event::NodeClosed(None)));
+    assert_eq!(rig.relay.can_tell_client(), None);
+}
+
+#[tokio::test]
+async fn nobody_changes_the_user_behind_an_unknown_command() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, &[0x7F, 1, 2])).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(7).await, packet(0, &[0x7F, 1, 2]));
+    rig.node.write_all(&packet(1, b"\xFF\x17\x04#08S01Unknown command")).await.unwrap();
+    rig.settle().await;
+    rig.client.write_all(&packet(0, b"\x11other\0\0\0")).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Failed(f) if f.label == "unknown_command"));
+}
+
+#[tokio::test]
+async fn a_file_is_no_command() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, b"\x03LOAD DATA LOCAL INFILE 'x' INTO TABLE t")).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&packet(1, b"\xFBx")).await.unwrap();
+    rig.settle().await;
+    // The content looks like COM_CHANGE_USER and COM_QUIT.
+    let file = [packet(2, b"\x11a\0\0\0"), packet(3, b"\x01"), packet(4, b"")].concat();
+    rig.client.write_all(&file).await.unwrap();
+    rig.settle().await;
+    let _ = rig.at_node(4 + 40).await;
+    assert_eq!(rig.at_node(file.len()).await, file);
+    rig.node.write_all(&packet(5, OK)).await.unwrap();
+    rig.client.write_all(&packet(0, b"\x01")).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::Quit)));
+}
+
+#[tokio::test]
+async fn a_reply_that_ends_before_its_file_ends_the_session() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, b"\x03LOAD DATA LOCAL INFILE 'x' INTO TABLE t")).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&[packet(1, b"\xFBx"), packet(2, OK)].concat()).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Failed(f) if f.label == "bad_node"));
+}
+
+#[tokio::test]
+async fn a_slow_client_stops_the_node() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+    rig.settle().await;
+    let (_, mut to_relay) = rig.node.split();
+    let head = [packet(1, &[1]), packet(2, b"\x03def"), packet(3, &[0xFE, 0, 0, 2, 0])].concat();
+    to_relay.write_all(&head).await.unwrap();
+    let row = packet(4, &vec![7; 1 << 20]);
+    let mut sent = 0;
+    // The node sends rows for as long as anybody takes them; nobody reads at the client.
+    loop {
+        let run = rig.relay.run(&Far, &rig.session.entry, &rig.metrics);
+        tokio::select! {
+            event = run => panic!("{event:?}"),
+            written = timeout(Duration::from_millis(200), to_relay.write(&row)) => match written {
+                Ok(n) => sent += n.unwrap(),
+                Err(_) => break,
+            },
+        }
+        assert!(sent < 64 << 20, "the node was never stopped");
+    }
+    let held = rig.relay.from_node.unsent.len() + rig.relay.from_node.unread.len();
+    assert!((1..=2 * SCRATCH).contains(&held), "{held} bytes are held");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_many_commands_waits() {
+    let mut rig = rig().await;
+    let many = packet(0, PING).repeat(3 * MAX_PIPELINED);
+    let ok = packet(1, OK);
+    rig.client.write_all(&many).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.relay.awaited.len(), MAX_PIPELINED);
+    for _ in 0..3 {
+        let _ = rig.at_node(5 * MAX_PIPELINED).await;
+        rig.node.write_all(&ok.repeat(MAX_PIPELINED)).await.unwrap();
+        rig.settle().await;
+        let _ = rig.at_client(ok.len() * MAX_PIPELINED).await;
+    }
+    assert_eq!(rig.session.entry.statements(), 3 * MAX_PIPELINED as u64);
+}

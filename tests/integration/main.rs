@@ -1,0 +1,80 @@
+//! Behaviour against real servers: every statement runs directly and through Spillway, and the answers must agree.
+//!
+//! The direct run proves the test itself; a difference is Spillway's doing. Servers are started once and shared
+//! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects
+//! it: `cargo test --test integration -- login`.
+
+#![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
+#![allow(clippy::needless_pass_by_value, reason = "errors travel as text")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod bulk;
+mod commands;
+mod health;
+mod lab;
+mod login;
+mod operations;
+mod raw;
+mod routing;
+mod startup;
+mod statements;
+
+use harness::Outcome;
+use libtest_mimic::{Arguments, Trial};
+
+/// What a test returns.
+pub(crate) type Verdict = Outcome<()>;
+
+/// Fails the test with a text unless the condition holds.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!("{}:{}: {}", file!(), line!(), format!($($text)+)));
+        }
+    };
+}
+
+/// Fails the test unless both sides are equal, and shows them.
+#[macro_export]
+macro_rules! same {
+    ($left:expr, $right:expr, $($text:tt)+) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                if left != right {
+                    let what = format!($($text)+);
+                    return Err(format!("{}:{}: {what}\n  left:  {left:?}\n  right: {right:?}", file!(), line!()));
+                }
+            }
+        }
+    };
+}
+
+/// A named test.
+pub(crate) fn trial(name: &str, test: fn() -> Verdict) -> Trial {
+    Trial::test(name, move || test().map_err(Into::into))
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Most of a test's time is spent waiting for a server.
+    arguments.test_threads.get_or_insert(4);
+    let trials = [
+        health::trials(),
+        routing::trials(),
+        login::trials(),
+        statements::trials(),
+        commands::trials(),
+        bulk::trials(),
+        operations::trials(),
+        startup::trials(),
+    ];
+    if !arguments.list && arguments.filter.is_none() {
+        lab::start_all_in_background();
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    harness::process::stop_everything();
+    conclusion.exit();
+}
