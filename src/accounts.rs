@@ -126,8 +126,8 @@ impl AccountStore {
     /// What every node said, when none could be read; the accounts from before stay in force.
     pub async fn reload(&self, cluster: &ClusterName) -> Result<(), String> {
         let (done, answer) = oneshot::channel();
-        let stopped = |_| "the account loader has stopped".to_owned();
-        self.requests.send((cluster.clone(), done)).await.map_err(|_| stopped(()))?;
-        answer.await.map_err(|_| stopped(()))?
+        let stopped = || "the account loader has stopped".to_owned();
+        self.requests.send((cluster.clone(), done)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
     }
 }

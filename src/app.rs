@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::accounts::AccountStore;
 use crate::config::{Config, Service};
 use crate::control::{Control, ListenerStatus, ReloadConfig, StateFile};
-use crate::ids::{ListenAddr, ServiceName};
+use crate::ids::{ClusterName, ListenAddr, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
@@ -118,7 +118,7 @@ impl App {
         });
         let config = shared.config.load_full();
         state_file.apply(&shared.topology);
-        let statuses = Arc::new(ArcSwap::from_pointee(listeners.statuses(&config)));
+        let statuses = Arc::new(ArcSwap::from_pointee(Listeners::statuses(&config)));
         let (reload_requests, reloads) = mpsc::channel(4);
         let control = Arc::new(Control {
             topology: Arc::clone(&shared.topology),
@@ -145,11 +145,11 @@ impl App {
             metrics: Arc::clone(&shared.metrics),
         };
         let probes = monitors.probe(&config);
-        let mut loader = monitors.loader(&config, account_requests);
+        let loader = monitors.loader(&config, account_requests);
         let loading = loader.first_load(config.runtime.start_timeout);
         tokio::select! {
             missing = loading => {
-                check_accounts(&config, &shared, missing)?;
+                check_accounts(&config, &shared, &missing)?;
             }
             signal = signals.stop() => {
                 info!(signal, "stopped while starting");
@@ -266,7 +266,7 @@ impl App {
         for (service, listener) in bound {
             self.listeners.spawn(service, listener, &self.workers);
         }
-        self.statuses.store(Arc::new(self.listeners.statuses(&new)));
+        self.statuses.store(Arc::new(Listeners::statuses(&new)));
         for warning in &new.warnings {
             warn!("{warning}");
         }
@@ -284,9 +284,9 @@ impl App {
 fn check_accounts(
     config: &Config,
     shared: &Shared,
-    missing: Vec<(crate::ids::ClusterName, String)>,
+    missing: &[(ClusterName, String)],
 ) -> Result<(), StartError> {
-    for (cluster, reason) in &missing {
+    for (cluster, reason) in missing {
         if config.runtime.start_without_accounts {
             warn!(%cluster, reason, "starting without the accounts of this cluster");
         } else {
@@ -373,7 +373,8 @@ impl Listeners {
         }
     }
 
-    fn statuses(&self, config: &Config) -> Vec<ListenerStatus> {
+    /// What operators are shown once everything that the configuration has is bound.
+    fn statuses(config: &Config) -> Vec<ListenerStatus> {
         config
             .listeners()
             .map(|(address, service)| ListenerStatus {

@@ -71,38 +71,12 @@ impl Fault {
 
     /// 1045: no such account, wrong password, or refused for a reason that only the log tells.
     pub fn access_denied(login: Login<'_>, reason: &str) -> Self {
-        Self::denied(1045, b"28000", login, reason)
-    }
-
-    /// 1698: refused by a plugin that knows no passwords.
-    pub fn access_denied_without_password(login: Login<'_>, reason: &str) -> Self {
-        let mut text = b"Access denied for user '".to_vec();
-        text.extend_from_slice(login.user);
-        text.extend_from_slice(format!("'@'{}'", login.host).as_bytes());
-        let detail = format!("{}: {reason}", String::from_utf8_lossy(&text));
-        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(1698, b"28000", text))
-    }
-
-    fn denied(code: u16, sqlstate: &[u8; 5], login: Login<'_>, reason: &str) -> Self {
         let mut text = b"Access denied for user '".to_vec();
         text.extend_from_slice(login.user);
         let yes_no = if login.using_password { "YES" } else { "NO" };
         text.extend_from_slice(format!("'@'{}' (using password: {yes_no})", login.host).as_bytes());
         let detail = format!("{}: {reason}", String::from_utf8_lossy(&text));
-        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(code, sqlstate, text))
-    }
-
-    /// 4151: the account is locked; MariaDB's text.
-    pub fn account_locked(account: &str) -> Self {
-        let reply = ErrPacket::new(4151, b"HY000", "Access denied, this account is locked");
-        Self::told(Blame::Client, "account_locked", format!("account {account} is locked"), reply)
-    }
-
-    /// 1862: the password has expired and the client cannot live in the sandbox.
-    pub fn password_expired(account: &str) -> Self {
-        let text = "Your password has expired. To log in you must change it using a client that supports expired passwords";
-        let detail = format!("the password of {account} has expired");
-        Self::told(Blame::Client, "password_expired", detail, ErrPacket::new(1862, b"HY000", text))
+        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(1045, b"28000", text))
     }
 
     /// 1251: the client cannot do what the account's plugin needs.

@@ -175,7 +175,7 @@ mod tests {
     async fn a_client_is_accepted_with_its_address() {
         let mut listener = bind(&ListenAddr::Tcp("127.0.0.1:0".parse().unwrap()), Access::Everybody).unwrap();
         let ListenAddr::Tcp(at) = listener.address().clone() else { panic!("TCP") };
-        let client = std::net::TcpStream::connect(at).unwrap();
+        let client = tokio::net::TcpStream::connect(at).await.unwrap();
         let (_, from) = listener.accept().await;
         assert_eq!(from, ClientAddr::Tcp(client.local_addr().unwrap()));
     }

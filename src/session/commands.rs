@@ -45,6 +45,20 @@ impl<'a> Conversation<'a> {
         Self { packets: PacketStream::new(client, ahead, 0), unread }
     }
 
+    async fn send_error(&mut self, error: &ErrPacket) -> Result<(), Fault> {
+        let mut out = BytesMut::new();
+        error.put(&mut out, self.packets.sequence());
+        self.packets.write_framed(&out).await.map_err(Fault::client_gone)
+    }
+
+    /// Tells the client what a fault says; a fault without words ends the session.
+    async fn answer(&mut self, fault: &Fault) -> Result<(), Fault> {
+        match &fault.reply {
+            Some(error) => self.send_error(error).await,
+            None => Err(fault.clone()),
+        }
+    }
+
     /// Puts bytes that were read ahead back to where the relay finds them.
     fn end(self) {
         let (_, ahead) = self.packets.into_parts();
@@ -66,7 +80,7 @@ impl Session {
         let command = talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;
         if credential.failed_changes >= MAX_FAILED_CHANGES {
             let fault = Fault::unknown_command("COM_CHANGE_USER after three that failed");
-            self.answer(&mut talk, &fault).await?;
+            talk.answer(&fault).await?;
             return Err(Fault { reply: None, ..fault });
         }
         let asked =
@@ -93,7 +107,7 @@ impl Session {
                     "COM_CHANGE_USER refused"
                 );
                 self.shared.metrics.login_refused(fault.label);
-                self.answer(&mut talk, &fault).await?;
+                talk.answer(&fault).await?;
                 talk.end();
                 self.reset_link(relay).await
             }
@@ -183,13 +197,13 @@ impl Session {
                 Ok(())
             }
             Err(Refusal::Server(error)) => {
-                self.send_error(&mut talk, &error).await?;
+                talk.send_error(&error).await?;
                 talk.end();
                 Ok(())
             }
             Err(Refusal::Fault(fault)) => {
                 debug!(session = self.registered.entry.id.0, reason = fault.detail, "USE refused");
-                self.answer(&mut talk, &fault).await?;
+                talk.answer(&fault).await?;
                 talk.end();
                 Ok(())
             }
@@ -237,19 +251,6 @@ impl Session {
         }
         placed.link = link;
         Ok((placed, reply))
-    }
-
-    async fn answer(&self, talk: &mut Conversation<'_>, fault: &Fault) -> Result<(), Fault> {
-        match &fault.reply {
-            Some(error) => self.send_error(talk, error).await,
-            None => Err(fault.clone()),
-        }
-    }
-
-    async fn send_error(&self, talk: &mut Conversation<'_>, error: &ErrPacket) -> Result<(), Fault> {
-        let mut out = BytesMut::new();
-        error.put(&mut out, talk.packets.sequence());
-        talk.packets.write_framed(&out).await.map_err(Fault::client_gone)
     }
 
     /// The fault of a login that this session's client is refused.

@@ -64,12 +64,13 @@ impl Session {
         let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
         match self.log_in(&mut packets).await {
             Ok((credential, placed)) => {
-                packets.write(&placed.link.ok).await.map_err(Fault::client_gone)?;
+                // Operators see where the session is by the time its client goes on.
                 let link = self.reach(&credential, placed);
                 let schema = credential.database.clone();
                 self.registered.entry.set_place(|place| {
                     place.schema = schema.as_deref().map(|s| String::from_utf8_lossy(s).into_owned());
                 });
+                packets.write(&link.ok).await.map_err(Fault::client_gone)?;
                 let (stream, ahead) = packets.into_parts();
                 let state = SessionState::after_login(schema);
                 Ok((Relay::new(stream, ahead, link, state, self.may_move()), credential))

@@ -44,10 +44,9 @@ impl<'a> Lexer<'a> {
         loop {
             match self.rest {
                 [b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C, tail @ ..] => self.rest = tail,
-                [b'#', ..] => self.skip_line(),
                 // Two dashes begin a comment only before white space or the end.
                 [b'-', b'-'] => self.rest = &[],
-                [b'-', b'-', b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C, ..] => self.skip_line(),
+                [b'#', ..] | [b'-', b'-', b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C, ..] => self.skip_line(),
                 [b'/', b'*', b'!', ..] | [b'/', b'*', b'M', b'!', ..] => return false,
                 [b'/', b'*', tail @ ..] => match tail.windows(2).position(|w| w == b"*/") {
                     Some(end) => self.rest = &tail[end + 2..],

@@ -335,6 +335,7 @@ impl Topology {
 
     /// The clusters of a new configuration: nodes that stay (same name and address) keep their
     /// states, facts and load.
+    #[must_use]
     pub fn reconfigured(&self, config: &Config) -> Self {
         let mut new = Self::new(config);
         for (name, cluster) in &mut new.clusters {

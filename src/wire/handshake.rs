@@ -11,7 +11,7 @@ pub const SCRAMBLE: usize = 20;
 /// The random bytes that a password reply is computed over. Never contains NUL or `$`.
 pub type Scramble = [u8; SCRAMBLE];
 
-/// Initial handshake packet, protocol version 10 ("Protocol::HandshakeV10").
+/// Initial handshake packet, protocol version 10 (`Protocol::HandshakeV10`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// Version text as sent, with MariaDB's `5.5.5-` prefix if it has one.
@@ -89,7 +89,7 @@ impl Greeting {
     }
 }
 
-/// Handshake response of a protocol 4.1 client ("Protocol::HandshakeResponse41").
+/// Handshake response of a protocol 4.1 client (`Protocol::HandshakeResponse41`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct HandshakeResponse {
     /// What the client wants. Compare with what was offered before use.

@@ -1,7 +1,7 @@
 //! What an operator does: console, HTTP API, reload, drain, stop.
 
 use crate::harness::client::Login;
-use crate::harness::proxy::{API_TOKEN, CONSOLE_PASSWORD, Console, http};
+use crate::harness::proxy::{API_TOKEN, CONSOLE_PASSWORD, Console, Spillway, http};
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Shape, first_value};
@@ -235,14 +235,23 @@ fn state_survives_a_restart() -> Verdict {
     own.spillway.terminate()?;
     own.spillway.wait(Duration::from_secs(20))?;
     drop(own);
-    let own = lab::private_solo("spillway-state-again", &more)?;
-    same!(own.spillway.node("lab", "solo")?["desired"], "drain", "after the restart");
+    let port = crate::harness::workspace::free_port()?;
+    let again = lab::solo_toml(port, &more)?;
+    let mut spillway = Spillway::launch(lab::binary(), "spillway-state-again", &again)?;
+    // Its only node is drained, so it serves, but is not ready for clients.
+    wait_for("the phase serving", Duration::from_secs(20), || {
+        let answer = spillway.api("GET", "/ready", None)?;
+        let serving = answer.status == 503 && answer.body.contains("\"phase\":\"serving\"");
+        if serving { Ok(()) } else { Err(format!("{} {}", answer.status, answer.body)) }
+    })?;
+    same!(spillway.node("lab", "solo")?["desired"], "drain", "after the restart");
     ensure!(
-        raw::login(own.port, &Credentials::new("app", PASSWORD, None))?.is_err(),
+        raw::login(port, &Credentials::new("app", PASSWORD, None))?.is_err(),
         "a drained node took a session"
     );
-    own.spillway.ask("set node lab solo enabled")?;
-    session(own.port).map(drop)
+    spillway.ask("set node lab solo enabled")?;
+    spillway.wait_ready(Duration::from_secs(10))?;
+    session(port).map(drop)
 }
 
 fn kill_session() -> Verdict {
