@@ -71,6 +71,8 @@ impl Server {
             "--bind-address=127.0.0.1",
             "--max-allowed-packet=128M",
             "--max-connections=700",
+            // The server speaks first: a connection that overflows its backlog hangs for ever.
+            "--back-log=2048",
             "--local-infile=1",
             "--innodb-buffer-pool-size=64M",
             "--innodb-log-file-size=32M",
