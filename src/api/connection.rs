@@ -185,7 +185,7 @@ impl AsyncRead for Connection {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Pending => this.poll_request_limit(cx),
-            read => read,
+            read @ Poll::Ready(_) => read,
         }
     }
 }

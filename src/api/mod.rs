@@ -19,7 +19,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Query, RawPathParams, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
@@ -157,8 +157,8 @@ async fn gate(
 }
 
 fn is_authorized(control: &Control, headers: &HeaderMap) -> bool {
-    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     const SCHEME: &[u8] = b"Bearer ";
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     given.len() > SCHEME.len()
         && given[..SCHEME.len()].eq_ignore_ascii_case(SCHEME)
         && control.is_api_token(&given[SCHEME.len()..])

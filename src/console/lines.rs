@@ -144,7 +144,7 @@ mod tests {
 
         #[test]
         fn plain_text_comes_out_as_it_went_in(words in proptest::collection::vec("[ -~]{0,80}", 0..20)) {
-            let input: String = words.iter().map(|w| format!("{w}\r\n")).collect();
+            let input: String = words.iter().flat_map(|w| [w, "\r\n"]).collect();
             let expected: Vec<Line> = words.iter().map(|w| bytes(w.as_bytes())).collect();
             prop_assert_eq!(lines(input.as_bytes()), expected);
         }

@@ -54,9 +54,9 @@ struct Manners {
 }
 
 const MANNERS: Manners = Manners {
-    login: Duration::from_secs(60),
+    login: Duration::from_mins(1),
     wrong_password: Duration::from_secs(1),
-    idle: Duration::from_secs(600),
+    idle: Duration::from_mins(10),
     write: Duration::from_secs(30),
 };
 

@@ -17,7 +17,7 @@ use crate::ids::{ClusterName, SessionId};
 use crate::session::registry::Ending;
 
 /// How long a caller waits for a reload. The reload itself goes on.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Writes the line, and gives the result back.
 pub(super) fn logged(
@@ -42,7 +42,7 @@ impl Control {
         let (cluster, node) = (given("cluster"), given("node"));
         let desired = given("state").parse().map_err(OperationError::bad_request)?;
         let topology = self.topology.load();
-        let known = self.cluster(&topology, &cluster)?;
+        let known = Self::cluster(&topology, &cluster)?;
         if known.node(&node).is_none() {
             return Err(no_node(&cluster, &node));
         }
@@ -78,7 +78,7 @@ impl Control {
     pub(super) async fn reload_accounts(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
         let topology = self.topology.load();
         let clusters: Vec<ClusterName> = match wanted.get("cluster") {
-            Some(name) => vec![self.cluster(&topology, name)?.name.clone()],
+            Some(name) => vec![Self::cluster(&topology, name)?.name.clone()],
             None => topology.clusters.keys().cloned().collect(),
         };
         let mut loads = JoinSet::new();

@@ -141,12 +141,12 @@ const SESSION: Argument = Argument {
 const COMMAND: Argument =
     Argument { name: "command", kind: Kind::Command, required: false, help: "the command to explain" };
 
-const fn get(path: &'static str) -> Option<Http> {
-    Some(Http { method: Method::Get, path, selector: None })
+const fn get(path: &'static str) -> Http {
+    Http { method: Method::Get, path, selector: None }
 }
 
-const fn reload(what: &'static str) -> Option<Http> {
-    Some(Http { method: Method::Post, path: "/v1/reload", selector: Some(("what", what)) })
+const fn reload(what: &'static str) -> Http {
+    Http { method: Method::Post, path: "/v1/reload", selector: Some(("what", what)) }
 }
 
 /// All operations, in the order of the help.
@@ -166,7 +166,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[],
         help: "clusters with their writer, their accounts and their databases",
         right: Right::Read,
-        http: get("/v1/clusters"),
+        http: Some(get("/v1/clusters")),
         result: Shape::List("clusters", answer::CLUSTER_COLUMNS),
     },
     Operation {
@@ -175,7 +175,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[ONE_CLUSTER],
         help: "nodes with their role, their desired and observed states, and why",
         right: Right::Read,
-        http: get("/v1/nodes"),
+        http: Some(get("/v1/nodes")),
         result: Shape::List("nodes", answer::NODE_COLUMNS),
     },
     Operation {
@@ -184,7 +184,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[],
         help: "client sessions, oldest first",
         right: Right::Read,
-        http: get("/v1/sessions"),
+        http: Some(get("/v1/sessions")),
         result: Shape::List("sessions", answer::SESSION_COLUMNS),
     },
     Operation {
@@ -193,7 +193,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[ONE_CLUSTER],
         help: "accounts as they were read from the clusters, without passwords",
         right: Right::Read,
-        http: get("/v1/accounts"),
+        http: Some(get("/v1/accounts")),
         result: Shape::List("accounts", answer::ACCOUNT_COLUMNS),
     },
     Operation {
@@ -202,7 +202,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[],
         help: "addresses that clients connect to",
         right: Right::Read,
-        http: get("/v1/listeners"),
+        http: Some(get("/v1/listeners")),
         result: Shape::List("listeners", answer::LISTENER_COLUMNS),
     },
     Operation {
@@ -211,7 +211,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[],
         help: "the version of Spillway and the phase of its life",
         right: Right::Read,
-        http: get("/v1/version"),
+        http: Some(get("/v1/version")),
         result: Shape::One(answer::VERSION_COLUMNS),
     },
     Operation {
@@ -242,7 +242,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[ONE_CLUSTER],
         help: "read the accounts from the clusters again, and wait for it",
         right: Right::Write,
-        http: reload("accounts"),
+        http: Some(reload("accounts")),
         result: Shape::Done,
     },
     Operation {
@@ -251,7 +251,7 @@ pub const OPERATIONS: &[Operation] = &[
         arguments: &[],
         help: "read the configuration file again; it is applied as a whole or not at all",
         right: Right::Write,
-        http: reload("config"),
+        http: Some(reload("config")),
         result: Shape::Done,
     },
     Operation {

@@ -1,5 +1,6 @@
 //! Answers made from what is known now.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::answer::{
@@ -65,7 +66,7 @@ impl Control {
 
     pub(super) fn show_nodes(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
         let topology = self.topology.load();
-        let clusters = self.selected(&topology, wanted)?;
+        let clusters = Self::selected(&topology, wanted)?;
         let rows = clusters.iter().flat_map(|cluster| {
             cluster.nodes.iter().map(|node| NodeRow {
                 cluster: cluster.name.to_string(),
@@ -105,7 +106,7 @@ impl Control {
     pub(super) fn show_accounts(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
         let topology = self.topology.load();
         let mut rows = Vec::new();
-        for cluster in self.selected(&topology, wanted)? {
+        for cluster in Self::selected(&topology, wanted)? {
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
                 rows.extend(accounts.snapshot.accounts().map(|account| account_row(&cluster.name, account)));
             }
@@ -133,7 +134,6 @@ impl Control {
 
     /// The cluster of that name.
     pub(super) fn cluster<'a>(
-        &self,
         topology: &'a Topology,
         name: &str,
     ) -> Result<&'a Arc<Cluster>, OperationError> {
@@ -145,12 +145,11 @@ impl Control {
 
     /// The one cluster that is asked for, or all.
     fn selected<'a>(
-        &self,
         topology: &'a Topology,
         wanted: &Invocation,
     ) -> Result<Vec<&'a Arc<Cluster>>, OperationError> {
         match wanted.get("cluster") {
-            Some(name) => Ok(vec![self.cluster(topology, name)?]),
+            Some(name) => Ok(vec![Self::cluster(topology, name)?]),
             None => Ok(topology.clusters.values().collect()),
         }
     }
@@ -201,9 +200,9 @@ fn request(operation: &Operation, http: &Http) -> String {
         let selector = http.selector.map(|(field, word)| format!("{field:?}:{word:?}"));
         let fields =
             selector.into_iter().chain(outside.iter().map(|a| format!("{:?}:\"{}\"", a.name, a.usage())));
-        text.push_str(&format!(" {{{}}}", fields.collect::<Vec<_>>().join(",")));
+        let _ = write!(text, " {{{}}}", fields.collect::<Vec<_>>().join(","));
     } else if let Some(first) = outside.first() {
-        text.push_str(&format!("?{}=…", first.name));
+        let _ = write!(text, "?{}=…", first.name);
     }
     text
 }

@@ -112,7 +112,9 @@ impl StateFile {
         if let Some(path) = &self.0.path {
             let mut nodes = wishes(&now);
             nodes.entry(in_cluster.name.clone()).or_default().insert(found.name.clone(), desired);
-            nodes.values_mut().for_each(|of| of.retain(|_, wish| *wish != Desired::Enabled));
+            for of in nodes.values_mut() {
+                of.retain(|_, wish| *wish != Desired::Enabled);
+            }
             nodes.retain(|_, of| !of.is_empty());
             write(path, &Content { version: VERSION, nodes })
                 .map_err(|e| NotKept::File(StateFileError { path: path.clone(), reason: e.to_string() }))?;

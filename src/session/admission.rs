@@ -14,7 +14,7 @@ use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use crate::accounts::ClusterAccounts;
 use crate::auth::{self, native};
 use crate::backend::{self, Credentials, Link, LinkError};
-use crate::fault::{Blame, Fault};
+use crate::fault::{Blame, Fault, Login};
 use crate::grants::{Account, LoginRequest, Refusal, Transport, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
@@ -158,7 +158,7 @@ impl Session {
             Verdict::Candidate { account, then, .. } => {
                 let proof = check(Some(&account)).ok_or_else(|| {
                     let reason = format!("wrong password for {account}");
-                    self.denied(user, &client.host_or_ip(), using_password, &reason)
+                    denied(user, &client.host_or_ip(), using_password, &reason)
                 })?;
                 match then {
                     Some(refusal) => Err(refused(&refusal)),
@@ -234,7 +234,12 @@ impl Session {
             self.shared.metrics.link_failed(&cluster.name, &node.name);
             let unreachable = matches!(error, LinkError::Connect(_) | LinkError::Broken(_));
             if !unreachable || attempt == ATTEMPTS {
-                return Err(self.link_fault(error, accounts_host(self, credential), credential, &node.name));
+                return Err(Self::link_fault(
+                    error,
+                    &accounts_host(self, credential),
+                    credential,
+                    &node.name,
+                ));
             }
             debug!(cluster = %cluster.name, node = %node.name, %error, "choosing again");
             drop(load);
@@ -244,13 +249,13 @@ impl Session {
     }
 
     /// What the client is told when the node did not take it.
-    fn link_fault(&self, error: LinkError, host: String, credential: &Credential, node: &NodeName) -> Fault {
+    fn link_fault(error: LinkError, host: &str, credential: &Credential, node: &NodeName) -> Fault {
         let detail = format!("node {node} of cluster {}: {error}", credential.cluster);
         match error {
             // The server's words name this proxy's address; the client is told about its own.
             LinkError::Refused(told) if told.code == 1045 => {
                 let reason = format!("{detail} (accounts changed since they were loaded?)");
-                self.denied(&credential.user, &host, !credential.proof.is_empty(), &reason)
+                denied(&credential.user, host, !credential.proof.is_empty(), &reason)
             }
             // No privilege on the schema, no such schema, no valid name of one.
             LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {
@@ -260,6 +265,11 @@ impl Session {
             _ => Fault::unavailable("link_failed", detail),
         }
     }
+}
+
+/// The fault of a login that is refused for a reason that only the log tells.
+fn denied(user: &[u8], host: &str, using_password: bool, reason: &str) -> Fault {
+    Fault::access_denied(Login { user, host, using_password }, reason)
 }
 
 fn accounts_host(session: &Session, credential: &Credential) -> String {

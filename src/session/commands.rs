@@ -9,7 +9,7 @@ use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use super::relay::Relay;
 use super::state::{SessionState, query_text};
 use crate::backend::Link;
-use crate::fault::{Blame, Fault, Login};
+use crate::fault::{Blame, Fault};
 use crate::net::{PacketStream, Stream};
 use crate::routing::{self, Destination};
 use crate::sql;
@@ -251,11 +251,6 @@ impl Session {
         }
         placed.link = link;
         Ok((placed, reply))
-    }
-
-    /// The fault of a login that this session's client is refused.
-    pub(super) fn denied(&self, user: &[u8], host: &str, using_password: bool, reason: &str) -> Fault {
-        Fault::access_denied(Login { user, host, using_password }, reason)
     }
 }
 
