@@ -30,14 +30,14 @@ use crate::config::{Config, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::metrics::{Metrics, ServiceMetrics};
+use crate::metrics::{Gauge, Metrics, ServiceMetrics};
 use crate::net::{StdStream, Stream};
 use crate::routing::{self, Destination};
 use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
 use admission::Credential;
-use registry::{Ending, Registered, Registry};
+use registry::{Ending, Entry, Registered, Registry};
 use relay::{Elsewhere, Event};
 
 /// How long a client that was sent away may take to read why.
@@ -89,13 +89,49 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
         }
     };
     let registered = shared.registry.register(client, service.name.clone());
-    metrics.open.inc();
+    let _open = Open::count(metrics.open.clone());
     let started = Instant::now();
     let mut session =
         Session { shared: Arc::clone(&shared), service, registered, metrics, link_load: None, cluster: None };
     let outcome = session.run(stream, &config).await;
-    session.metrics.open.dec();
     session.report(&outcome, started.elapsed());
+}
+
+/// Counts a session as open until it is dropped, in a panic too.
+struct Open(Gauge);
+
+impl Open {
+    fn count(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Answers one command, in bounded time and unless the session is ended meanwhile.
+///
+/// Whoever is interrupted may have said half of something, so then the connection just closes.
+async fn within(
+    limit: Duration,
+    entry: &Entry,
+    answer: impl Future<Output = Result<(), Fault>>,
+) -> Result<(), Fault> {
+    let interrupted = tokio::select! {
+        answered = timeout(limit, answer) => {
+            if let Ok(result) = answered {
+                return result;
+            }
+            let detail = format!("a command took longer than {}", humantime::format_duration(limit));
+            Fault::silent(Blame::Client, "command_timeout", detail)
+        }
+        why = entry.ended() => why.fault(),
+    };
+    Err(Fault { reply: None, ..interrupted })
 }
 
 /// A session while it runs.
@@ -136,8 +172,12 @@ impl Session {
                     commands::quit(relay).await;
                     return Outcome::Completed;
                 }
-                Event::Command(Command::ChangeUser) => self.change_user(&mut relay, &mut credential).await,
-                Event::Command(_) => self.move_to_schema(&mut relay, &credential).await,
+                Event::Command(Command::ChangeUser) => {
+                    within(limit, &entry, self.change_user(&mut relay, &mut credential)).await
+                }
+                Event::Command(_) => {
+                    within(limit, &entry, self.move_to_schema(&mut relay, &credential)).await
+                }
                 Event::ClientClosed => return Outcome::Completed,
                 Event::NodeClosed(words) => Err(self.node_closed(words)),
                 Event::Failed(fault) => Err(fault),
