@@ -122,11 +122,11 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
     }
     let greeting = Greeting::decode(&payload)?;
     let capabilities = link_capabilities(greeting.capabilities, who)?;
-    let auth = if is_native(greeting.plugin.as_bytes()) {
-        who.proof.reply(&greeting.scramble)
+    let (plugin, auth) = if is_native(greeting.plugin.as_bytes()) {
+        (native::PLUGIN, who.proof.reply(&greeting.scramble))
     } else {
-        // The server will ask by an auth switch for the plugin that the account has.
-        Vec::new()
+        // An empty reply of the server's own plugin: it then asks by an auth switch for the account's.
+        (greeting.plugin.as_str(), Vec::new())
     };
     let response = HandshakeResponse {
         capabilities,
@@ -135,7 +135,7 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         user: who.user.to_vec(),
         auth,
         database: who.database.map(<[u8]>::to_vec),
-        plugin: Some(native::PLUGIN.as_bytes().to_vec()),
+        plugin: Some(plugin.as_bytes().to_vec()),
         attributes: who.attributes.map(<[u8]>::to_vec),
     };
     packets.write(&response.encode()).await?;
