@@ -91,6 +91,15 @@ impl Session {
         if !matches!(reply.len(), 0 | 20) {
             return Err(Fault::bad_handshake("a password reply of an odd length"));
         }
+        if !asked.user.is_ascii() && !is_utf8(asked.collation) {
+            // The server would convert the name before it looks for a row; the rows here are UTF-8.
+            let host = accounts.client_identity(&self.registered.entry.client).host_or_ip().into_owned();
+            let reason = format!(
+                "a name beyond ASCII in a character set other than UTF-8 (collation {})",
+                asked.collation
+            );
+            return Err(denied(&asked.user, &host, !reply.is_empty(), &reason));
+        }
         let proof = self.judge(&accounts, &asked.user, asked.capabilities, !reply.is_empty(), |account| {
             verify(&reply, &scramble, account)
         })?;
@@ -298,6 +307,11 @@ fn verify(reply: &[u8], scramble: &Scramble, account: Option<&Account>) -> Optio
     stored(account).find_map(|stored| native::verify(reply, scramble, &stored))
 }
 
+/// Whether a collation id of a handshake is one of `utf8mb3` or `utf8mb4`.
+fn is_utf8(collation: u8) -> bool {
+    matches!(collation, 33 | 45 | 46 | 83 | 192..=215 | 223..=247 | 255)
+}
+
 /// The label of a refusal in metrics.
 fn label(refusal: &Refusal) -> &'static str {
     match refusal {
@@ -309,5 +323,18 @@ fn label(refusal: &Refusal) -> &'static str {
         Refusal::PasswordExpired => "password_expired",
         Refusal::GrantsDifferByHost(_) => "grants_differ_by_host",
         _ => "access_denied",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_utf8;
+
+    #[test]
+    fn names_beyond_ascii_are_read_in_utf8_only() {
+        // utf8mb3_general_ci, utf8mb4_general_ci, utf8mb4_unicode_ci, utf8mb4_0900_ai_ci.
+        assert!([33, 45, 224, 255].into_iter().all(is_utf8));
+        // latin1_swedish_ci, ascii, binary, latin2, sjis.
+        assert!(![8, 11, 63, 9, 13].into_iter().any(is_utf8));
     }
 }
