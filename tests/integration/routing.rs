@@ -1,14 +1,15 @@
 //! Which cluster and which node a session gets.
 
-use crate::harness::Outcome;
 use crate::harness::client::Login;
 use crate::harness::proxy::Spillway;
 use crate::harness::workspace::free_port;
+use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, first_value};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -138,8 +139,15 @@ fn one_writer_per_cluster() -> Verdict {
 
 fn any_spreads() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
-    let replication = pair.share_replication();
+    // Alone, since sessions of other tests count as load of their node, and with every node there: one that
+    // was just a donor comes back a moment later.
+    let galera = pair.own_galera();
+    let replication = pair.own_replication();
+    wait_for("every node up", Duration::from_secs(20), || {
+        let all = pair.spillway.get("/v1/nodes")?;
+        let up = all["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|n| n["observed"] == "up"));
+        if up { Ok(()) } else { Err(all.to_string()) }
+    })?;
     for (port, nodes, schema) in
         [(pair.shop_any, &galera.nodes, "shop"), (pair.crm_any, &replication.nodes, "crm")]
     {
@@ -150,8 +158,8 @@ fn any_spreads() -> Verdict {
             *counts.entry(served_by(&mut session)?).or_insert(0) += 1;
             open.push(session);
         }
-        // Other tests use the same nodes meanwhile, so not exactly alike, but nobody is left out.
-        same!(counts.len(), nodes.len(), "nodes of {schema} that serve: {counts:?}");
+        let all = pair.spillway.get("/v1/nodes")?;
+        same!(counts.len(), nodes.len(), "nodes of {schema} that serve: {counts:?} of {all}");
     }
     Ok(())
 }
