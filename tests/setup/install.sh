@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests and the demo need beside cargo: MariaDB with Galera, its client programs, rsync and
-# lsof (state transfers between Galera nodes) and PyMySQL. Run again, it changes nothing.
+# lsof (state transfers between Galera nodes) and PyMySQL. Programs that are named as arguments (haproxy, sysbench) are
+# installed as well, from the packages of their names. Run again, it changes nothing.
 #
 # No service of the system is started: while packages are installed, a policy-rc.d that answers 101 ("not
 # allowed") stands in, and what was there before is put back afterwards.
@@ -8,7 +9,11 @@ set -eu
 
 # One word a line: the package, and a file that proves it is there. The files are looked at, not the package
 # database, so that servers that came another way count as well.
+extra="$*"
 missing_packages() {
+    for program in $extra; do
+        command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || echo "$program"
+    done
     command -v mariadbd >/dev/null 2>&1 || [ -x /usr/sbin/mariadbd ] || echo mariadb-server
     command -v mariadb-install-db >/dev/null 2>&1 || echo mariadb-server
     command -v mariadb >/dev/null 2>&1 || echo mariadb-client

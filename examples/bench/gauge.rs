@@ -1,0 +1,56 @@
+//! What a process has used: CPU time and resident memory of it and its descendants, from /proc.
+
+use std::collections::HashMap;
+use std::fs;
+
+use crate::harness::Outcome;
+
+/// Microseconds in one tick of `/proc/PID/stat`: `USER_HZ` is 100 on every Linux that runs here.
+const TICK_US: u64 = 10_000;
+
+/// CPU time of a process tree so far, user and system together, in microseconds, exact to a tick.
+pub(crate) fn cpu_us(pid: u32) -> Outcome<u64> {
+    let mut total = 0;
+    for pid in tree(pid) {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        // utime, stime, cutime, cstime.
+        total += (field(11) + field(12) + field(13) + field(14)) * TICK_US;
+    }
+    if total == 0 && !fs::exists(format!("/proc/{pid}")).unwrap_or(false) {
+        return Err(format!("process {pid} is gone"));
+    }
+    Ok(total)
+}
+
+/// Resident memory of a process tree, in kB.
+pub(crate) fn rss_kb(pid: u32) -> Outcome<u64> {
+    let mut total = 0;
+    for pid in tree(pid) {
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        total += line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
+    }
+    if total == 0 { Err(format!("process {pid} is gone")) } else { Ok(total) }
+}
+
+/// A process and all of its descendants.
+fn tree(root: u32) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        if let Some(parent) = parent {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        found.extend(children.get(pid).cloned().unwrap_or_default());
+        at += 1;
+    }
+    found
+}
