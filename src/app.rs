@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -15,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
 use crate::accounts::AccountStore;
+use crate::backend::Pool;
 use crate::config::{Config, Service};
 use crate::control::{Control, ListenerStatus, ReloadConfig, StateFile};
 use crate::ids::{ClusterName, ListenAddr, ServiceName};
@@ -24,7 +26,7 @@ use crate::monitor::Monitors;
 use crate::net::{Access, Listener, bind};
 use crate::routing;
 use crate::session::registry::Registry;
-use crate::session::{self, Arrival, Shared};
+use crate::session::{self, Arrival, Shared, upkeep};
 use crate::topology::{Topology, TopologyStore};
 use crate::{api, console};
 
@@ -112,6 +114,8 @@ impl App {
             topology: Arc::new(TopologyStore::new(Topology::new(&config))),
             accounts: Arc::new(accounts),
             registry: Arc::new(Registry::default()),
+            counts: Arc::default(),
+            gates: Arc::default(),
             lifecycle: Lifecycle::default(),
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
             config: Arc::new(ArcSwap::from_pointee(config)),
@@ -161,6 +165,7 @@ impl App {
         await_verdicts(&shared).await;
 
         let workers = Arc::new(Workers::start(&config, &shared)?);
+        let idle = tokio::spawn(upkeep::close_idle(Arc::clone(&shared)));
         let mut app = Self { shared, monitors, workers, listeners, statuses, probes, new_configs, path };
         for (service, listener) in bound {
             app.listeners.spawn(service, listener, &app.workers);
@@ -171,6 +176,7 @@ impl App {
         }
         let result = app.serve(signals, reloads).await;
         loader.abort();
+        idle.abort();
         admin.shutdown().await;
         result
     }
@@ -434,25 +440,35 @@ impl Worker {
         let counter = Arc::clone(&sessions);
         thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || runtime.block_on(LocalSet::new().run_until(work(queue, shared, counter))))?;
+            .spawn(move || {
+                let first = number == 0;
+                runtime.block_on(LocalSet::new().run_until(work(queue, shared, counter, first)));
+            })?;
         Ok(Self { arrivals, sessions })
     }
 }
 
 /// Serves every client that arrives, each in a task of its own: a panic ends that one only.
-async fn work(mut queue: mpsc::UnboundedReceiver<Arrival>, shared: Arc<Shared>, sessions: Arc<AtomicUsize>) {
+async fn work(
+    mut queue: mpsc::UnboundedReceiver<Arrival>,
+    shared: Arc<Shared>,
+    sessions: Arc<AtomicUsize>,
+    first: bool,
+) {
     struct Leave(Arc<AtomicUsize>);
     impl Drop for Leave {
         fn drop(&mut self) {
             self.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
+    let pool = Rc::new(Pool::new(Arc::clone(&shared.gates)));
+    tokio::task::spawn_local(upkeep::tend(Arc::clone(&shared), Rc::clone(&pool), first));
     while let Some(arrival) = queue.recv().await {
         let leave = Leave(Arc::clone(&sessions));
-        let shared = Arc::clone(&shared);
+        let (shared, pool) = (Arc::clone(&shared), Rc::clone(&pool));
         tokio::task::spawn_local(async move {
             let _leave = leave;
-            session::serve(shared, arrival).await;
+            session::serve(shared, pool, arrival).await;
         });
     }
 }

@@ -96,6 +96,20 @@ impl Fault {
         Self { blame: Blame::Client, ..Self::unavailable(label, reason) }
     }
 
+    /// 1203: a limit of sessions for each user.
+    pub fn too_many_of_user(user: &[u8]) -> Self {
+        let user = String::from_utf8_lossy(user);
+        let text = format!("User {user} already has more than 'max_user_connections' active connections");
+        let reply = ErrPacket::new(1203, b"42000", text.clone());
+        Self::told(Blame::Client, "max_sessions_per_user", text, reply)
+    }
+
+    /// 4031: nothing came from the client for so long.
+    pub fn idle(limit: std::time::Duration) -> Self {
+        let text = format!("The client was disconnected because of inactivity for {} s", limit.as_secs());
+        Self::told(Blame::Client, "idle_timeout", text.clone(), ErrPacket::new(4031, b"HY000", text))
+    }
+
     /// 1043: what the client sent is no handshake.
     pub fn bad_handshake(detail: impl std::fmt::Display) -> Self {
         let reply = ErrPacket::new(1043, b"08S01", "Bad handshake");

@@ -147,6 +147,7 @@ pub struct Metrics {
     ended: Family<OfEnd, Counter>,
     refused: Family<OfReason, Counter>,
     links_opened: Family<OfNode, Counter>,
+    links_reused: Family<OfNode, Counter>,
     links_failed: Family<OfNode, Counter>,
     probes_failed: Family<OfNode, Counter>,
     states: States,
@@ -171,6 +172,7 @@ impl Metrics {
             ended: Family::default(),
             refused: Family::default(),
             links_opened: Family::default(),
+            links_reused: Family::default(),
             links_failed: Family::default(),
             probes_failed: Family::default(),
             states: States::default(),
@@ -191,6 +193,8 @@ impl Metrics {
         let to_clients = metrics.bytes_to_clients.clone();
         r.register_with_unit("sent_to_clients", "Bytes sent to clients", Unit::Bytes, to_clients);
         r.register("links_opened", "Logins on nodes that succeeded", metrics.links_opened.clone());
+        let reused = metrics.links_reused.clone();
+        r.register("links_reused", "Sessions that were given the link of an earlier one", reused);
         r.register("links_failed", "Logins on nodes that failed", metrics.links_failed.clone());
         r.register("probes_failed", "Probes that failed", metrics.probes_failed.clone());
         metrics.states.register(r);
@@ -222,6 +226,11 @@ impl Metrics {
     /// Counts a link that logged in.
     pub fn link_opened(&self, cluster: &ClusterName, node: &NodeName) {
         self.links_opened.get_or_create(&OfNode::new(cluster, node)).inc();
+    }
+
+    /// Counts a session that was given a link which served another one before.
+    pub fn link_reused(&self, cluster: &ClusterName, node: &NodeName) {
+        self.links_reused.get_or_create(&OfNode::new(cluster, node)).inc();
     }
 
     /// Counts a link that could not be made.

@@ -289,13 +289,16 @@ fn certificates(folder: &Path) -> Outcome<()> {
         let authority_key = rcgen::KeyPair::generate()?;
         let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "the benchmark's authority");
         let authority = parameters.self_signed(&authority_key)?;
         let issuer = rcgen::Issuer::new(parameters, authority_key);
         std::fs::write(folder.join("cacert.pem"), authority.pem())?;
         for name in ["server", "client"] {
             let key = rcgen::KeyPair::generate()?;
             let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-            let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+            let mut parameters = rcgen::CertificateParams::new(names)?;
+            parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let certificate = parameters.signed_by(&key, &issuer)?;
             std::fs::write(folder.join(format!("{name}-cert.pem")), certificate.pem())?;
             std::fs::write(folder.join(format!("{name}-key.pem")), key.serialize_pem())?;
         }

@@ -17,7 +17,7 @@ use super::cross::Index;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::{
-    Admin, Cluster, ClusterKind, Config, ConfigErrors, Log, LogFormat, Monitor, Node, NodeChoice, Route,
+    Admin, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node, NodeChoice, Route,
     Runtime, Service,
 };
 
@@ -135,6 +135,8 @@ impl<'a> Checker<'a> {
         let accounts_refresh = section.or("accounts_refresh", Some(Duration::from_secs(30)), |field| {
             field.duration_or_zero(MS_100..=DAY, "on demand only")
         });
+        let links = section
+            .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
         section.finish();
         Some(Cluster {
             name: name?,
@@ -143,6 +145,7 @@ impl<'a> Checker<'a> {
             monitor: monitor?,
             connect_timeout: connect_timeout?,
             accounts_refresh: accounts_refresh?,
+            links: links?,
         })
     }
 
@@ -242,8 +245,13 @@ impl<'a> Checker<'a> {
         let node = section.or("node", NodeChoice::Writer, |field| {
             field.word("choice of a node", &[("writer", NodeChoice::Writer), ("any", NodeChoice::Any)])
         });
-        let max_sessions =
-            section.or("max_sessions", None, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+        let limit =
+            |key| section.or(key, None, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+        let max_sessions = limit("max_sessions");
+        let max_sessions_per_user = limit("max_sessions_per_user");
+        let max_sessions_per_address = limit("max_sessions_per_address");
+        let idle_timeout = section
+            .or("idle_timeout", None, |field| field.duration_or_zero(SEC_1..=DAY * 30, "never closed"));
         section.finish();
         Some(Service {
             name: name?,
@@ -251,6 +259,9 @@ impl<'a> Checker<'a> {
             route: route?,
             node: node?,
             max_sessions: max_sessions?,
+            max_sessions_per_user: max_sessions_per_user?,
+            max_sessions_per_address: max_sessions_per_address?,
+            idle_timeout: idle_timeout?,
         })
     }
 
@@ -442,6 +453,32 @@ impl<'a> Checker<'a> {
         }
         Some(addresses)
     }
+}
+
+fn links(section: &Section<'_>) -> Option<Links> {
+    let default = Links::default();
+    let reuse = section.or("reuse", default.reuse, Field::boolean);
+    let max_idle = section.or("max_idle", default.max_idle, |field| field.integer(1..=10_000));
+    let idle_timeout =
+        section.or("idle_timeout", default.idle_timeout, |field| field.duration(MS_100..=DAY));
+    let max_age = section.or("max_age", default.max_age, |field| field.duration(SEC_1..=DAY * 30));
+    let warm = section.or("warm", default.warm, |field| field.integer(0..=1000));
+    let max =
+        section.or("max", default.max, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+    let queue = section.or("queue", default.queue, |field| field.integer(0..=100_000));
+    let queue_timeout =
+        section.or("queue_timeout", default.queue_timeout, |field| field.duration(MS_10..=MIN_10));
+    section.finish();
+    Some(Links {
+        reuse: reuse?,
+        max_idle: max_idle?,
+        idle_timeout: idle_timeout?,
+        max_age: max_age?,
+        warm: warm?,
+        max: max?,
+        queue: queue?,
+        queue_timeout: queue_timeout?,
+    })
 }
 
 fn kind(field: &Field<'_>) -> Option<ClusterKind> {

@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::reader::human;
-use super::{Admin, Cluster, Config, Log, Monitor, Node, Route, Runtime, Secret, Service};
+use super::{Admin, Cluster, Config, Links, Log, Monitor, Node, Route, Runtime, Secret, Service};
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
 ///
@@ -62,7 +62,7 @@ pub(super) fn diff(old: &Config, new: &Config) -> Vec<Change> {
 
 fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     // Every field is named, so that a new one can not be forgotten here.
-    let Cluster { name: _, kind, nodes, monitor, connect_timeout, accounts_refresh } = old;
+    let Cluster { name: _, kind, nodes, monitor, connect_timeout, accounts_refresh, links } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
     let (old_nodes, new_nodes): (BTreeMap<_, Node>, BTreeMap<_, Node>) =
@@ -92,10 +92,28 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         &or(*accounts_refresh, "on demand only"),
         &or(new.accounts_refresh, "on demand only"),
     );
+    let Links { reuse, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
+    changes.value("links reuse", reuse, &new.links.reuse);
+    changes.value("links max_idle", max_idle, &new.links.max_idle);
+    changes.value("links idle_timeout", &human(*idle_timeout), &human(new.links.idle_timeout));
+    changes.value("links max_age", &human(*max_age), &human(new.links.max_age));
+    changes.value("links warm", warm, &new.links.warm);
+    changes.value("links max", &or_none(*max, "no limit"), &or_none(new.links.max, "no limit"));
+    changes.value("links queue", queue, &new.links.queue);
+    changes.value("links queue_timeout", &human(*queue_timeout), &human(new.links.queue_timeout));
 }
 
 fn service(changes: &mut Changes, old: &Service, new: &Service) {
-    let Service { name: _, listen, route, node, max_sessions } = old;
+    let Service {
+        name: _,
+        listen,
+        route,
+        node,
+        max_sessions,
+        max_sessions_per_user,
+        max_sessions_per_address,
+        idle_timeout,
+    } = old;
     changes.addresses("", listen, &new.listen, false);
     // By name: what two routes by database differ in follows below.
     changes.value("route", &route.to_string(), &new.route.to_string());
@@ -121,11 +139,14 @@ fn service(changes: &mut Changes, old: &Service, new: &Service) {
         }
     }
     changes.value("node", node, &new.node);
-    changes.value(
-        "max_sessions",
-        &or_none(*max_sessions, "no limit"),
-        &or_none(new.max_sessions, "no limit"),
-    );
+    for (name, old, new) in [
+        ("max_sessions", max_sessions, &new.max_sessions),
+        ("max_sessions_per_user", max_sessions_per_user, &new.max_sessions_per_user),
+        ("max_sessions_per_address", max_sessions_per_address, &new.max_sessions_per_address),
+    ] {
+        changes.value(name, &or_none(*old, "no limit"), &or_none(*new, "no limit"));
+    }
+    changes.value("idle_timeout", &or(*idle_timeout, "never closed"), &or(new.idle_timeout, "never closed"));
 }
 
 fn admin(changes: &mut Changes, old: &Admin, new: &Admin) {

@@ -85,6 +85,30 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How often accounts are loaded again (default 30 s; 100 ms to 1 day); `None` (`"0s"`): on demand only.
     pub accounts_refresh: Option<Duration>,
+    /// How many links its nodes get, and which are kept for the next session.
+    pub links: Links,
+}
+
+/// The links of one cluster (`[cluster.NAME.links]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// Whether the link of a session that ended serves another session of the same account (default yes).
+    pub reuse: bool,
+    /// The most idle links of one node and account that each worker keeps, 1 to 10000 (default 64).
+    pub max_idle: u32,
+    /// How long a link may be idle (default 1 min; 100 ms to 1 day). Never longer than half of the server's own
+    /// `wait_timeout`.
+    pub idle_timeout: Duration,
+    /// How long a link may be used in all, give or take a tenth (default 30 min; 1 s to 30 days).
+    pub max_age: Duration,
+    /// Idle links of a node and account that each worker keeps ready once the account was used, 0 to 1000 (default 0).
+    pub warm: u32,
+    /// The most links to one node, of all workers together; `None` (0): as many as the node takes.
+    pub max: Option<NonZeroU32>,
+    /// Sessions that may wait for a link of one node, 0 to 100000 (default 1000); one more is refused at once.
+    pub queue: u32,
+    /// How long a session waits for a link (default 5 s; 10 ms to 10 min).
+    pub queue_timeout: Duration,
 }
 
 /// One server of a cluster.
@@ -131,6 +155,14 @@ pub struct Service {
     pub node: NodeChoice,
     /// The most client sessions at a time; `None` (0): no limit of its own.
     pub max_sessions: Option<NonZeroU32>,
+    /// The most sessions of one user name at a time; `None` (0): no limit.
+    pub max_sessions_per_user: Option<NonZeroU32>,
+    /// The most sessions from one client address (a Unix socket counts as one) at a time, logged in or not; `None`
+    /// (0): no limit.
+    pub max_sessions_per_address: Option<NonZeroU32>,
+    /// A session that sends nothing for so long, outside a transaction, is closed (1 s to 30 days); `None` (`"0s"`,
+    /// default): never, the servers' own `wait_timeout` decides.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// How a session's cluster is chosen.
@@ -353,11 +385,26 @@ impl fmt::Display for Route {
     }
 }
 
-// === impl Log, Runtime ===
+// === impl Log, Links, Runtime ===
 
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::default(), level: "info".to_owned() }
+    }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            reuse: true,
+            max_idle: 64,
+            idle_timeout: Duration::from_mins(1),
+            max_age: Duration::from_mins(30),
+            warm: 0,
+            max: None,
+            queue: 1000,
+            queue_timeout: Duration::from_secs(5),
+        }
     }
 }
 

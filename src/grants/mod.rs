@@ -14,6 +14,7 @@
 //! | `matching` | which account a login gets |
 //! | `database` | whether that account may use a database at connect |
 //! | `masked` | whether the server sees the same rows for the proxy's address as for the client's |
+//! | `reuse` | whether a second session may have an account's link |
 //! | `decision` | all of the above in the server's order, as one verdict with a trace |
 
 mod account;
@@ -23,6 +24,7 @@ mod host;
 mod masked;
 mod matching;
 mod product;
+mod reuse;
 mod rows;
 mod snapshot;
 #[cfg(test)]

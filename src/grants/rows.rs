@@ -53,6 +53,11 @@ pub struct ServerVariables {
     pub max_user_connections: u64,
     /// `default_authentication_plugin` or what stands in the server's greeting; empty if not known.
     pub default_plugin: String,
+    /// Whether `init_connect` holds statements, which the server runs at a login and at nothing else.
+    pub init_connect: bool,
+    /// Seconds after which the server closes an idle connection: the lesser of `wait_timeout` and
+    /// `interactive_timeout`.
+    pub wait_timeout: u64,
 }
 
 impl Default for ServerVariables {
@@ -69,6 +74,8 @@ impl Default for ServerVariables {
             max_connections: 151,
             max_user_connections: 0,
             default_plugin: String::new(),
+            init_connect: false,
+            wait_timeout: 28_800,
         }
     }
 }

@@ -436,6 +436,8 @@ fn digest(raw: &RawAccounts) -> [u8; 32] {
             &v.max_connections.to_be_bytes(),
             &v.max_user_connections.to_be_bytes(),
             v.default_plugin.as_bytes(),
+            &[u8::from(v.init_connect)],
+            &v.wait_timeout.to_be_bytes(),
         ],
     )];
     rows.extend(

@@ -122,7 +122,7 @@ pub(super) async fn own_login(
         attributes: None,
     };
     let link = backend::connect(&node.address, &credentials, limit).await?;
-    let facts = link.facts.clone();
+    let facts = link.origin.facts.clone();
     let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
     link.quit().await;
     Ok((facts, local))

@@ -302,7 +302,8 @@ async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
 async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadError> {
     let query = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'skip_name_resolve', \
         'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
-        'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections')";
+        'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', 'init_connect', \
+        'wait_timeout', 'interactive_timeout')";
     let values: BTreeMap<String, String> = client
         .pairs(query, QUERY_LIMIT)
         .await?
@@ -328,6 +329,9 @@ async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadErro
         max_password_errors: or("max_password_errors", defaults.max_password_errors),
         max_connections: or("max_connections", defaults.max_connections),
         max_user_connections: or("max_user_connections", defaults.max_user_connections),
+        init_connect: !get("init_connect").trim().is_empty(),
+        wait_timeout: or("wait_timeout", defaults.wait_timeout)
+            .min(or("interactive_timeout", defaults.wait_timeout)),
         version,
         ..defaults
     })

@@ -50,9 +50,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
         self.sequence
     }
 
-    /// Starts a new exchange: the next packet has number zero.
-    pub fn restart(&mut self) {
-        self.sequence = 0;
+    /// The next packet is the first one of a reply to a command.
+    pub fn expect_reply(&mut self) {
+        self.sequence = 1;
     }
 
     /// The next packet's payload, at most `limit` bytes. Cancel safe: bytes that were read stay.

@@ -13,7 +13,7 @@ use super::Session;
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use crate::accounts::ClusterAccounts;
 use crate::auth::{self, native};
-use crate::backend::{self, Credentials, Link, LinkError};
+use crate::backend::{Claim, Credentials, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, Login};
 use crate::grants::{Account, LoginRequest, Refusal, Transport, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
@@ -54,6 +54,14 @@ pub(super) struct Credential {
     pub(super) max_packet: u32,
     pub(super) attributes: Option<Vec<u8>>,
     pub(super) failed_changes: u8,
+    /// Whether the link may have served another session, and may serve one afterwards.
+    pub(super) reuse: Option<Reuse>,
+}
+
+/// What a login proved.
+struct Admitted {
+    proof: native::Proof,
+    reuse: Option<Reuse>,
 }
 
 /// A link, and where it leads.
@@ -100,12 +108,14 @@ impl Session {
             );
             return Err(denied(&asked.user, &host, !reply.is_empty(), &reason));
         }
-        let proof = self.judge(&accounts, &asked.user, asked.capabilities, !reply.is_empty(), |account| {
+        let using_password = !reply.is_empty();
+        let admitted = self.judge(&accounts, &asked.user, asked.capabilities, using_password, |account| {
             verify(&reply, &scramble, account)
         })?;
         Ok(Credential {
             user: asked.user,
-            proof,
+            proof: admitted.proof,
+            reuse: admitted.reuse,
             cluster,
             database: asked.database,
             capabilities: asked.capabilities,
@@ -116,8 +126,9 @@ impl Session {
         })
     }
 
-    /// Whether the cluster of `moved` accepts what the client proved when it logged in.
-    pub(super) fn admit_again(&self, moved: &Credential, schema: &[u8]) -> Result<(), Fault> {
+    /// Whether the cluster of `moved` accepts what the client proved when it logged in; notes whether its links may be
+    /// used again.
+    pub(super) fn admit_again(&self, moved: &mut Credential, schema: &[u8]) -> Result<(), Fault> {
         let accounts = self.accounts_of(&moved.cluster)?;
         let using_password = !moved.proof.is_empty();
         debug!(
@@ -126,11 +137,12 @@ impl Session {
             schema = %String::from_utf8_lossy(schema),
             "session asks for a schema of another cluster"
         );
-        self.judge(&accounts, &moved.user, moved.capabilities, using_password, |account| {
+        let admitted = self.judge(&accounts, &moved.user, moved.capabilities, using_password, |account| {
             let proof = &moved.proof;
             stored(account).any(|s| proof.satisfies(&s)).then(|| proof.clone())
-        })
-        .map(drop)
+        })?;
+        moved.reuse = admitted.reuse;
+        Ok(())
     }
 
     /// Finds the account, lets `check` verify the credential, and tells the reasons in the server's order.
@@ -141,7 +153,7 @@ impl Session {
         capabilities: Capabilities,
         using_password: bool,
         check: impl Fn(Option<&Account>) -> Option<native::Proof>,
-    ) -> Result<native::Proof, Fault> {
+    ) -> Result<Admitted, Fault> {
         let client = accounts.client_identity(&self.registered.entry.client);
         let request = LoginRequest {
             user,
@@ -164,14 +176,20 @@ impl Session {
             Fault::told(Blame::Client, label(refusal), detail, told)
         };
         match decide(&accounts.snapshot, &request).verdict {
-            Verdict::Candidate { account, then, .. } => {
+            Verdict::Candidate { account, then, sandbox } => {
                 let proof = check(Some(&account)).ok_or_else(|| {
                     let reason = format!("wrong password for {account}");
                     denied(user, &client.host_or_ip(), using_password, &reason)
                 })?;
                 match then {
                     Some(refusal) => Err(refused(&refusal)),
-                    None => Ok(proof),
+                    None => {
+                        let snapshot = &accounts.snapshot;
+                        let reusable = !sandbox && snapshot.forbids_reuse(&account).is_none();
+                        let reuse = reusable
+                            .then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
+                        Ok(Admitted { proof, reuse })
+                    }
                 }
             }
             Verdict::Refused(refusal) => {
@@ -215,6 +233,7 @@ impl Session {
     pub(super) async fn place(&self, credential: &Credential) -> Result<Placed, Fault> {
         let mut changes = self.shared.topology.subscribe();
         let limit = self.connect_timeout(&credential.cluster);
+        let links = self.links(&credential.cluster);
         for attempt in 1.. {
             changes.mark_unchanged();
             let topology = self.shared.topology.load();
@@ -233,12 +252,29 @@ impl Session {
                 max_packet: credential.max_packet,
                 attributes: credential.attributes.as_deref(),
             };
-            let error = match backend::connect(&node.address, &credentials, limit).await {
-                Ok(link) => {
-                    self.shared.metrics.link_opened(&cluster.name, &node.name);
+            let claim = Claim {
+                cluster: &cluster.name,
+                node: &node.name,
+                address: &node.address,
+                credentials,
+                links: &links,
+                connect_timeout: limit,
+                reuse: credential.reuse.filter(|_| links.reuse),
+            };
+            let error = match self.pool.lease(&claim).await {
+                Ok((link, reused)) => {
+                    if reused {
+                        self.shared.metrics.link_reused(&cluster.name, &node.name);
+                    } else {
+                        self.shared.metrics.link_opened(&cluster.name, &node.name);
+                    }
                     return Ok(Placed { cluster: cluster.name.clone(), node: node.name.clone(), link, load });
                 }
-                Err(error) => error,
+                Err(LeaseError::Link(error)) => error,
+                Err(error) => {
+                    let detail = format!("node {} of cluster {}: {error}", node.name, cluster.name);
+                    return Err(Fault::limit("no_link", detail));
+                }
             };
             self.shared.metrics.link_failed(&cluster.name, &node.name);
             let unreachable = matches!(error, LinkError::Connect(_) | LinkError::Broken(_));

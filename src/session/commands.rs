@@ -24,14 +24,6 @@ const COMMAND_LIMIT: usize = 64 * 1024;
 /// Failed `COM_CHANGE_USER` after which the next one ends the session, as on the servers.
 const MAX_FAILED_CHANGES: u8 = 3;
 
-/// Says goodbye to the node of a session whose client did.
-pub(super) async fn quit(mut relay: Relay) {
-    const COM_QUIT: &[u8] = &[1, 0, 0, 0, 1];
-    use tokio::io::AsyncWriteExt;
-    // The node closes the link in any case.
-    let _ = relay.node().write_all(COM_QUIT).await;
-}
-
 /// The client's side of a relay that is stopped at a command, for reading it and answering.
 struct Conversation<'a> {
     packets: PacketStream<&'a mut Stream>,
@@ -136,9 +128,10 @@ impl Session {
                 },
             )
             .await?;
+        self.count_user(&credential.user)?;
         let placed = self.place(&credential).await?;
         let link = self.reach(&credential, placed);
-        let ok = link.ok.clone();
+        let ok = link.origin.ok.clone();
         Ok((credential, link, ok))
     }
 
@@ -228,8 +221,9 @@ impl Session {
                 )));
             }
         };
-        let moved = Credential { cluster: cluster.clone(), database: None, ..credential.clone() };
-        self.admit_again(&moved, schema).map_err(Refusal::Fault)?;
+        let mut moved =
+            Credential { cluster: cluster.clone(), database: None, reuse: None, ..credential.clone() };
+        self.admit_again(&mut moved, schema).map_err(Refusal::Fault)?;
         let mut placed = self.place(&moved).await.map_err(Refusal::Fault)?;
         let limit = self.connect_timeout(&cluster);
         for setting in settings {

@@ -70,10 +70,12 @@ impl Session {
                 self.registered.entry.set_place(|place| {
                     place.schema = schema.as_deref().map(|s| String::from_utf8_lossy(s).into_owned());
                 });
-                packets.write(&link.ok).await.map_err(Fault::client_gone)?;
+                packets.write(&link.origin.ok).await.map_err(Fault::client_gone)?;
                 let (stream, ahead) = packets.into_parts();
                 let state = SessionState::after_login(schema);
-                Ok((Relay::new(stream, ahead, link, state, self.may_move()), credential))
+                self.registered.entry.set_waits(true);
+                let follow = self.follow(&link);
+                Ok((Relay::new(stream, ahead, link, state, follow), credential))
             }
             Err(fault) => {
                 self.shared.metrics.login_refused(fault.label);
@@ -90,7 +92,7 @@ impl Session {
     }
 
     /// What can refuse a client before it is greeted, as on the servers.
-    fn may_greet(&self) -> Result<(), Fault> {
+    fn may_greet(&mut self) -> Result<(), Fault> {
         if !is_open(&self.shared.lifecycle) {
             return Err(Fault::shutdown());
         }
@@ -100,6 +102,15 @@ impl Session {
                 let reason = format!("service {} takes {max} sessions", self.service.name);
                 return Err(Fault::limit("max_sessions", reason));
             }
+        }
+        if let Some(max) = self.service.max_sessions_per_address {
+            let client = &self.registered.entry.client;
+            let counted = self.shared.counts.enter_address(&self.service.name, client, max.get());
+            if counted.is_none() {
+                let reason = format!("service {} takes {max} sessions from one address", self.service.name);
+                return Err(Fault::limit("max_sessions_per_address", reason));
+            }
+            self.counted[0] = counted;
         }
         let accounts = self.shared.accounts.load();
         let mut product = "MariaDB";
@@ -154,8 +165,17 @@ impl Session {
             )
             .await?;
         debug!(session = self.registered.entry.id.0, cluster = %credential.cluster, "client authenticated");
+        self.count_user(&credential.user)?;
         let placed = self.place(&credential).await?;
         Ok((credential, placed))
+    }
+
+    /// Counts the session for its user, whom it has proven to be, in place of the one before.
+    pub(super) fn count_user(&mut self, user: &[u8]) -> Result<(), Fault> {
+        let Some(max) = self.service.max_sessions_per_user else { return Ok(()) };
+        self.counted[1] = None;
+        self.counted[1] = self.shared.counts.enter_user(&self.service.name, user, max.get());
+        if self.counted[1].is_some() { Ok(()) } else { Err(Fault::too_many_of_user(user)) }
     }
 
     /// What the service promises: the version of its default cluster, and what all its nodes can do.

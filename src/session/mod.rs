@@ -8,14 +8,19 @@
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
+//! | [`limits`] | sessions of one user or address |
+//! | [`upkeep`] | the pool in order, idle sessions closed |
 
 mod admission;
 mod commands;
 mod handshake;
+pub mod limits;
 pub mod registry;
 pub mod relay;
 pub mod state;
+pub mod upkeep;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +31,8 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::accounts::AccountStore;
-use crate::config::{Config, Route, Service};
+use crate::backend::{Gates, Link, Pool};
+use crate::config::{Config, Links, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
@@ -37,11 +43,16 @@ use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
 use admission::Credential;
+use limits::{Counted, Counts};
 use registry::{Ending, Entry, Registered, Registry};
-use relay::{Elsewhere, Event};
+use relay::{Elsewhere, Event, Follow, Relay};
 
 /// How long a client that was sent away may take to read why.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Commands of a session that are followed to see whether another session may have its link. Following one costs a
+/// microsecond or so: beyond this a new link is cheaper.
+const FOLLOWED: u16 = 200;
 
 /// What every session may look at.
 #[derive(Debug)]
@@ -54,6 +65,10 @@ pub struct Shared {
     pub accounts: Arc<AccountStore>,
     /// All sessions.
     pub registry: Arc<Registry>,
+    /// Sessions of users and addresses.
+    pub counts: Arc<Counts>,
+    /// How many links each node has.
+    pub gates: Arc<Gates>,
     /// The stage of the process.
     pub lifecycle: Lifecycle,
     /// Counters.
@@ -71,8 +86,8 @@ pub struct Arrival {
     pub service: ServiceName,
 }
 
-/// Serves one client to its end.
-pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
+/// Serves one client to its end. `pool`: the worker's.
+pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
     let Arrival { stream, client, service } = arrival;
     let metrics = shared.metrics.service(&service);
     metrics.accepted.inc();
@@ -91,8 +106,16 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     let registered = shared.registry.register(client, service.name.clone());
     let _open = Open::count(metrics.open.clone());
     let started = Instant::now();
-    let mut session =
-        Session { shared: Arc::clone(&shared), service, registered, metrics, link_load: None, cluster: None };
+    let mut session = Session {
+        shared: Arc::clone(&shared),
+        pool,
+        service,
+        registered,
+        metrics,
+        counted: [None, None],
+        link_load: None,
+        cluster: None,
+    };
     let outcome = session.run(stream, &config).await;
     session.report(&outcome, started.elapsed());
 }
@@ -137,9 +160,12 @@ async fn within(
 /// A session while it runs.
 struct Session {
     shared: Arc<Shared>,
+    pool: Rc<Pool>,
     service: Service,
     registered: Registered,
     metrics: ServiceMetrics,
+    /// Counts the session for its address and its user, where the service limits those.
+    counted: [Option<Counted>; 2],
     /// Counts the session on its node.
     link_load: Option<LoadGuard>,
     /// The cluster that it reached.
@@ -168,8 +194,8 @@ impl Session {
                 why = entry.ended() => break why.fault(),
             };
             let done = match event {
-                Event::Command(Command::Quit) => {
-                    commands::quit(relay).await;
+                Event::Command(Command::Quit) | Event::ClientClosed => {
+                    self.give_back(relay, &credential).await;
                     return Outcome::Completed;
                 }
                 Event::Command(Command::ChangeUser) => {
@@ -178,7 +204,6 @@ impl Session {
                 Event::Command(_) => {
                     within(limit, &entry, self.move_to_schema(&mut relay, &credential)).await
                 }
-                Event::ClientClosed => return Outcome::Completed,
                 Event::NodeClosed(words) => Err(self.node_closed(words)),
                 Event::Failed(fault) => Err(fault),
             };
@@ -193,6 +218,39 @@ impl Session {
             send_away(relay.into_client(), reply, sequence).await;
         }
         Outcome::Failed(fault)
+    }
+
+    /// Ends a session whose client went: its link may serve another one, once it is in the state after its login again.
+    async fn give_back(&self, relay: Relay, credential: &Credential) {
+        // The client's socket is closed here; nobody waits for what follows.
+        let Some((link, state)) = relay.into_idle_link() else { return };
+        if link.key().is_none() || state.unproven().is_some() {
+            link.quit().await;
+            return;
+        }
+        let (pool, links) = (Rc::clone(&self.pool), self.links(&credential.cluster));
+        let limit = self.connect_timeout(&credential.cluster);
+        let proof = credential.proof.clone();
+        tokio::task::spawn_local(async move {
+            match link.tidy(state.schema(), limit).await {
+                Ok(link) => pool.give_back(link, &links, Some(&proof)),
+                Err(error) => debug!(%error, "a link was closed because it could not be reset"),
+            }
+        });
+    }
+
+    /// Which statements are followed on a new link.
+    fn follow(&self, link: &Link) -> Follow {
+        match link.key() {
+            _ if self.may_move() => Follow::All,
+            Some(_) => Follow::First(FOLLOWED),
+            None => Follow::None,
+        }
+    }
+
+    /// The settings for links of a cluster.
+    fn links(&self, cluster: &ClusterName) -> Links {
+        self.shared.config.load().clusters.get(cluster).map_or_else(Links::default, |c| c.links.clone())
     }
 
     /// What a client is told when its link broke.

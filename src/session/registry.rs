@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ pub enum Ending {
     NodeLeft(String),
     /// Its cluster or service is no longer configured.
     Unconfigured(String),
+    /// Nothing came from the client for so long.
+    Idle(Duration),
     /// Spillway shuts down.
     Shutdown,
 }
@@ -33,6 +35,7 @@ impl Ending {
             Self::Killed => Fault::killed("killed", Blame::Proxy, "by an operator"),
             Self::NodeLeft(reason) => Fault::killed("node_left", Blame::Server, reason),
             Self::Unconfigured(reason) => Fault::killed("unconfigured", Blame::Proxy, reason),
+            Self::Idle(limit) => Fault::idle(*limit),
             Self::Shutdown => Fault::shutdown(),
         }
     }
@@ -67,6 +70,8 @@ pub struct Entry {
     statements: AtomicU64,
     /// Whether the last reply said that a transaction is open.
     in_transaction: AtomicBool,
+    /// Whether the session waits for its client, between two commands.
+    waits: AtomicBool,
     ending: OnceLock<Ending>,
     end: Notify,
 }
@@ -102,6 +107,18 @@ impl Entry {
     /// Whether a transaction is open.
     pub fn in_transaction(&self) -> bool {
         self.in_transaction.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the session waits for its client, between two commands.
+    pub fn set_waits(&self, waits: bool) {
+        if self.waits.load(Ordering::Relaxed) != waits {
+            self.waits.store(waits, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the session waits for its client, logged in and outside a transaction.
+    pub fn is_idle(&self) -> bool {
+        self.waits.load(Ordering::Relaxed) && !self.in_transaction()
     }
 
     /// Asks the session to end. The first reason stays.
@@ -159,6 +176,7 @@ impl Registry {
             place: Mutex::default(),
             statements: AtomicU64::new(0),
             in_transaction: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             ending: OnceLock::new(),
             end: Notify::new(),
         });

@@ -74,6 +74,19 @@ enum ClientSends {
     Unknown,
 }
 
+/// Which statements of a session are classified. That costs a little for each, so it is done only where something
+/// depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// All: the session may have to move to another cluster.
+    All,
+    /// That many commands, one or more: a short session leaves its link to another one. A long one does not: what it
+    /// would cost to follow it is more than what a new link costs.
+    First(u16),
+    /// None.
+    None,
+}
+
 /// A command whose reply has not ended.
 #[derive(Debug)]
 struct Awaited {
@@ -94,7 +107,7 @@ struct Held {
 #[derive(Debug)]
 pub struct Relay {
     client: Stream,
-    node: TcpStream,
+    link: Link,
     capabilities: Capabilities,
     from_client: Held,
     from_node: Held,
@@ -110,8 +123,8 @@ pub struct Relay {
     /// Sequence number that the client expects next, for an error of our own.
     next_sequence: u8,
     last_words: Option<ErrPacket>,
-    /// Whether statements are classified, so that pins are known.
-    classifies: bool,
+    /// Whose statements are classified, so that pins are known and another session may have the link.
+    follow: Follow,
     /// What the session carries.
     pub state: SessionState,
 }
@@ -119,11 +132,10 @@ pub struct Relay {
 impl Relay {
     /// Joins a client, of which `ahead` was already read, with a fresh link.
     ///
-    /// `classifies`: whether pins will ever matter, that is, whether the session could move.
-    pub fn new(client: Stream, ahead: BytesMut, link: Link, state: SessionState, classifies: bool) -> Self {
+    /// `follow`: which statements are classified.
+    pub fn new(client: Stream, ahead: BytesMut, link: Link, state: SessionState, follow: Follow) -> Self {
         Self {
             client,
-            node: link.stream,
             capabilities: link.capabilities,
             look_again: !ahead.is_empty(),
             from_client: Held { unread: ahead, unsent: BytesMut::new() },
@@ -131,12 +143,13 @@ impl Relay {
             commands: Walker::default(),
             replies: Walker::default(),
             tracker: ReplyTracker::new(link.capabilities),
+            link,
             awaited: VecDeque::new(),
             client_sends: ClientSends::Commands,
             stopped_at: None,
             next_sequence: 1,
             last_words: None,
-            classifies,
+            follow,
             state,
         }
     }
@@ -152,19 +165,33 @@ impl Relay {
         self.look_again = true;
     }
 
-    /// Replaces the link by another one; the relay must be stopped at a command.
-    pub fn replace_link(&mut self, link: Link) -> TcpStream {
+    /// Replaces the link by another one; the relay must be stopped at a command. The old link is closed.
+    pub fn replace_link(&mut self, link: Link) {
         self.capabilities = link.capabilities;
         self.tracker = ReplyTracker::new(link.capabilities);
         self.replies = Walker::default();
         self.from_node = Held::default();
         self.last_words = None;
-        std::mem::replace(&mut self.node, link.stream)
+        self.link = link;
     }
 
     /// The link's socket, between two commands.
     pub fn node(&mut self) -> &mut TcpStream {
-        &mut self.node
+        &mut self.link.stream
+    }
+
+    /// Takes the link out of a session that is over, if everything that was sent on it is answered, with what the
+    /// session left behind there. What a node that is in the middle of something holds is nobody's to know.
+    pub fn into_idle_link(self) -> Option<(Link, SessionState)> {
+        let between_commands = self.awaited.is_empty()
+            && self.tracker.is_idle()
+            && self.client_sends == ClientSends::Commands
+            && self.commands.at_boundary()
+            && self.replies.at_boundary()
+            && self.from_client.unsent.is_empty()
+            && self.from_node.unread.is_empty()
+            && self.last_words.is_none();
+        between_commands.then_some((self.link, self.state))
     }
 
     /// The sequence number of an error that ends the session, and whether the client stands at a
@@ -217,7 +244,7 @@ impl Relay {
         around: &Around<'_>,
     ) -> Poll<Progress> {
         if !self.from_client.unsent.is_empty() {
-            match ready!(flush(cx, &mut self.node, &mut self.from_client.unsent)) {
+            match ready!(flush(cx, &mut self.link.stream, &mut self.from_client.unsent)) {
                 Ok(()) => return Poll::Ready(Progress::Made),
                 Err(e) => return self.node_failed(&e),
             }
@@ -248,7 +275,7 @@ impl Relay {
         };
         self.from_client.unread.extend_from_slice(&chunk[end..]);
         around.metrics.bytes_to_nodes.inc_by(end as u64);
-        match pass_on(cx, &mut self.node, &mut self.from_client.unsent, &chunk[..end]) {
+        match pass_on(cx, &mut self.link.stream, &mut self.from_client.unsent, &chunk[..end]) {
             // Too many commands are waiting: their replies will wake this task.
             Ok(()) if self.look_again => Poll::Pending,
             Ok(()) => Poll::Ready(Progress::Made),
@@ -261,7 +288,7 @@ impl Relay {
         let mut at = 0;
         loop {
             let mode = self.client_sends;
-            let classifies = self.classifies;
+            let classifies = self.follow != Follow::None;
             let needs = move |len: usize, first: u8| match (mode, Command::from_byte(first)) {
                 (ClientSends::Commands, Command::Query) if len <= VISIBLE_STATEMENT => {
                     if classifies {
@@ -323,7 +350,7 @@ impl Relay {
         let command = Command::from_byte(*byte);
         let whole = head.payload.len() == head.len;
         let effect = match command {
-            Command::Query | Command::StmtPrepare if self.classifies => {
+            Command::Query | Command::StmtPrepare if self.follow != Follow::None => {
                 Some(self.effect(command, body, whole))
             }
             Command::Query => query_text(body, self.capabilities)
@@ -349,10 +376,19 @@ impl Relay {
             body
         };
         let pending = self.state.sent(command, text, effect);
+        if let Follow::First(left) = &mut self.follow {
+            *left -= 1;
+            if *left == 0 {
+                self.follow = Follow::None;
+                self.state.stop_following("more statements than are followed");
+            }
+        }
         match command.expects() {
-            Expect::Nothing => {}
+            // A long upload of parameters is no idleness; the next reply tells.
+            Expect::Nothing => around.entry.set_waits(false),
             Expect::Opaque => self.client_sends = ClientSends::Unknown,
             expect => {
+                around.entry.set_waits(false);
                 self.awaited.push_back(Awaited { expect, pending });
                 self.begin_next();
             }
@@ -393,7 +429,7 @@ impl Relay {
             }
         }
         let held = self.from_node.unread.len();
-        let n = match ready!(read(cx, &mut self.node, &mut scratch[held..])) {
+        let n = match ready!(read(cx, &mut self.link.stream, &mut scratch[held..])) {
             Ok(0) => return Poll::Ready(Progress::Event(Event::NodeClosed(self.last_words.take()))),
             Ok(n) => n,
             Err(e) => return self.node_failed(&e),
@@ -479,6 +515,7 @@ impl Relay {
         self.next_sequence = 1;
         self.begin_next();
         if self.awaited.is_empty() {
+            around.entry.set_waits(true);
             self.look_again |= !self.from_client.unread.is_empty();
         }
         Ok(())

@@ -59,6 +59,8 @@ pub struct SessionState {
     in_transaction: bool,
     prepared: BTreeSet<u32>,
     unknown: Option<&'static str>,
+    /// What a reset of the connection may not take away.
+    unproven: Option<&'static str>,
     settings: Vec<Vec<u8>>,
     settings_size: usize,
 }
@@ -135,15 +137,15 @@ impl SessionState {
                 }
             }
             Command::SetOption => {
-                self.unknown = Some("COM_SET_OPTION");
+                self.note_unproven("COM_SET_OPTION");
                 Pending::Nothing
             }
             Command::BinlogDump | Command::BinlogDumpGtid | Command::RegisterSlave => {
-                self.unknown = Some("replication commands");
+                self.note_unproven("replication commands");
                 Pending::Nothing
             }
             Command::Unknown(_) => {
-                self.unknown = Some("an unknown command");
+                self.note_unproven("an unknown command");
                 Pending::Nothing
             }
             _ => Pending::Nothing,
@@ -151,9 +153,26 @@ impl SessionState {
     }
 
     fn note_unknown(&mut self, effect: Option<&Effect>) {
-        if let Some(Effect::Unknown(word)) = effect {
-            self.unknown = Some(word);
+        match effect {
+            Some(Effect::Unknown(word)) => self.note_unproven(word),
+            Some(Effect::Cleared(word)) => self.unknown = Some(word),
+            _ => {}
         }
+    }
+
+    fn note_unproven(&mut self, what: &'static str) {
+        self.unknown = Some(what);
+        self.unproven = Some(what);
+    }
+
+    /// From now on statements are not followed any more.
+    pub fn stop_following(&mut self, why: &'static str) {
+        self.note_unproven(why);
+    }
+
+    /// What a reset of the connection may not take away; none: after one, another session may have the link.
+    pub fn unproven(&self) -> Option<&'static str> {
+        self.unproven
     }
 
     /// The reply to a command ended. True when the default schema changed.
@@ -188,8 +207,9 @@ impl SessionState {
                 false
             }
             Pending::Reset => {
-                // The default schema stays.
-                *self = Self { schema: self.schema.take(), ..Self::default() };
+                // The default schema stays, and whatever a reset does not reach.
+                let (schema, unproven) = (self.schema.take(), self.unproven);
+                *self = Self { schema, unknown: unproven, unproven, ..Self::default() };
                 false
             }
         }
@@ -285,10 +305,21 @@ mod tests {
     fn a_reset_clears_everything_but_the_schema() {
         let mut state = SessionState::after_login(Some(b"shop".to_vec()));
         run(&mut state, "CREATE TEMPORARY TABLE t (a int)", OK);
-        assert_eq!(state.pins(), [Pin::Unknown("CREATE")]);
+        assert_eq!(state.pins(), [Pin::Unknown("CREATE TEMPORARY TABLE")]);
+        assert_eq!(state.unproven(), None);
         let pending = state.sent(Command::ResetConnection, b"", None);
         state.ended(pending, OK);
         assert_eq!((state.pins(), state.schema()), (vec![], Some(&b"shop"[..])));
+    }
+
+    #[test]
+    fn what_a_reset_does_not_reach_outlives_it() {
+        let mut state = SessionState::after_login(None);
+        run(&mut state, "SET ROLE admin", OK);
+        let pending = state.sent(Command::ResetConnection, b"", None);
+        state.ended(pending, OK);
+        assert_eq!(state.unproven(), Some("SET"));
+        assert_eq!(state.pins(), [Pin::Unknown("SET")]);
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub enum Effect {
     /// Session variables set to plain values: repeating the statement on another link has the
     /// same effect there.
     Set,
+    /// Something that another link would lack, and that a reset of the connection (`COM_RESET_CONNECTION`) takes away:
+    /// user variables, locks, temporary tables. The word that says why, such as `LOCK`.
+    Cleared(&'static str),
     /// Anything else; the word that says why, such as `CREATE` or `CALL`.
     Unknown(&'static str),
 }
@@ -25,15 +28,43 @@ pub enum Effect {
 /// unknown: it may take a lock, set a variable or be somebody's stored function.
 const HARMLESS: &[&str] = &[
     "abs",
+    "adddate",
+    "addtime",
+    "against",
+    "all",
+    "and",
+    "any",
+    "as",
+    "ascii",
+    "atan",
     "avg",
+    "between",
+    "bigint",
+    "bin",
+    "binary",
+    "bit_and",
+    "bit_count",
+    "bit_length",
+    "bit_or",
+    "bit_xor",
+    "by",
+    "case",
+    "cast",
     "ceil",
     "ceiling",
+    "char",
     "char_length",
+    "character_length",
     "coalesce",
     "concat",
     "concat_ws",
     "connection_id",
+    "conv",
+    "convert",
+    "cos",
+    "cot",
     "count",
+    "crc32",
     "curdate",
     "current_date",
     "current_role",
@@ -46,95 +77,235 @@ const HARMLESS: &[&str] = &[
     "date_add",
     "date_format",
     "date_sub",
+    "datediff",
+    "datetime",
     "day",
+    "dayname",
+    "dayofmonth",
+    "dayofweek",
+    "dayofyear",
+    "decimal",
+    "degrees",
+    "dense_rank",
+    "distinct",
+    "else",
+    "elt",
     "exists",
+    "exp",
+    "extract",
+    "field",
+    "find_in_set",
+    "first_value",
     "floor",
+    "force",
     "format",
+    "from",
+    "from_base64",
+    "from_days",
     "from_unixtime",
     "greatest",
     "group_concat",
+    "having",
+    "hex",
     "hour",
     "if",
     "ifnull",
+    "ignore",
     "in",
+    "index",
+    "inet6_aton",
+    "inet6_ntoa",
+    "inet_aton",
+    "inet_ntoa",
+    "insert",
+    "instr",
+    "int",
+    "integer",
+    "interval",
+    "is",
+    "isnull",
+    "join",
+    "json_array",
+    "json_arrayagg",
+    "json_contains",
+    "json_exists",
     "json_extract",
+    "json_keys",
+    "json_length",
+    "json_merge",
+    "json_merge_patch",
     "json_object",
+    "json_objectagg",
+    "json_quote",
+    "json_remove",
+    "json_replace",
+    "json_search",
+    "json_set",
+    "json_type",
+    "json_unquote",
+    "json_valid",
+    "json_value",
+    "key",
+    "lag",
+    "last_day",
+    "last_value",
+    "lcase",
+    "lead",
     "least",
     "left",
     "length",
+    "like",
+    "ln",
+    "locate",
+    "log",
+    "log10",
+    "log2",
     "lower",
     "lpad",
     "ltrim",
+    "make_set",
+    "makedate",
+    "maketime",
+    "match",
     "max",
     "md5",
+    "microsecond",
+    "mid",
     "min",
     "minute",
     "mod",
     "month",
+    "monthname",
+    "not",
     "now",
+    "ntile",
     "nullif",
+    "nvl",
+    "nvl2",
+    "octet_length",
+    "on",
+    "or",
+    "ord",
     "over",
+    "partition",
+    "period_add",
+    "period_diff",
+    "pi",
+    "position",
+    "pow",
+    "power",
+    "quarter",
+    "quote",
+    "radians",
     "rand",
+    "rank",
+    "regexp_instr",
+    "regexp_replace",
+    "regexp_substr",
+    "repeat",
     "replace",
+    "reverse",
     "right",
     "round",
     "row_number",
     "rpad",
     "rtrim",
     "schema",
+    "sec_to_time",
     "second",
+    "select",
+    "sha",
     "sha1",
     "sha2",
+    "sign",
+    "signed",
+    "sin",
     "sleep",
+    "some",
+    "soundex",
+    "space",
+    "sqrt",
+    "std",
+    "stddev",
+    "str_to_date",
+    "strcmp",
+    "subdate",
     "substr",
     "substring",
+    "subtime",
     "sum",
     "sysdate",
+    "tan",
+    "then",
+    "time",
+    "time_format",
+    "time_to_sec",
+    "timediff",
+    "timestamp",
+    "timestampadd",
+    "timestampdiff",
+    "to_base64",
+    "to_days",
+    "to_seconds",
     "trim",
+    "truncate",
+    "ucase",
+    "unhex",
+    "union",
     "unix_timestamp",
+    "unsigned",
     "upper",
+    "use",
     "user",
     "using",
     "utc_timestamp",
     "uuid",
     "values",
-    "version",
-    "year",
-    "cast",
-    "convert",
-    "and",
-    "or",
-    "not",
-    "as",
-    "from",
-    "join",
-    "where",
-    "select",
-    "on",
-    "union",
-    "all",
-    "any",
-    "some",
+    "var_pop",
+    "var_samp",
     "varchar",
-    "decimal",
-    "char",
-    "interval",
-    "by",
+    "variance",
+    "version",
+    "week",
+    "weekday",
+    "weekofyear",
     "when",
-    "then",
-    "else",
-    "case",
-    "between",
-    "like",
-    "is",
-    "key",
-    "having",
-    "distinct",
+    "where",
+    "year",
+    "yearweek",
 ];
 
-/// Words that leave something behind wherever they stand.
+/// Functions of the server's own that do leave something, all of which a reset of the connection takes away.
+const CLEARED: &[&str] = &[
+    "found_rows",
+    "get_lock",
+    "is_free_lock",
+    "is_used_lock",
+    "last_insert_id",
+    "lastval",
+    "nextval",
+    "release_all_locks",
+    "release_lock",
+    "row_count",
+    "setval",
+];
+
+/// Words that leave something behind wherever they stand, until a reset of the connection.
 const LEAVES_SOMETHING: &[&str] =
-    &["sql_calc_found_rows", "nextval", "lastval", "setval", "outfile", "dumpfile", "procedure", "returning"];
+    &["sql_calc_found_rows", "nextval", "lastval", "setval", "outfile", "dumpfile", "returning"];
+
+/// Words in a `SET` statement that change more than the session, or what a reset of the connection leaves as it is:
+/// `MariaDB` 10.11 keeps the role and the profiles of earlier statements.
+const NOT_OF_THE_SESSION: &[&str] = &[
+    "global",
+    "persist",
+    "persist_only",
+    "password",
+    "role",
+    "statement",
+    "profiling",
+    "profiling_history_size",
+];
 
 /// Reads one text command and tells its effect. `sql` must be the whole text.
 ///
@@ -147,7 +318,7 @@ pub fn classify(sql: &[u8]) -> Effect {
         return use_schema(lexer);
     }
     if eq(word, "set") {
-        return if set_is_plain(lexer) { Effect::Set } else { Effect::Unknown("SET") };
+        return setting(lexer);
     }
     for (plain, name) in [
         ("select", "SELECT"),
@@ -158,8 +329,7 @@ pub fn classify(sql: &[u8]) -> Effect {
         ("show", "SHOW"),
     ] {
         if eq(word, plain) {
-            let inserts = matches!(name, "INSERT" | "REPLACE");
-            return if leaves_nothing(lexer, inserts) { Effect::None } else { Effect::Unknown(name) };
+            return left_behind(lexer, name);
         }
     }
     for plain in ["begin", "commit", "rollback", "start", "desc", "describe"] {
@@ -167,6 +337,28 @@ pub fn classify(sql: &[u8]) -> Effect {
             // Whether a transaction is open is told by the status flags of the reply.
             return if single_statement(lexer) { Effect::None } else { Effect::Unknown("statements") };
         }
+    }
+    for (kept, name) in [
+        ("lock", "LOCK"),
+        ("unlock", "UNLOCK"),
+        ("savepoint", "SAVEPOINT"),
+        ("release", "RELEASE"),
+        ("truncate", "TRUNCATE"),
+    ] {
+        if eq(word, kept) {
+            return if single_statement(lexer) { Effect::Cleared(name) } else { Effect::Unknown("statements") };
+        }
+    }
+    for (reading, name) in [("with", "WITH"), ("do", "DO")] {
+        if eq(word, reading) {
+            return match left_behind(lexer, name) {
+                Effect::Unknown(why) => Effect::Unknown(why),
+                _ => Effect::Cleared(name),
+            };
+        }
+    }
+    if eq(word, "create") && is_temporary_table(lexer) {
+        return Effect::Cleared("CREATE TEMPORARY TABLE");
     }
     Effect::Unknown(name_of(word))
 }
@@ -258,81 +450,122 @@ fn single_statement(lexer: Lexer<'_>) -> bool {
     true
 }
 
-/// `SET` of session variables, names or character set to literals or words.
-fn set_is_plain(lexer: Lexer<'_>) -> bool {
+/// `SET`: of session variables, names or character set to literals or words it can be repeated.
+fn setting(lexer: Lexer<'_>) -> Effect {
+    const UNKNOWN: Effect = Effect::Unknown("SET");
     let mut ended = false;
-    let mut previous_at = false;
-    for token in lexer {
-        if ended && token != Token::Other(b';') {
-            return false;
-        }
-        match token {
-            Token::Word(word) => {
-                let forbidden = ["global", "persist", "persist_only", "password", "role", "default", "statement"]
-                    .iter()
-                    .any(|w| eq(word, w))
-                    // SET TRANSACTION is for the next transaction only.
-                    || eq(word, "transaction");
-                if forbidden {
-                    return false;
-                }
-                previous_at = false;
-            }
-            Token::SystemVariable => previous_at = true,
-            Token::Quoted { .. } | Token::Number => previous_at = false,
-            Token::Other(b'=' | b',' | b':' | b'.' | b'-' | b'+') => {}
-            Token::Other(b';') => ended = true,
-            // User variables, expressions, calls.
-            Token::UserVariable | Token::Other(_) | Token::Invalid => return false,
-        }
-    }
-    !previous_at
-}
-
-/// A statement without variables, `INTO`, locks or calls of unknown functions.
-///
-/// In `INSERT` and `REPLACE` the table's name, which a list of columns may follow like arguments, stands
-/// before the values.
-fn leaves_nothing(lexer: Lexer<'_>, inserts: bool) -> bool {
-    enum Last<'a> {
-        Word(&'a [u8]),
-        QuotedName,
-        Other,
-    }
-    let mut ended = false;
-    let mut before_values = inserts;
+    let mut plain = true;
     let mut last = Last::Other;
     for token in lexer {
         if ended && token != Token::Other(b';') {
-            return false;
+            return UNKNOWN;
         }
+        let before = std::mem::replace(&mut last, Last::Other);
         match token {
-            Token::UserVariable | Token::Invalid => return false,
+            Token::Invalid => return UNKNOWN,
             Token::Word(word) => {
-                if LEAVES_SOMETHING.iter().any(|w| eq(word, w)) || (eq(word, "into") && !before_values) {
-                    return false;
+                if NOT_OF_THE_SESSION.iter().any(|w| eq(word, w)) {
+                    return UNKNOWN;
                 }
+                // SET TRANSACTION is for the next transaction only, and a default differs between nodes.
+                plain &= !eq(word, "transaction") && !eq(word, "default");
+                last = before.word(word);
+            }
+            Token::Other(b';') => ended = true,
+            Token::Other(b'(') if before.is_foreign_call() => return UNKNOWN,
+            Token::Other(b'.') => last = Last::Dot,
+            Token::Other(b'=' | b',' | b':' | b'-' | b'+')
+            | Token::SystemVariable
+            | Token::Number
+            | Token::Quoted { quote: b'\'' | b'"', .. } => {}
+            Token::Quoted { .. } => last = Last::QuotedName,
+            // User variables, expressions.
+            Token::UserVariable | Token::Other(_) => plain = false,
+        }
+    }
+    if plain { Effect::Set } else { Effect::Cleared("SET") }
+}
+
+/// The token before an opening parenthesis tells whether a function is called, and whose.
+#[derive(Clone, Copy)]
+enum Last<'a> {
+    Word(&'a [u8]),
+    /// The last part of `schema.name`, which is nobody's built-in function.
+    Qualified,
+    QuotedName,
+    Dot,
+    Other,
+}
+
+impl<'a> Last<'a> {
+    fn word(self, word: &'a [u8]) -> Self {
+        if matches!(self, Self::Dot) { Self::Qualified } else { Self::Word(word) }
+    }
+
+    /// Whether a parenthesis now begins the arguments of a function that may be a stored one.
+    fn is_foreign_call(self) -> bool {
+        match self {
+            Self::Word(word) => !HARMLESS.iter().chain(CLEARED).any(|f| eq(word, f)),
+            Self::Qualified | Self::QuotedName => true,
+            Self::Dot | Self::Other => false,
+        }
+    }
+
+    fn is_cleared_call(self) -> bool {
+        matches!(self, Self::Word(word) if CLEARED.iter().any(|f| eq(word, f)))
+    }
+}
+
+/// What a statement that reads or changes rows leaves in the session: nothing, if it has no variables, `INTO`, locks
+/// or calls of unknown functions.
+///
+/// In `INSERT` and `REPLACE` the table's name, which a list of columns may follow like arguments, stands
+/// before the values.
+fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
+    let mut ended = false;
+    let mut before_values = matches!(name, "INSERT" | "REPLACE");
+    let mut leaves = false;
+    let mut last = Last::Other;
+    for token in lexer {
+        if ended && token != Token::Other(b';') {
+            return Effect::Unknown(name);
+        }
+        let before = std::mem::replace(&mut last, Last::Other);
+        match token {
+            Token::Invalid => return Effect::Unknown(name),
+            Token::UserVariable => leaves = true,
+            Token::Word(word) => {
+                if eq(word, "procedure") {
+                    return Effect::Unknown(name);
+                }
+                leaves |= LEAVES_SOMETHING.iter().any(|w| eq(word, w)) || (eq(word, "into") && !before_values);
                 if ["values", "value", "select", "set"].iter().any(|w| eq(word, w)) {
                     before_values = false;
                 }
-                last = Last::Word(word);
-                continue;
+                last = before.word(word);
             }
-            Token::Other(b'(') if !before_values => match last {
-                Last::Word(word) if !HARMLESS.iter().any(|f| eq(word, f)) => return false,
-                Last::QuotedName => return false,
-                Last::Word(_) | Last::Other => {}
-            },
-            Token::Quoted { quote: b'`', .. } => {
-                last = Last::QuotedName;
-                continue;
+            Token::Other(b'(') if !before_values => {
+                if before.is_foreign_call() {
+                    return Effect::Unknown(name);
+                }
+                leaves |= before.is_cleared_call();
             }
+            Token::Other(b'.') => last = Last::Dot,
+            Token::Quoted { quote: b'`', .. } => last = Last::QuotedName,
             Token::Other(b';') => ended = true,
             Token::SystemVariable | Token::Quoted { .. } | Token::Number | Token::Other(_) => {}
         }
-        last = Last::Other;
     }
-    true
+    if leaves { Effect::Cleared(name) } else { Effect::None }
+}
+
+/// `CREATE TEMPORARY TABLE` without a query, which could call anything.
+fn is_temporary_table(mut lexer: Lexer<'_>) -> bool {
+    let is = |token: Option<Token<'_>>, wanted: &str| matches!(token, Some(Token::Word(w)) if eq(w, wanted));
+    is(lexer.next(), "temporary")
+        && is(lexer.next(), "table")
+        && lexer.clone().all(|token| !is(Some(token), "select") && !is(Some(token), "with"))
+        && single_statement(lexer)
 }
 
 #[cfg(test)]
@@ -374,11 +607,22 @@ mod tests {
         }
         for text in [
             "SET @x = 1",
-            "SET GLOBAL max_connections = 5",
             "SET sql_mode = concat(@@sql_mode, ',ANSI')",
-            "SET ROLE admin",
-            "SET PASSWORD = 'x'",
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET NAMES DEFAULT",
+            "SET @a = (SELECT max(b) FROM t)",
+        ] {
+            assert_eq!(classify(text.as_bytes()), Effect::Cleared("SET"), "{text}");
+        }
+        for text in [
+            "SET GLOBAL max_connections = 5",
+            "SET sql_mode = lab.concat(@@sql_mode, ',ANSI')",
+            "SET @x = my_function(1)",
+            "SET @x = (SELECT `my_function`(1))",
+            "SET ROLE admin",
+            "SET profiling = 1",
+            "SET @@session.profiling = 1",
+            "SET PASSWORD = 'x'",
             "SET autocommit = 0; CREATE TEMPORARY TABLE t (a int)",
             "SET STATEMENT max_statement_time=1 FOR SELECT 1",
         ] {
@@ -408,20 +652,40 @@ mod tests {
     }
 
     #[test]
-    fn what_may_leave_something_is_unknown() {
+    fn what_a_reset_takes_away_is_told_apart() {
         for text in [
             "SELECT GET_LOCK('a', 1)",
             "SELECT @x := 1",
             "SELECT a INTO @b FROM t",
             "SELECT a INTO OUTFILE '/tmp/x' FROM t",
             "SELECT SQL_CALC_FOUND_ROWS a FROM t",
+            "SELECT LAST_INSERT_ID()",
+            "INSERT INTO t (a) VALUES (@x)",
+            "LOCK TABLES t READ",
+            "SAVEPOINT a",
+            "CREATE TEMPORARY TABLE t (a int)",
+            "WITH x AS (SELECT 1) SELECT * FROM x",
+        ] {
+            assert!(matches!(classify(text.as_bytes()), Effect::Cleared(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_leave_something_is_unknown() {
+        for text in [
             "SELECT my_function(1)",
             "SELECT `my_function`(1)",
+            "SELECT lab.now()",
+            "SELECT lab . now()",
             "INSERT INTO t (a) VALUES (my_function(1))",
-            "INSERT INTO t (a) VALUES (@x)",
             "SELECT 1; SELECT GET_LOCK('a', 1)",
-            "CREATE TEMPORARY TABLE t (a int)",
-            "LOCK TABLES t READ",
+            "CREATE TEMPORARY TABLE t SELECT my_function(1)",
+            "CREATE TEMPORARY TABLE t (a int); SET ROLE admin",
+            "DO my_function(1)",
+            "LOCK TABLES t READ; SET ROLE admin",
+            "XA START 'a'",
+            "DROP DATABASE lab",
+            "EXECUTE IMMEDIATE 'SET ROLE admin'",
             "CALL p()",
             "PREPARE s FROM 'select 1'",
             "/*! SET @x = 1 */",

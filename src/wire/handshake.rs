@@ -266,6 +266,43 @@ impl ChangeUser {
         }
         Ok(Self { user, auth, database, collation, plugin, attributes })
     }
+
+    /// The whole payload, command byte included. The reply is at most 255 bytes.
+    pub fn encode(&self, capabilities: Capabilities) -> BytesMut {
+        const COM_CHANGE_USER: u8 = 0x11;
+        let mut out = BytesMut::with_capacity(128);
+        out.put_u8(COM_CHANGE_USER);
+        put_nul_bytes(&mut out, &self.user);
+        out.put_u8(self.auth.len() as u8);
+        out.put_slice(&self.auth);
+        put_nul_bytes(&mut out, self.database.as_deref().unwrap_or_default());
+        out.put_u16_le(u16::from(self.collation.unwrap_or_default()));
+        if capabilities.contains(Capabilities::PLUGIN_AUTH) {
+            put_nul_bytes(&mut out, self.plugin.as_deref().unwrap_or_default());
+        }
+        if capabilities.contains(Capabilities::CONNECT_ATTRS) {
+            put_lenenc_bytes(&mut out, self.attributes.as_deref().unwrap_or_default());
+        }
+        out
+    }
+}
+
+/// Connection attributes without the one of that name; as they are where they are malformed.
+///
+/// Source: "Connection attributes" in `Protocol::HandshakeResponse41`: pairs of length-encoded strings.
+pub fn attributes_without(attributes: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::with_capacity(attributes.len());
+    let mut r = Reader::new(attributes);
+    while !r.is_empty() {
+        let (Ok(key), Ok(value)) = (r.lenenc_bytes("attribute"), r.lenenc_bytes("attribute")) else {
+            return attributes.to_vec();
+        };
+        if key != name {
+            put_lenenc_bytes(&mut out, key);
+            put_lenenc_bytes(&mut out, value);
+        }
+    }
+    out.to_vec()
 }
 
 #[cfg(test)]
@@ -332,6 +369,18 @@ mod tests {
     }
 
     #[test]
+    fn one_attribute_is_left_out_and_malformed_ones_stay() {
+        let mut all = BytesMut::new();
+        for text in ["_pid", "4711", "program", "x"] {
+            put_lenenc_bytes(&mut all, text.as_bytes());
+        }
+        let rest = attributes_without(&all, b"_pid");
+        assert_eq!(rest, b"\x07program\x01x");
+        assert_eq!(attributes_without(&rest, b"_pid"), rest);
+        assert_eq!(attributes_without(b"\x04_pid", b"_pid"), b"\x04_pid");
+    }
+
+    #[test]
     fn a_short_change_user_is_enough() {
         let read = ChangeUser::decode(b"app\0\0shop", Capabilities::all()).unwrap();
         assert_eq!((read.user.as_slice(), read.database.as_deref()), (&b"app"[..], Some(&b"shop"[..])));
@@ -367,7 +416,29 @@ mod tests {
         }
 
         #[test]
+        fn changes_of_user_survive_a_round_trip(
+            user in "[^\0]{0,80}",
+            auth in proptest::collection::vec(any::<u8>(), 0..250),
+            database in proptest::option::of("[^\0]{1,64}"),
+            plugin in "[a-z_]{1,30}",
+            attributes in proptest::collection::vec(any::<u8>(), 0..400),
+        ) {
+            let sent = ChangeUser {
+                user: user.into_bytes(),
+                auth,
+                database: database.map(String::into_bytes),
+                collation: Some(45),
+                plugin: Some(plugin.into_bytes()),
+                attributes: Some(attributes),
+            };
+            let capabilities = Capabilities::all();
+            let written = sent.encode(capabilities);
+            prop_assert!(ChangeUser::decode(&written[1..], capabilities).is_ok_and(|read| read == sent));
+        }
+
+        #[test]
         fn no_input_panics(input: Vec<u8>) {
+            let _ = attributes_without(&input, b"_pid");
             let _ = Greeting::decode(&input);
             let _ = HandshakeResponse::decode(&input, Capabilities::all());
             let _ = ChangeUser::decode(&input, Capabilities::all());

@@ -39,18 +39,13 @@ async fn rig() -> Rig {
     node.set_nodelay(true).unwrap();
     let (client, ours) = UnixStream::pair().unwrap();
     let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK;
-    let link = Link {
-        stream,
-        capabilities,
-        facts: Facts { version: "test".into(), capabilities, collation: 45 },
-        thread_id: 1,
-        ok: Bytes::new(),
-    };
+    let facts = Facts { version: "test".into(), capabilities, collation: 45 };
+    let link = Link::new(stream, facts, 1, Bytes::new());
     let registry = Arc::new(Registry::default());
     let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
     let metrics = Metrics::new("test").service(&"app".parse().unwrap());
     let state = SessionState::after_login(None);
-    let relay = Relay::new(Stream::Unix(ours), BytesMut::new(), link, state, true);
+    let relay = Relay::new(Stream::Unix(ours), BytesMut::new(), link, state, Follow::All);
     Rig { relay, client, node, session, metrics }
 }
 

@@ -1,8 +1,18 @@
-//! Links: dialling a node and logging in as the client's own user.
+//! Links: dialling a node, logging in as the client's own user, and keeping links for the next session.
 //!
 //! A [`Link`] is a logged-in connection with everything that was negotiated for it. The node is
 //! treated as hostile: its packets are bounded and checked, and it never gets more than the reply
 //! to a challenge of a known plugin.
+//!
+//! | file | what |
+//! |---|---|
+//! | `gate` | how many links a node gets, and the queue for them; shared by the workers |
+//! | `pool` | idle links of one worker, by everything that makes two logins alike |
+//! | `tidy` | bringing a link back to the state after its login |
+
+mod gate;
+mod pool;
+mod tidy;
 
 use std::io;
 use std::time::Duration;
@@ -11,6 +21,10 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+pub use gate::{Gates, NodeLinks, Slot};
+pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
+
 
 use crate::auth::native::{self, Proof};
 use crate::ids::NodeAddr;
@@ -33,16 +47,25 @@ pub struct Link {
     pub stream: TcpStream,
     /// What both sides may use.
     pub capabilities: Capabilities,
+    /// What the login told, and what the pool knows of the link. On the heap: nobody looks at it while statements run.
+    pub origin: Box<Origin>,
+}
+
+/// Where a link came from.
+#[derive(Debug)]
+pub struct Origin {
     /// What the greeting said.
     pub facts: Facts,
     /// The node's number of this connection.
     pub thread_id: u32,
     /// The payload of the OK packet that ended the login.
     pub ok: Bytes,
+    /// The link's place among those of its node; none for links outside the pool, such as the monitor's.
+    lease: Option<pool::Lease>,
 }
 
 /// Who logs in, and with which settings.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
     /// Login name.
     pub user: &'a [u8],
@@ -149,7 +172,8 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         capabilities: greeting.capabilities,
         collation: greeting.collation,
     };
-    Ok(Link { stream, capabilities, facts, thread_id: greeting.thread_id, ok })
+    let origin = Box::new(Origin { facts, thread_id: greeting.thread_id, ok, lease: None });
+    Ok(Link { stream, capabilities, origin })
 }
 
 fn is_native(plugin: &[u8]) -> bool {
@@ -198,10 +222,16 @@ async fn authenticate(packets: &mut PacketStream<TcpStream>, proof: &Proof) -> R
 }
 
 impl Link {
+    /// A link over a connection that was set up by other means than [`connect`], for tests and measurements.
+    pub fn new(stream: TcpStream, facts: Facts, thread_id: u32, ok: Bytes) -> Self {
+        let capabilities = facts.capabilities;
+        Self { stream, capabilities, origin: Box::new(Origin { facts, thread_id, ok, lease: None }) }
+    }
+
     /// Sends one command whose reply is a single OK or ERR packet, and returns that packet's payload.
     /// Not cancel safe: drop the link if the future is dropped.
     pub async fn command(self, command: &[u8], limit: Duration) -> Result<(Self, Bytes), LinkError> {
-        let Self { stream, capabilities, facts, thread_id, ok } = self;
+        let Self { stream, capabilities, origin } = self;
         let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
         let exchange = async {
             packets.write(command).await?;
@@ -212,7 +242,7 @@ impl Link {
             return Err(Malformed("reply of more than one packet").into());
         }
         let (stream, _) = packets.into_parts();
-        Ok((Self { stream, capabilities, facts, thread_id, ok }, reply))
+        Ok((Self { stream, capabilities, origin }, reply))
     }
 
     /// Says goodbye; the node closes the connection.

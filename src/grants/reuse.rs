@@ -1,0 +1,27 @@
+//! Whether the server would treat a second session on one of its connections as it treats a second login.
+
+use super::account::{Account, Limits};
+use super::product::Product;
+use super::snapshot::Snapshot;
+
+impl Snapshot {
+    /// Why links of this account must not serve a second session: the server does something at a login that a reset
+    /// of the connection leaves out, or counts logins that would then be missing.
+    pub fn forbids_reuse(&self, account: &Account) -> Option<&'static str> {
+        if !matches!(self.product, Product::MariaDb { .. }) {
+            return Some("what a reset leaves behind is known of MariaDB only");
+        }
+        if self.variables.init_connect {
+            return Some("init_connect runs at every login");
+        }
+        if account.limits != Limits::default() || self.variables.max_user_connections != 0 {
+            return Some("the server counts the account's connections");
+        }
+        None
+    }
+
+    /// Whether this account is there, unchanged.
+    pub fn has_account(&self, digest: &[u8; 32]) -> bool {
+        self.accounts().any(|account| account.digest() == digest)
+    }
+}
