@@ -97,6 +97,8 @@ pub(super) struct Lease {
     accounts: [u8; 32],
     /// When it is too old.
     expires: Instant,
+    /// It served another session, and is to be reset before the next one's first command.
+    used: bool,
     _slot: Slot,
 }
 
@@ -175,7 +177,7 @@ impl Key {
     }
 
     /// The default schema that the login named.
-    pub(super) fn database(&self) -> Option<&[u8]> {
+    pub fn database(&self) -> Option<&[u8]> {
         self.database.as_deref()
     }
 }
@@ -267,11 +269,15 @@ impl Pool {
         None
     }
 
-    /// Keeps a link that is in the state after its login ([`Link::tidy`]) for another session, hands it to one that
-    /// waits, or closes it.
+    /// Keeps a link for another session, hands it to one that waits, or closes it.
+    ///
+    /// The link holds nothing: no transaction, no lock, no temporary table ([`Link::tidy`] sees to that). It need not be
+    /// in the state after its login; whoever gets it resets it before the first command ([`Link::is_used`]), which also
+    /// gives it the server's global variables of that moment.
     ///
     /// `proof`: what the session logged in with, kept where links are to be kept ready.
-    pub fn give_back(&self, link: Link, links: &Links, proof: Option<&Proof>) {
+    pub fn give_back(&self, mut link: Link, links: &Links, proof: Option<&Proof>) {
+        link.set_used(true);
         let Some(lease) = &link.origin.lease else { return };
         let Some(key) = lease.key.clone().filter(|_| links.reuse && Instant::now() < lease.expires) else {
             return;
@@ -357,7 +363,7 @@ impl Pool {
         let credentials = key.credentials(proof);
         let mut link = connect(&key.address, &credentials, connect_timeout).await?;
         let expires = Instant::now() + varied(links.max_age);
-        link.origin.lease = Some(Lease { key: Some(key), accounts, expires, _slot: slot });
+        link.origin.lease = Some(Lease { key: Some(key), accounts, expires, used: false, _slot: slot });
         self.give_back(link, links, Some(proof));
         Ok(())
     }
@@ -420,7 +426,8 @@ impl Lease {
 
     fn new(key: Option<Arc<Key>>, claim: &Claim<'_>, slot: Slot) -> Self {
         let accounts = claim.reuse.map_or([0; 32], |reuse| reuse.accounts);
-        Self { key, accounts, expires: Instant::now() + varied(claim.links.max_age), _slot: slot }
+        let expires = Instant::now() + varied(claim.links.max_age);
+        Self { key, accounts, expires, used: false, _slot: slot }
     }
 }
 
@@ -444,6 +451,17 @@ impl Link {
     /// Whom the link may serve after this session; none: nobody.
     pub fn key(&self) -> Option<&Key> {
         self.origin.lease.as_ref()?.key.as_deref()
+    }
+
+    /// Whether the link served another session and was not reset since.
+    pub fn is_used(&self) -> bool {
+        self.origin.lease.as_ref().is_some_and(|lease| lease.used)
+    }
+
+    pub(super) fn set_used(&mut self, used: bool) {
+        if let Some(lease) = &mut self.origin.lease {
+            lease.used = used;
+        }
     }
 
     /// Whether an idle link is still there: a node that closed it, or said anything, has ended it.

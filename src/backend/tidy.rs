@@ -2,31 +2,24 @@
 //!
 //! `COM_RESET_CONNECTION` rolls back, releases locks, drops temporary tables and prepared statements and resets the
 //! session's variables, `MariaDB` 10.11 also character set and collation to those of the login. It does not reset the
-//! default schema, the role, `SHOW PROFILES`, `FOUND_ROWS()` and a prepared XA transaction. The schema and the rows
-//! found are put right here; sessions whose statements could have touched the rest never get so far
-//! (`session::state`).
+//! default schema, the role, `SHOW PROFILES`, `FOUND_ROWS()` and a prepared XA transaction. The schema is put right
+//! here and `FOUND_ROWS()` by the next session's relay; the link of a session whose statements could have touched the
+//! rest never gets so far (`session::state`).
 
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Credentials, HANDSHAKE_LIMIT, Link, LinkError, REPLY_LIMIT, authenticate, link_capabilities};
+use super::{Credentials, Link, LinkError, REPLY_LIMIT, authenticate, link_capabilities};
 use crate::auth::native;
 use crate::net::PacketStream;
-use crate::wire::command::Expect;
+use crate::wire::Malformed;
 use crate::wire::handshake::ChangeUser;
-use crate::wire::packet::put_packet;
-use crate::wire::reply::{End, ReplyTracker, Step};
-use crate::wire::{Capabilities, Malformed};
+use crate::wire::packet::{Err as ErrPacket, put_packet};
 
 const COM_INIT_DB: u8 = 0x02;
-const COM_QUERY: u8 = 0x03;
 const COM_RESET_CONNECTION: u8 = 0x1F;
-
-/// Sets `FOUND_ROWS()` to 1, whatever it was.
-const ONE_ROW: &[u8] = b"SELECT 1";
 
 impl Link {
     /// Brings the link back to the state after its login. `schema`: its default schema now.
@@ -38,7 +31,7 @@ impl Link {
         let wanted = origin.lease.as_ref().and_then(|lease| lease.key()).and_then(|key| key.database());
         let mut commands = BytesMut::with_capacity(64);
         put_packet(&mut commands, 0, &[COM_RESET_CONNECTION]);
-        let mut replies = vec![Expect::Packet];
+        let mut replies = 1;
         if schema != wanted {
             // No command takes a default schema away.
             let wanted = wanted.ok_or(Malformed("a schema where the login had none"))?;
@@ -46,22 +39,19 @@ impl Link {
             command.put_u8(COM_INIT_DB);
             command.put_slice(wanted);
             put_packet(&mut commands, 0, &command);
-            replies.push(Expect::Packet);
+            replies += 1;
         }
-        let mut query = BytesMut::with_capacity(16);
-        query.put_u8(COM_QUERY);
-        if capabilities.contains(Capabilities::QUERY_ATTRIBUTES) {
-            query.put_slice(&[0, 1]);
-        }
-        query.put_slice(ONE_ROW);
-        put_packet(&mut commands, 0, &query);
-        replies.push(Expect::Results);
-
         let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
         let exchange = async {
             packets.write_framed(&commands).await?;
-            for reply in replies {
-                read_reply(&mut packets, capabilities, reply).await?;
+            for _ in 0..replies {
+                packets.expect_reply();
+                let reply = packets.read(REPLY_LIMIT).await?;
+                match reply.first() {
+                    Some(0) => {}
+                    Some(0xFF) => return Err(LinkError::Refused(ErrPacket::decode(&reply)?)),
+                    _ => return Err(Malformed("reply to a reset").into()),
+                }
             }
             Ok::<_, LinkError>(())
         };
@@ -70,7 +60,9 @@ impl Link {
         if !ahead.is_empty() {
             return Err(Malformed("bytes behind the last reply").into());
         }
-        Ok(Self { stream, capabilities, origin })
+        let mut link = Self { stream, capabilities, origin };
+        link.set_used(false);
+        Ok(link)
     }
 
     /// Has the node judge the login again, by the rows that are in force there now.
@@ -105,27 +97,5 @@ impl Link {
         }
         origin.ok = ok;
         Ok(Self { stream, capabilities, origin })
-    }
-}
-
-/// Reads one reply to its end; an error packet is an error.
-async fn read_reply(
-    packets: &mut PacketStream<TcpStream>,
-    capabilities: Capabilities,
-    reply: Expect,
-) -> Result<(), LinkError> {
-    let mut tracker = ReplyTracker::new(capabilities);
-    tracker.begin(reply);
-    packets.expect_reply();
-    loop {
-        let payload = packets.read(REPLY_LIMIT.min(HANDSHAKE_LIMIT)).await?;
-        match tracker.packet(payload.len(), &payload)? {
-            Step::More => {}
-            Step::FileRequest => return Err(Malformed("a file request").into()),
-            Step::Done(End::Error(_)) => {
-                return Err(LinkError::Refused(crate::wire::packet::Err::decode(&payload)?));
-            }
-            Step::Done(End::Ok(_) | End::Prepared(_)) => return Ok(()),
-        }
     }
 }

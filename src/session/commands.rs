@@ -226,6 +226,9 @@ impl Session {
         self.admit_again(&mut moved, schema).map_err(Refusal::Fault)?;
         let mut placed = self.place(&moved).await.map_err(Refusal::Fault)?;
         let limit = self.connect_timeout(&cluster);
+        if placed.link.is_used() {
+            placed.link = placed.link.tidy(None, limit).await.map_err(link_refusal)?;
+        }
         for setting in settings {
             let mut query = BytesMut::with_capacity(3 + setting.len());
             query.put_u8(3);

@@ -229,6 +229,11 @@ impl Session {
             return;
         }
         let (pool, links) = (Rc::clone(&self.pool), self.links(&credential.cluster));
+        if link.key().is_some_and(|key| state.is_light(key.database())) {
+            pool.give_back(link, &links, Some(&credential.proof));
+            return;
+        }
+        // What it holds is released now, not when the next session comes.
         let limit = self.connect_timeout(&credential.cluster);
         let proof = credential.proof.clone();
         tokio::task::spawn_local(async move {

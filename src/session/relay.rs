@@ -37,6 +37,12 @@ const SCRATCH: usize = 64 * 1024;
 /// Longest statement whose text is looked at; a longer one has an unknown effect.
 const VISIBLE_STATEMENT: usize = 16 * 1024;
 
+/// Room before what was read, for Spillway's own commands: they go out in the same write as the client's.
+const HEADROOM: usize = 32;
+
+/// Brings a link that served another session to the state after its login.
+const RESET: &[u8] = &[1, 0, 0, 0, 0x1F];
+
 /// Commands that may wait for their replies; a client that sends more is not read until some came.
 const MAX_PIPELINED: usize = 1024;
 
@@ -92,6 +98,25 @@ pub enum Follow {
 struct Awaited {
     expect: Expect,
     pending: Pending,
+    /// Spillway sent it on its own account: the client does not see the reply.
+    own: bool,
+}
+
+/// What another session left on the link and this one must not see.
+///
+/// Both are put right by commands that go out together with one of the client's, so that nobody waits for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Leftovers {
+    /// The link is to be reset before the first command.
+    session: bool,
+    /// `FOUND_ROWS()`, which a reset leaves as it is, is to be overwritten before the first command that could read it.
+    found_rows: bool,
+}
+
+impl Leftovers {
+    fn of(link: &Link) -> Self {
+        Self { session: link.is_used(), found_rows: link.is_used() }
+    }
 }
 
 /// Bytes of one direction that could not be passed on yet.
@@ -123,7 +148,8 @@ pub struct Relay {
     /// Sequence number that the client expects next, for an error of our own.
     next_sequence: u8,
     last_words: Option<ErrPacket>,
-    /// Whose statements are classified, so that pins are known and another session may have the link.
+    leftovers: Leftovers,
+    /// Which statements are classified, so that pins are known and another session may have the link.
     follow: Follow,
     /// What the session carries.
     pub state: SessionState,
@@ -143,6 +169,7 @@ impl Relay {
             commands: Walker::default(),
             replies: Walker::default(),
             tracker: ReplyTracker::new(link.capabilities),
+            leftovers: Leftovers::of(&link),
             link,
             awaited: VecDeque::new(),
             client_sends: ClientSends::Commands,
@@ -172,6 +199,7 @@ impl Relay {
         self.replies = Walker::default();
         self.from_node = Held::default();
         self.last_words = None;
+        self.leftovers = Leftovers::of(&link);
         self.link = link;
     }
 
@@ -252,34 +280,73 @@ impl Relay {
         if self.stopped_at.is_some() {
             return Poll::Pending;
         }
+        let (headroom, space) = (HEADROOM, &mut scratch[HEADROOM..]);
         let held = self.from_client.unread.len();
         let mut filled = held;
         if !std::mem::take(&mut self.look_again) {
-            if held >= scratch.len() || self.awaited.len() >= MAX_PIPELINED {
+            if held >= space.len() || self.awaited.len() >= MAX_PIPELINED {
                 // Replies must come first; they will wake this task.
                 self.look_again = true;
                 return Poll::Pending;
             }
-            match ready!(read(cx, &mut self.client, &mut scratch[held..])) {
+            match ready!(read(cx, &mut self.client, &mut space[held..])) {
                 Ok(0) => return Poll::Ready(Progress::Event(Event::ClientClosed)),
                 Ok(n) => filled += n,
                 Err(e) => return Poll::Ready(Progress::Event(Event::Failed(Fault::client_gone(e)))),
             }
         }
-        scratch[..held].copy_from_slice(&self.from_client.unread);
-        self.from_client.unread.clear();
-        let chunk = &scratch[..filled];
+        if held > 0 {
+            space[..held].copy_from_slice(&self.from_client.unread);
+            self.from_client.unread.clear();
+        }
+        let before = self.leftovers;
+        let chunk = &space[..filled];
         let end = match self.take_commands(chunk, around) {
             Ok(end) => end,
             Err(fault) => return Poll::Ready(Progress::Event(Event::Failed(fault))),
         };
-        self.from_client.unread.extend_from_slice(&chunk[end..]);
+        if end < filled {
+            self.from_client.unread.extend_from_slice(&chunk[end..]);
+        }
         around.metrics.bytes_to_nodes.inc_by(end as u64);
-        match pass_on(cx, &mut self.link.stream, &mut self.from_client.unsent, &chunk[..end]) {
-            // Too many commands are waiting: their replies will wake this task.
-            Ok(()) if self.look_again => Poll::Pending,
+        let start = headroom - self.put_own_commands(before, &mut scratch[..headroom]);
+        match pass_on(
+            cx,
+            &mut self.link.stream,
+            &mut self.from_client.unsent,
+            &scratch[start..headroom + end],
+        ) {
+            // More commands can go out when some are answered: that will wake this task.
+            Ok(()) if self.look_again && !self.awaited.is_empty() => Poll::Pending,
             Ok(()) => Poll::Ready(Progress::Made),
             Err(e) => self.node_failed(&e),
+        }
+    }
+
+    /// Writes Spillway's own commands to the end of `room` that became due since the leftovers were `before`; returns
+    /// their length.
+    fn put_own_commands(&self, before: Leftovers, room: &mut [u8]) -> usize {
+        if before == self.leftovers {
+            return 0;
+        }
+        let mut commands = BytesMut::with_capacity(HEADROOM);
+        if before.session && !self.leftovers.session {
+            commands.extend_from_slice(RESET);
+        }
+        if before.found_rows && !self.leftovers.found_rows {
+            commands.extend_from_slice(self.overwrite_found_rows());
+        }
+        let start = room.len() - commands.len();
+        room[start..].copy_from_slice(&commands);
+        commands.len()
+    }
+
+    /// `SELECT 1`, which leaves 1.
+    fn overwrite_found_rows(&self) -> &'static [u8] {
+        if self.capabilities.contains(Capabilities::QUERY_ATTRIBUTES) {
+            b"\x0B\0\0\0\x03\0\x01SELECT 1"
+        } else {
+            b"\x09\0\0\0\x03SELECT 1"
         }
     }
 
@@ -375,6 +442,15 @@ impl Relay {
         } else {
             body
         };
+        if self.leftovers.session || self.leftovers.found_rows {
+            let own = self.due_before(command, text, effect.as_ref());
+            if own != self.leftovers && (head.at > 0 || !self.awaited.is_empty()) {
+                // Own commands go out in front of everything that was read, and their replies come first.
+                self.look_again = true;
+                return Ok(false);
+            }
+            self.send_own(own);
+        }
         let pending = self.state.sent(command, text, effect);
         if let Follow::First(left) = &mut self.follow {
             *left -= 1;
@@ -389,11 +465,36 @@ impl Relay {
             Expect::Opaque => self.client_sends = ClientSends::Unknown,
             expect => {
                 around.entry.set_waits(false);
-                self.awaited.push_back(Awaited { expect, pending });
+                self.awaited.push_back(Awaited { expect, pending, own: false });
                 self.begin_next();
             }
         }
         Ok(true)
+    }
+
+    /// The leftovers that may still be there when this command arrives.
+    fn due_before(&self, command: Command, text: &[u8], effect: Option<&Effect>) -> Leftovers {
+        let mentions = |word: &[u8]| text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
+        let may_read_found_rows = match (command, effect) {
+            (Command::Query | Command::StmtPrepare, Some(Effect::None | Effect::Use(_) | Effect::Set)) => false,
+            (Command::Query | Command::StmtPrepare, Some(Effect::Cleared(_))) => mentions(b"found_rows"),
+            (Command::Query | Command::StmtPrepare | Command::Unknown(_), _) => true,
+            _ => false,
+        };
+        Leftovers { session: false, found_rows: self.leftovers.found_rows && !may_read_found_rows }
+    }
+
+    /// Notes that what is no longer among the leftovers is put right by own commands.
+    fn send_own(&mut self, leftovers: Leftovers) {
+        let before = std::mem::replace(&mut self.leftovers, leftovers);
+        let own = |expect| Awaited { expect, pending: Pending::Nothing, own: true };
+        if before.session && !leftovers.session {
+            self.awaited.push_back(own(Expect::Packet));
+        }
+        if before.found_rows && !leftovers.found_rows {
+            self.awaited.push_back(own(Expect::Results));
+        }
+        self.begin_next();
     }
 
     fn effect(&self, command: Command, body: &[u8], whole: bool) -> Effect {
@@ -434,24 +535,59 @@ impl Relay {
             Ok(n) => n,
             Err(e) => return self.node_failed(&e),
         };
-        scratch[..held].copy_from_slice(&self.from_node.unread);
-        self.from_node.unread.clear();
+        if held > 0 {
+            scratch[..held].copy_from_slice(&self.from_node.unread);
+            self.from_node.unread.clear();
+        }
         let chunk = &scratch[..held + n];
-        let end = match self.take_replies(chunk, around) {
-            Ok(end) => end,
+        let (start, end) = match self.take_own_replies(chunk).and_then(|start| {
+            // Only what comes behind the replies to own commands is the client's.
+            self.take_replies(chunk, start, around).map(|end| (start, end))
+        }) {
+            Ok(range) => range,
             Err(fault) => return Poll::Ready(Progress::Event(Event::Failed(fault))),
         };
-        self.from_node.unread.extend_from_slice(&chunk[end..]);
-        around.metrics.bytes_to_clients.inc_by(end as u64);
-        match pass_on(cx, &mut self.client, &mut self.from_node.unsent, &chunk[..end]) {
+        if end < chunk.len() {
+            self.from_node.unread.extend_from_slice(&chunk[end..]);
+        }
+        around.metrics.bytes_to_clients.inc_by((end - start) as u64);
+        match pass_on(cx, &mut self.client, &mut self.from_node.unsent, &chunk[start..end]) {
             Ok(()) => Poll::Ready(Progress::Made),
             Err(e) => Poll::Ready(Progress::Event(Event::Failed(Fault::client_gone(e)))),
         }
     }
 
-    /// Understands the node's bytes; returns how many of them may go out.
-    fn take_replies(&mut self, chunk: &[u8], around: &Around<'_>) -> Result<usize, Fault> {
+    /// Passes over replies to Spillway's own commands; returns where they end. Such replies always come first: an own
+    /// command is sent when every other one is answered.
+    fn take_own_replies(&mut self, chunk: &[u8]) -> Result<usize, Fault> {
         let mut at = 0;
+        while self.awaited.front().is_some_and(|first| first.own) {
+            let head = match self.replies.next(chunk, at, |len, _| len) {
+                Next::Stop(end) => return Ok(end),
+                Next::Head(head) => head,
+            };
+            match self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)? {
+                Step::More => {}
+                Step::Done(End::Ok(_)) => {
+                    self.awaited.pop_front();
+                    self.begin_next();
+                }
+                Step::FileRequest | Step::Done(End::Error(_) | End::Prepared(_)) => {
+                    let detail = "a link that served another session could not be reset";
+                    return Err(Fault::killed("reset_failed", Blame::Server, detail));
+                }
+            }
+            at = self.replies.pass(&head);
+        }
+        Ok(at)
+    }
+
+    /// Understands the node's bytes from `from` on; returns how many of them may go out.
+    fn take_replies(&mut self, chunk: &[u8], from: usize, around: &Around<'_>) -> Result<usize, Fault> {
+        let mut at = from;
+        if self.awaited.front().is_some_and(|first| first.own) {
+            return Ok(at);
+        }
         loop {
             let head = {
                 let tracker = &self.tracker;
@@ -601,7 +737,7 @@ fn flush<S: AsyncWrite + Unpin>(
     Poll::Ready(Ok(()))
 }
 
-const _: () = assert!(VISIBLE_STATEMENT + HEADER < SCRATCH);
+const _: () = assert!(VISIBLE_STATEMENT + HEADER + HEADROOM < SCRATCH);
 
 #[cfg(test)]
 mod tests;

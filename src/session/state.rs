@@ -165,6 +165,12 @@ impl SessionState {
         self.unproven = Some(what);
     }
 
+    /// Whether the session holds nothing on its link and has changed nothing there but what the last statement leaves
+    /// (`LAST_INSERT_ID()` and the like). `login`: the default schema of the login.
+    pub fn is_light(&self, login: Option<&[u8]>) -> bool {
+        self.pins().is_empty() && self.settings.is_empty() && self.schema() == login
+    }
+
     /// From now on statements are not followed any more.
     pub fn stop_following(&mut self, why: &'static str) {
         self.note_unproven(why);

@@ -79,6 +79,13 @@ impl Walker {
         self.continues = head.len == MAX_PAYLOAD;
         head.at + HEADER
     }
+
+    /// Passes over a message that stands wholly in the chunk; returns the position behind it.
+    pub fn pass(&mut self, head: &Head<'_>) -> usize {
+        let behind = self.enter(head);
+        self.remaining = 0;
+        behind + head.len
+    }
 }
 
 #[cfg(test)]
