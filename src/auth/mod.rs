@@ -2,6 +2,8 @@
 
 pub mod native;
 
+use std::cell::RefCell;
+
 use crate::wire::handshake::{SCRAMBLE, Scramble};
 
 /// A fresh scramble from the operating system's random numbers.
@@ -11,8 +13,7 @@ use crate::wire::handshake::{SCRAMBLE, Scramble};
 /// # Errors
 /// When the operating system gives no random numbers; no login is possible then.
 pub fn scramble() -> Result<Scramble, getrandom::Error> {
-    let mut bytes = [0; SCRAMBLE];
-    getrandom::fill(&mut bytes)?;
+    let mut bytes = draw()?;
     for byte in &mut bytes {
         *byte &= 0x7F;
         if *byte == 0 || *byte == b'$' {
@@ -22,12 +23,33 @@ pub fn scramble() -> Result<Scramble, getrandom::Error> {
     Ok(bytes)
 }
 
+/// The next random bytes of this thread, which are asked for in larger lots. None is given out twice.
+fn draw() -> Result<[u8; SCRAMBLE], getrandom::Error> {
+    const LOT: usize = 100;
+    thread_local! {
+        static LEFT: RefCell<Vec<[u8; SCRAMBLE]>> = const { RefCell::new(Vec::new()) };
+    }
+    LEFT.with_borrow_mut(|left| {
+        if left.is_empty() {
+            left.resize(LOT, [0; SCRAMBLE]);
+            if let Err(error) = getrandom::fill(left.as_flattened_mut()) {
+                left.clear();
+                return Err(error);
+            }
+        }
+        // Never empty here.
+        Ok(left.pop().unwrap_or_default())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn scrambles_differ_and_hold_no_nul() {
         let (a, b) = (super::scramble().unwrap(), super::scramble().unwrap());
         assert_ne!(a, b);
+        let many: std::collections::HashSet<_> = (0..1000).map(|_| super::scramble().unwrap()).collect();
+        assert_eq!(many.len(), 1000);
         assert!(a.iter().chain(&b).all(|c| *c != 0 && *c != b'$' && *c < 128));
     }
 }

@@ -82,17 +82,10 @@ async fn serve_with(mut listener: Listener, control: Arc<Control>, manners: Mann
     // Dropped at the end, which closes the consoles that are still open.
     let mut open = JoinSet::new();
     loop {
-        let (stream, client) = tokio::select! {
+        let (mut stream, client) = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = open.join_next() => continue,
             () = control.lifecycle.reached(Phase::Stopping) => return,
-        };
-        let mut stream = match stream.register() {
-            Ok(stream) => stream,
-            Err(e) => {
-                warn!(%client, error = %e, "console socket could not be registered");
-                continue;
-            }
         };
         if open.len() >= MOST {
             warn!(%client, most = MOST, "too many consoles");

@@ -4,13 +4,14 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::warn;
 
-use super::stream::StdStream;
+use super::stream::Stream;
 use crate::ids::{ClientAddr, ListenAddr};
 
 /// Clients that the kernel keeps waiting between two accepts.
@@ -37,18 +38,29 @@ impl Access {
     }
 }
 
-/// A bound socket. A Unix socket's file is removed when this is dropped.
+/// A socket that listens and belongs to no runtime yet. A Unix socket's file is removed when this and everything that
+/// came from it is dropped.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    address: ListenAddr,
+    asked: ListenAddr,
+    file: Option<Arc<RemoveOnDrop>>,
+}
+
+/// A listening socket of one runtime.
 #[derive(Debug)]
 pub struct Listener {
     socket: Accepting,
     address: ListenAddr,
     pause: Duration,
+    _file: Option<Arc<RemoveOnDrop>>,
 }
 
 #[derive(Debug)]
 enum Accepting {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: RemoveOnDrop },
+    Unix(UnixListener),
 }
 
 #[derive(Debug)]
@@ -65,30 +77,34 @@ impl Drop for RemoveOnDrop {
 /// The file of a Unix socket that nobody listens on any more is replaced. TCP has no `access`.
 ///
 /// # Errors
-/// The system's, such as address in use. Must be called within a runtime.
-pub fn bind(address: &ListenAddr, access: Access) -> io::Result<Listener> {
-    let (socket, address) = match address {
+/// The system's, such as address in use.
+pub fn bind(address: &ListenAddr, access: Access) -> io::Result<Bound> {
+    let asked = address.clone();
+    match address {
         ListenAddr::Tcp(at) => {
             let socket = Socket::new(Domain::for_address(*at), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
             if at.is_ipv6() {
                 socket.set_only_v6(true)?;
             }
+            // Accepted sockets inherit both, without a call for each of them.
+            socket.set_tcp_nodelay(true)?;
+            socket.set_keepalive(true)?;
             socket.set_nonblocking(true)?;
             socket.bind(&(*at).into())?;
             socket.listen(BACKLOG)?;
-            let listener = TcpListener::from_std(socket.into())?;
-            let bound = ListenAddr::Tcp(listener.local_addr()?);
-            (Accepting::Tcp(listener), bound)
+            let bound = socket.local_addr()?.as_socket().unwrap_or(*at);
+            Ok(Bound { socket, address: ListenAddr::Tcp(bound), asked, file: None })
         }
         ListenAddr::Unix(path) => {
             remove_if_dead(path)?;
-            let listener = UnixListener::bind(path)?;
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            let file = Some(Arc::new(RemoveOnDrop(path.clone())));
+            listener.set_nonblocking(true)?;
             std::fs::set_permissions(path, Permissions::from_mode(access.mode()))?;
-            (Accepting::Unix { listener, _file: RemoveOnDrop(path.clone()) }, address.clone())
+            Ok(Bound { socket: std::os::fd::OwnedFd::from(listener).into(), address: asked.clone(), asked, file })
         }
-    };
-    Ok(Listener { socket, address, pause: PAUSE.0 })
+    }
 }
 
 fn remove_if_dead(path: &Path) -> io::Result<()> {
@@ -103,14 +119,34 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
     }
 }
 
-impl Listener {
+impl Bound {
     /// Where it listens; the port is the real one even when zero was asked for.
     pub fn address(&self) -> &ListenAddr {
         &self.address
     }
 
+    /// The address that was asked for.
+    pub fn asked(&self) -> &ListenAddr {
+        &self.asked
+    }
+
+    /// Accepts clients in the current runtime. Several may do so at the same time.
+    ///
+    /// # Errors
+    /// The system's, such as too many open files.
+    pub fn listen(&self) -> io::Result<Listener> {
+        let socket = self.socket.try_clone()?;
+        let socket = match self.address {
+            ListenAddr::Tcp(_) => Accepting::Tcp(TcpListener::from_std(socket.into())?),
+            ListenAddr::Unix(_) => Accepting::Unix(UnixListener::from_std(socket.into())?),
+        };
+        Ok(Listener { socket, address: self.address.clone(), pause: PAUSE.0, _file: self.file.clone() })
+    }
+}
+
+impl Listener {
     /// The next client. Errors are logged and outwaited. Cancel safe.
-    pub async fn accept(&mut self) -> (StdStream, ClientAddr) {
+    pub async fn accept(&mut self) -> (Stream, ClientAddr) {
         loop {
             match self.try_accept().await {
                 Ok(accepted) => {
@@ -127,18 +163,16 @@ impl Listener {
         }
     }
 
-    async fn try_accept(&self) -> io::Result<(StdStream, ClientAddr)> {
+    async fn try_accept(&self) -> io::Result<(Stream, ClientAddr)> {
         match &self.socket {
             Accepting::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_keepalive(true)?;
-                Ok((StdStream::Tcp(stream.into_std()?), ClientAddr::Tcp(peer)))
+                Ok((Stream::Tcp(stream), ClientAddr::Tcp(peer)))
             }
-            Accepting::Unix { listener, .. } => {
+            Accepting::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream.peer_cred().ok().map(|c| c.uid());
-                Ok((StdStream::Unix(stream.into_std()?), ClientAddr::Unix { uid }))
+                Ok((Stream::Unix(stream), ClientAddr::Unix { uid }))
             }
         }
     }
@@ -173,10 +207,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_is_accepted_with_its_address() {
-        let mut listener = bind(&ListenAddr::Tcp("127.0.0.1:0".parse().unwrap()), Access::Everybody).unwrap();
-        let ListenAddr::Tcp(at) = listener.address().clone() else { panic!("TCP") };
+        let bound = bind(&ListenAddr::Tcp("127.0.0.1:0".parse().unwrap()), Access::Everybody).unwrap();
+        let ListenAddr::Tcp(at) = bound.address().clone() else { panic!("TCP") };
+        let mut listener = bound.listen().unwrap();
         let client = tokio::net::TcpStream::connect(at).await.unwrap();
-        let (_, from) = listener.accept().await;
+        let (stream, from) = listener.accept().await;
         assert_eq!(from, ClientAddr::Tcp(client.local_addr().unwrap()));
+        let Stream::Tcp(stream) = stream else { panic!("TCP") };
+        assert!(stream.nodelay().unwrap(), "inherited from the listener");
     }
 }

@@ -4,6 +4,6 @@ mod listen;
 mod packets;
 mod stream;
 
-pub use listen::{Access, Listener, bind};
+pub use listen::{Access, Bound, Listener, bind};
 pub use packets::{PacketStream, ReadError};
 pub use stream::{StdStream, Stream};

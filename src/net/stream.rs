@@ -38,6 +38,19 @@ impl StdStream {
     }
 }
 
+impl Stream {
+    /// Takes the socket out of its runtime, for another one.
+    ///
+    /// # Errors
+    /// When the runtime cannot let go of it; the socket is closed then.
+    pub fn detach(self) -> io::Result<StdStream> {
+        Ok(match self {
+            Self::Tcp(s) => StdStream::Tcp(s.into_std()?),
+            Self::Unix(s) => StdStream::Unix(s.into_std()?),
+        })
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

@@ -79,11 +79,32 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Arrival {
     /// Its socket.
-    pub stream: StdStream,
+    pub stream: ArrivalStream,
     /// Where it is.
     pub client: ClientAddr,
     /// The service that it came to.
     pub service: ServiceName,
+}
+
+/// The socket of a client on its way.
+#[derive(Debug)]
+pub enum ArrivalStream {
+    /// Registered with the runtime of this worker.
+    Here(Stream),
+    /// From another worker.
+    Elsewhere(StdStream),
+}
+
+impl From<Stream> for ArrivalStream {
+    fn from(stream: Stream) -> Self {
+        Self::Here(stream)
+    }
+}
+
+impl From<StdStream> for ArrivalStream {
+    fn from(stream: StdStream) -> Self {
+        Self::Elsewhere(stream)
+    }
 }
 
 /// Serves one client to its end. `pool`: the worker's.
@@ -96,12 +117,15 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
         debug!(%service, "client of a service that is no longer configured");
         return;
     };
-    let stream = match stream.register() {
-        Ok(stream) => stream,
-        Err(e) => {
-            warn!(error = %e, "client socket could not be registered");
-            return;
-        }
+    let stream = match stream {
+        ArrivalStream::Here(stream) => stream,
+        ArrivalStream::Elsewhere(stream) => match stream.register() {
+            Ok(stream) => stream,
+            Err(e) => {
+                warn!(error = %e, "client socket could not be registered");
+                return;
+            }
+        },
     };
     let registered = shared.registry.register(client, service.name.clone());
     let _open = Open::count(metrics.open.clone());

@@ -1,34 +1,39 @@
 //! Builds everything in order, binds early, follows signals, and drains at the end.
+//!
+//! | file | what |
+//! |---|---|
+//! | `listeners` | the listening sockets that serve clients now |
+//! | `workers` | one thread per core, each with its sessions and links |
 
-use std::collections::HashMap;
+mod listeners;
+mod workers;
+
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::accounts::AccountStore;
-use crate::backend::Pool;
-use crate::config::{Config, Service};
+use crate::config::Config;
 use crate::control::{Control, ListenerStatus, ReloadConfig, StateFile};
-use crate::ids::{ClusterName, ListenAddr, ServiceName};
+use crate::ids::ClusterName;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
-use crate::net::{Access, Listener, bind};
+use crate::net::{Access, bind};
 use crate::routing;
 use crate::session::registry::Registry;
-use crate::session::{self, Arrival, Shared, upkeep};
+use crate::session::{self, Shared, upkeep};
 use crate::topology::{Topology, TopologyStore};
 use crate::{api, console};
+use listeners::Listeners;
+use workers::Workers;
 
 /// Sessions that end at the deadline get this long to be told so.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -96,6 +101,7 @@ impl App {
         for address in &config.admin.console {
             doors.push(
                 bind(address, Access::Owner)
+                    .and_then(|bound| bound.listen())
                     .map_err(|e| StartError::Unavailable(format!("admin.console: {address}: {e}")))?,
             );
         }
@@ -167,9 +173,7 @@ impl App {
         let workers = Arc::new(Workers::start(&config, &shared)?);
         let idle = tokio::spawn(upkeep::close_idle(Arc::clone(&shared)));
         let mut app = Self { shared, monitors, workers, listeners, statuses, probes, new_configs, path };
-        for (service, listener) in bound {
-            app.listeners.spawn(service, listener, &app.workers);
-        }
+        app.listeners.open(bound, &app.workers);
         app.shared.lifecycle.advance(Phase::Serving);
         for (address, service) in config.listeners() {
             info!(%address, service = %service.name, "listening");
@@ -269,9 +273,7 @@ impl App {
             let _ = self.new_configs.send(Arc::clone(&new)).await;
         }
         self.listeners.close_missing(&new);
-        for (service, listener) in bound {
-            self.listeners.spawn(service, listener, &self.workers);
-        }
+        self.listeners.open(bound, &self.workers);
         self.statuses.store(Arc::new(Listeners::statuses(&new)));
         for warning in &new.warnings {
             warn!("{warning}");
@@ -330,146 +332,6 @@ async fn await_verdicts(shared: &Shared) {
 async fn until_empty(registry: &Registry) {
     while !registry.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// The listening sockets that serve clients now.
-#[derive(Default)]
-struct Listeners {
-    tasks: HashMap<(ServiceName, ListenAddr), AbortHandle>,
-}
-
-type Bound = Vec<(ServiceName, (ListenAddr, Listener))>;
-
-impl Listeners {
-    /// Binds what the configuration has and this has not. All or nothing.
-    fn bind_missing(&mut self, config: &Config) -> Result<Bound, String> {
-        let mut bound = Vec::new();
-        for (address, service) in config.listeners() {
-            if self.tasks.contains_key(&(service.name.clone(), address.clone())) {
-                continue;
-            }
-            let listener = bind(address, Access::Everybody)
-                .map_err(|e| format!("service.{}: {address}: {e}", service.name))?;
-            bound.push((service.name.clone(), (address.clone(), listener)));
-        }
-        Ok(bound)
-    }
-
-    fn spawn(&mut self, service: ServiceName, listener: (ListenAddr, Listener), workers: &Arc<Workers>) {
-        let (address, listener) = listener;
-        let task = tokio::spawn(accept(service.clone(), listener, Arc::clone(workers)));
-        self.tasks.insert((service, address), task.abort_handle());
-    }
-
-    /// Closes what the configuration no longer has.
-    fn close_missing(&mut self, config: &Config) {
-        self.tasks.retain(|(service, address), task| {
-            let stays = config.services.get(service).is_some_and(|s: &Service| s.listen.contains(address));
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-    }
-
-    fn close(&mut self) {
-        for (_, task) in self.tasks.drain() {
-            task.abort();
-        }
-    }
-
-    /// What operators are shown once everything that the configuration has is bound.
-    fn statuses(config: &Config) -> Vec<ListenerStatus> {
-        config
-            .listeners()
-            .map(|(address, service)| ListenerStatus {
-                address: address.to_string(),
-                service: service.name.clone(),
-                state: "listening",
-            })
-            .collect()
-    }
-}
-
-async fn accept(service: ServiceName, mut listener: Listener, workers: Arc<Workers>) -> Infallible {
-    loop {
-        let (stream, client) = listener.accept().await;
-        workers.hand_out(Arrival { stream, client, service: service.clone() });
-    }
-}
-
-/// One thread per core; each owns its sessions and their links.
-struct Workers {
-    workers: Vec<Worker>,
-}
-
-struct Worker {
-    arrivals: mpsc::UnboundedSender<Arrival>,
-    sessions: Arc<AtomicUsize>,
-}
-
-impl Workers {
-    fn start(config: &Config, shared: &Arc<Shared>) -> Result<Self, StartError> {
-        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let count = config.runtime.workers.map_or(cores, std::num::NonZero::get);
-        let workers = (0..count)
-            .map(|number| Worker::start(number, Arc::clone(shared)))
-            .collect::<Result<_, _>>()
-            .map_err(|e| StartError::Internal(format!("worker: {e}")))?;
-        Ok(Self { workers })
-    }
-
-    /// Gives the client to the worker with the fewest sessions.
-    fn hand_out(&self, arrival: Arrival) {
-        let least = self.workers.iter().min_by_key(|w| w.sessions.load(Ordering::Relaxed));
-        if let Some(worker) = least {
-            worker.sessions.fetch_add(1, Ordering::Relaxed);
-            if worker.arrivals.send(arrival).is_err() {
-                error!("a worker has stopped; its client is dropped");
-            }
-        }
-    }
-}
-
-impl Worker {
-    fn start(number: usize, shared: Arc<Shared>) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (arrivals, queue) = mpsc::unbounded_channel();
-        let sessions = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&sessions);
-        thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                let first = number == 0;
-                runtime.block_on(LocalSet::new().run_until(work(queue, shared, counter, first)));
-            })?;
-        Ok(Self { arrivals, sessions })
-    }
-}
-
-/// Serves every client that arrives, each in a task of its own: a panic ends that one only.
-async fn work(
-    mut queue: mpsc::UnboundedReceiver<Arrival>,
-    shared: Arc<Shared>,
-    sessions: Arc<AtomicUsize>,
-    first: bool,
-) {
-    struct Leave(Arc<AtomicUsize>);
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    let pool = Rc::new(Pool::new(Arc::clone(&shared.gates)));
-    tokio::task::spawn_local(upkeep::tend(Arc::clone(&shared), Rc::clone(&pool), first));
-    while let Some(arrival) = queue.recv().await {
-        let leave = Leave(Arc::clone(&sessions));
-        let (shared, pool) = (Arc::clone(&shared), Rc::clone(&pool));
-        tokio::task::spawn_local(async move {
-            let _leave = leave;
-            session::serve(shared, pool, arrival).await;
-        });
     }
 }
 
