@@ -61,7 +61,8 @@ impl Session {
             self.shared.metrics.login_refused(fault.label);
             return Err(fault);
         }
-        let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
+        // Most responses fit, so that they come in one read.
+        let mut packets = PacketStream::new(stream, BytesMut::with_capacity(1024), 0);
         match self.log_in(&mut packets).await {
             Ok((credential, placed)) => {
                 // Operators see where the session is by the time its client goes on.

@@ -164,7 +164,11 @@ impl Relay {
             client,
             capabilities: link.capabilities,
             look_again: !ahead.is_empty(),
-            from_client: Held { unread: ahead, unsent: BytesMut::new() },
+            // An empty buffer may still hold memory, and most sessions never need one.
+            from_client: Held {
+                unread: if ahead.is_empty() { BytesMut::new() } else { ahead },
+                unsent: BytesMut::new(),
+            },
             from_node: Held::default(),
             commands: Walker::default(),
             replies: Walker::default(),
