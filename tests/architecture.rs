@@ -29,7 +29,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("bitflags", &["wire"]),
     ("bytes", &["wire", "net", "backend", "session"]),
     ("clap", &["main"]),
-    ("getrandom", &["auth", "monitor"]),
+    ("getrandom", &["auth", "backend", "monitor"]),
     ("humantime", &["config", "backend", "session", "monitor", "control", "console", "api", "app"]),
     ("mysql_async", &["monitor"]),
     ("prometheus_client", &["metrics"]),

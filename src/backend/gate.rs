@@ -198,8 +198,10 @@ impl Gate {
         loop {
             let waiter = {
                 let mut state = self.lock();
-                let of_use =
-                    state.queue.front().is_some_and(|w| w.key.as_deref().is_some_and(|key| offered.is_of(key)));
+                let of_use = state
+                    .queue
+                    .front()
+                    .is_some_and(|w| w.key.as_deref().is_some_and(|key| offered.is_of(key)));
                 if !of_use {
                     return Some(offered);
                 }

@@ -25,7 +25,6 @@ use tokio::time::timeout;
 pub use gate::{Gates, NodeLinks, Slot};
 pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
 
-
 use crate::auth::native::{self, Proof};
 use crate::ids::NodeAddr;
 use crate::net::{PacketStream, ReadError};

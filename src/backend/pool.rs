@@ -228,7 +228,9 @@ impl Pool {
                         }
                     }
                     (Err(NoSlot::QueueFull), _) => return Err(LeaseError::QueueFull(claim.links.queue)),
-                    (Err(NoSlot::TimedOut), None) => return Err(LeaseError::TimedOut(claim.links.queue_timeout)),
+                    (Err(NoSlot::TimedOut), None) => {
+                        return Err(LeaseError::TimedOut(claim.links.queue_timeout));
+                    }
                     // The node's own words.
                     (Err(NoSlot::TimedOut), Some(error)) => return Err(error.into()),
                 }
@@ -340,7 +342,8 @@ impl Pool {
             let Some(keep) = keep else { return false };
             // An account that nobody has used for so long needs nothing ready.
             const FORGET: Duration = Duration::from_mins(30);
-            let remembered = keep.warm > 0 && shelf.proof.is_some() && now.duration_since(shelf.used) < FORGET;
+            let remembered =
+                keep.warm > 0 && shelf.proof.is_some() && now.duration_since(shelf.used) < FORGET;
             if remembered && shelf.idle.len() < keep.warm as usize {
                 wanting.extend(shelf.proof.clone().map(|proof| (Arc::clone(key), proof)));
             }

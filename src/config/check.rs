@@ -17,8 +17,8 @@ use super::cross::Index;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::{
-    Admin, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node, NodeChoice, Route,
-    Runtime, Service,
+    Admin, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node, NodeChoice,
+    Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -245,8 +245,7 @@ impl<'a> Checker<'a> {
         let node = section.or("node", NodeChoice::Writer, |field| {
             field.word("choice of a node", &[("writer", NodeChoice::Writer), ("any", NodeChoice::Any)])
         });
-        let limit =
-            |key| section.or(key, None, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+        let limit = |key| section.or(key, None, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
         let max_sessions = limit("max_sessions");
         let max_sessions_per_user = limit("max_sessions_per_user");
         let max_sessions_per_address = limit("max_sessions_per_address");
@@ -459,12 +458,10 @@ fn links(section: &Section<'_>) -> Option<Links> {
     let default = Links::default();
     let reuse = section.or("reuse", default.reuse, Field::boolean);
     let max_idle = section.or("max_idle", default.max_idle, |field| field.integer(1..=10_000));
-    let idle_timeout =
-        section.or("idle_timeout", default.idle_timeout, |field| field.duration(MS_100..=DAY));
+    let idle_timeout = section.or("idle_timeout", default.idle_timeout, |field| field.duration(MS_100..=DAY));
     let max_age = section.or("max_age", default.max_age, |field| field.duration(SEC_1..=DAY * 30));
     let warm = section.or("warm", default.warm, |field| field.integer(0..=1000));
-    let max =
-        section.or("max", default.max, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+    let max = section.or("max", default.max, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
     let queue = section.or("queue", default.queue, |field| field.integer(0..=100_000));
     let queue_timeout =
         section.or("queue_timeout", default.queue_timeout, |field| field.duration(MS_10..=MIN_10));

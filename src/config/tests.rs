@@ -78,7 +78,8 @@ const A_FILTER: &str = "a level (off, error, warn, info, debug, trace) or levels
 const KINDS: &str = "one of: galera, replication, multi-primary, static";
 const A_PASSWORD: &str = "exactly one of password, password_file, password_env";
 const A_NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . - starting with a letter or a digit";
-const SERVICE_KEYS: &str = "one of: clusters, databases, default_cluster, listen, max_sessions, node, route";
+const SERVICE_KEYS: &str = "one of: clusters, databases, default_cluster, idle_timeout, listen, max_sessions, \
+                            max_sessions_per_address, max_sessions_per_user, node, route";
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -132,6 +133,9 @@ fn the_smallest_file_has_every_default() {
         route: Route::Cluster(cluster("shop")),
         node: NodeChoice::Writer,
         max_sessions: None,
+        max_sessions_per_user: None,
+        max_sessions_per_address: None,
+        idle_timeout: None,
     };
     assert_eq!(config.services["app"], app);
     assert_eq!(
@@ -139,6 +143,53 @@ fn the_smallest_file_has_every_default() {
         (&Admin::default(), &Log::default(), &Runtime::default())
     );
     assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn links_and_limits_arrive_and_are_compared() {
+    assert_eq!(good(SMALL).clusters["shop"].links, Links::default());
+    let text = edit(
+        SMALL,
+        "route = \"cluster:shop\"",
+        "route = \"cluster:shop\"\nmax_sessions_per_user = 5\nmax_sessions_per_address = 6\nidle_timeout = \"10m\"",
+    ) + "[cluster.shop.links]\nreuse = false\nmax_idle = 3\nidle_timeout = \"2s\"\nmax_age = \"1h\"\nwarm = 1\n\
+           max = 100\nqueue = 7\nqueue_timeout = \"1s\"\n";
+    let config = good(&text);
+    let links = Links {
+        reuse: false,
+        max_idle: 3,
+        idle_timeout: secs(2),
+        max_age: secs(3600),
+        warm: 1,
+        max: NonZeroU32::new(100),
+        queue: 7,
+        queue_timeout: secs(1),
+    };
+    assert_eq!(config.clusters["shop"].links, links);
+    let app = &config.services["app"];
+    assert_eq!(
+        (app.max_sessions_per_user, app.max_sessions_per_address, app.idle_timeout),
+        (NonZeroU32::new(5), NonZeroU32::new(6), Some(secs(600)))
+    );
+    let lines: Vec<_> = good(SMALL).diff(&config).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "cluster shop: links reuse true -> false",
+            "cluster shop: links max_idle 64 -> 3",
+            "cluster shop: links idle_timeout 1m -> 2s",
+            "cluster shop: links max_age 30m -> 1h",
+            "cluster shop: links warm 0 -> 1",
+            "cluster shop: links max no limit -> 100",
+            "cluster shop: links queue 1000 -> 7",
+            "cluster shop: links queue_timeout 5s -> 1s",
+            "service app: max_sessions_per_user no limit -> 5",
+            "service app: max_sessions_per_address no limit -> 6",
+            "service app: idle_timeout never closed -> 10m",
+        ]
+    );
+    let wrong = parse(&edit(&text, "max_idle = 3", "max_idle = 0")).expect_err("too few").to_string();
+    assert!(wrong.contains("cluster.shop.links.max_idle"), "{wrong}");
 }
 
 #[test]
@@ -305,7 +356,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, connect_timeout, kind, monitor, nodes (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, connect_timeout, kind, links, monitor, nodes (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",

@@ -102,7 +102,12 @@ pub fn bind(address: &ListenAddr, access: Access) -> io::Result<Bound> {
             let file = Some(Arc::new(RemoveOnDrop(path.clone())));
             listener.set_nonblocking(true)?;
             std::fs::set_permissions(path, Permissions::from_mode(access.mode()))?;
-            Ok(Bound { socket: std::os::fd::OwnedFd::from(listener).into(), address: asked.clone(), asked, file })
+            Ok(Bound {
+                socket: std::os::fd::OwnedFd::from(listener).into(),
+                address: asked.clone(),
+                asked,
+                file,
+            })
         }
     }
 }

@@ -77,7 +77,8 @@ mod tests {
         let (app, other): (ServiceName, ServiceName) = ("app".parse().unwrap(), "other".parse().unwrap());
         let first = counts.enter_user(&app, b"a", 1).unwrap();
         assert!(counts.enter_user(&app, b"a", 1).is_none());
-        let _others = (counts.enter_user(&app, b"b", 1).unwrap(), counts.enter_user(&other, b"a", 1).unwrap());
+        let _others =
+            (counts.enter_user(&app, b"b", 1).unwrap(), counts.enter_user(&other, b"a", 1).unwrap());
         drop(first);
         assert!(counts.enter_user(&app, b"a", 1).is_some());
     }

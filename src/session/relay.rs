@@ -8,15 +8,19 @@
 //! Commands that Spillway itself must handle stop the flow *before* their first byte; the relay then
 //! waits until every earlier command is answered and returns [`Event::Command`].
 
+mod flow;
+mod leftovers;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
 use tokio::net::TcpStream;
+
+use flow::{Held, flush, is_disconnect, pass_on, read};
+use leftovers::Leftovers;
 
 use super::registry::Entry;
 use super::state::{Pending, SessionState, query_text};
@@ -39,9 +43,6 @@ const VISIBLE_STATEMENT: usize = 16 * 1024;
 
 /// Room before what was read, for Spillway's own commands: they go out in the same write as the client's.
 const HEADROOM: usize = 32;
-
-/// Brings a link that served another session to the state after its login.
-const RESET: &[u8] = &[1, 0, 0, 0, 0x1F];
 
 /// Commands that may wait for their replies; a client that sends more is not read until some came.
 const MAX_PIPELINED: usize = 1024;
@@ -100,32 +101,6 @@ struct Awaited {
     pending: Pending,
     /// Spillway sent it on its own account: the client does not see the reply.
     own: bool,
-}
-
-/// What another session left on the link and this one must not see.
-///
-/// Both are put right by commands that go out together with one of the client's, so that nobody waits for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Leftovers {
-    /// The link is to be reset before the first command.
-    session: bool,
-    /// `FOUND_ROWS()`, which a reset leaves as it is, is to be overwritten before the first command that could read it.
-    found_rows: bool,
-}
-
-impl Leftovers {
-    fn of(link: &Link) -> Self {
-        Self { session: link.is_used(), found_rows: link.is_used() }
-    }
-}
-
-/// Bytes of one direction that could not be passed on yet.
-#[derive(Debug, Default)]
-struct Held {
-    /// Read, but not yet understood: an incomplete packet head, or what follows a stopped command.
-    unread: BytesMut,
-    /// Understood, but not yet taken by the other side.
-    unsent: BytesMut,
 }
 
 /// A client, its link, and the state between them.
@@ -327,33 +302,6 @@ impl Relay {
         }
     }
 
-    /// Writes Spillway's own commands to the end of `room` that became due since the leftovers were `before`; returns
-    /// their length.
-    fn put_own_commands(&self, before: Leftovers, room: &mut [u8]) -> usize {
-        if before == self.leftovers {
-            return 0;
-        }
-        let mut commands = BytesMut::with_capacity(HEADROOM);
-        if before.session && !self.leftovers.session {
-            commands.extend_from_slice(RESET);
-        }
-        if before.found_rows && !self.leftovers.found_rows {
-            commands.extend_from_slice(self.overwrite_found_rows());
-        }
-        let start = room.len() - commands.len();
-        room[start..].copy_from_slice(&commands);
-        commands.len()
-    }
-
-    /// `SELECT 1`, which leaves 1.
-    fn overwrite_found_rows(&self) -> &'static [u8] {
-        if self.capabilities.contains(Capabilities::QUERY_ATTRIBUTES) {
-            b"\x0B\0\0\0\x03\0\x01SELECT 1"
-        } else {
-            b"\x09\0\0\0\x03SELECT 1"
-        }
-    }
-
     /// Understands the client's bytes; returns how many of them may go out.
     fn take_commands(&mut self, chunk: &[u8], around: &Around<'_>) -> Result<usize, Fault> {
         let mut at = 0;
@@ -446,7 +394,7 @@ impl Relay {
         } else {
             body
         };
-        if self.leftovers.session || self.leftovers.found_rows {
+        if self.leftovers.any() {
             let own = self.due_before(command, text, effect.as_ref());
             if own != self.leftovers && (head.at > 0 || !self.awaited.is_empty()) {
                 // Own commands go out in front of everything that was read, and their replies come first.
@@ -474,31 +422,6 @@ impl Relay {
             }
         }
         Ok(true)
-    }
-
-    /// The leftovers that may still be there when this command arrives.
-    fn due_before(&self, command: Command, text: &[u8], effect: Option<&Effect>) -> Leftovers {
-        let mentions = |word: &[u8]| text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
-        let may_read_found_rows = match (command, effect) {
-            (Command::Query | Command::StmtPrepare, Some(Effect::None | Effect::Use(_) | Effect::Set)) => false,
-            (Command::Query | Command::StmtPrepare, Some(Effect::Cleared(_))) => mentions(b"found_rows"),
-            (Command::Query | Command::StmtPrepare | Command::Unknown(_), _) => true,
-            _ => false,
-        };
-        Leftovers { session: false, found_rows: self.leftovers.found_rows && !may_read_found_rows }
-    }
-
-    /// Notes that what is no longer among the leftovers is put right by own commands.
-    fn send_own(&mut self, leftovers: Leftovers) {
-        let before = std::mem::replace(&mut self.leftovers, leftovers);
-        let own = |expect| Awaited { expect, pending: Pending::Nothing, own: true };
-        if before.session && !leftovers.session {
-            self.awaited.push_back(own(Expect::Packet));
-        }
-        if before.found_rows && !leftovers.found_rows {
-            self.awaited.push_back(own(Expect::Results));
-        }
-        self.begin_next();
     }
 
     fn effect(&self, command: Command, body: &[u8], whole: bool) -> Effect {
@@ -559,31 +482,6 @@ impl Relay {
             Ok(()) => Poll::Ready(Progress::Made),
             Err(e) => Poll::Ready(Progress::Event(Event::Failed(Fault::client_gone(e)))),
         }
-    }
-
-    /// Passes over replies to Spillway's own commands; returns where they end. Such replies always come first: an own
-    /// command is sent when every other one is answered.
-    fn take_own_replies(&mut self, chunk: &[u8]) -> Result<usize, Fault> {
-        let mut at = 0;
-        while self.awaited.front().is_some_and(|first| first.own) {
-            let head = match self.replies.next(chunk, at, |len, _| len) {
-                Next::Stop(end) => return Ok(end),
-                Next::Head(head) => head,
-            };
-            match self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)? {
-                Step::More => {}
-                Step::Done(End::Ok(_)) => {
-                    self.awaited.pop_front();
-                    self.begin_next();
-                }
-                Step::FileRequest | Step::Done(End::Error(_) | End::Prepared(_)) => {
-                    let detail = "a link that served another session could not be reset";
-                    return Err(Fault::killed("reset_failed", Blame::Server, detail));
-                }
-            }
-            at = self.replies.pass(&head);
-        }
-        Ok(at)
     }
 
     /// Understands the node's bytes from `from` on; returns how many of them may go out.
@@ -684,61 +582,6 @@ struct Around<'a> {
 enum Progress {
     Made,
     Event(Event),
-}
-
-fn is_disconnect(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
-    )
-}
-
-fn read<S: AsyncRead + Unpin>(
-    cx: &mut Context<'_>,
-    from: &mut S,
-    into: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(into);
-    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
-}
-
-/// Writes as much as the other side takes now and keeps the rest.
-fn pass_on<S: AsyncWrite + Unpin>(
-    cx: &mut Context<'_>,
-    to: &mut S,
-    unsent: &mut BytesMut,
-    mut bytes: &[u8],
-) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match Pin::new(&mut *to).poll_write(cx, bytes) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(n)) => bytes = &bytes[n..],
-            Poll::Ready(Err(e)) => return Err(e),
-            Poll::Pending => {
-                unsent.extend_from_slice(bytes);
-                break;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Writes what was kept; ready when all of it is out. The buffer is given back then.
-fn flush<S: AsyncWrite + Unpin>(
-    cx: &mut Context<'_>,
-    to: &mut S,
-    unsent: &mut BytesMut,
-) -> Poll<io::Result<()>> {
-    while !unsent.is_empty() {
-        let n = ready!(Pin::new(&mut *to).poll_write(cx, unsent))?;
-        if n == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        unsent.advance(n);
-    }
-    *unsent = BytesMut::new();
-    Poll::Ready(Ok(()))
 }
 
 const _: () = assert!(VISIBLE_STATEMENT + HEADER + HEADROOM < SCRATCH);

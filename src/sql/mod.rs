@@ -346,7 +346,11 @@ pub fn classify(sql: &[u8]) -> Effect {
         ("truncate", "TRUNCATE"),
     ] {
         if eq(word, kept) {
-            return if single_statement(lexer) { Effect::Cleared(name) } else { Effect::Unknown("statements") };
+            return if single_statement(lexer) {
+                Effect::Cleared(name)
+            } else {
+                Effect::Unknown("statements")
+            };
         }
     }
     for (reading, name) in [("with", "WITH"), ("do", "DO")] {
@@ -538,7 +542,8 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
                 if eq(word, "procedure") {
                     return Effect::Unknown(name);
                 }
-                leaves |= LEAVES_SOMETHING.iter().any(|w| eq(word, w)) || (eq(word, "into") && !before_values);
+                leaves |=
+                    LEAVES_SOMETHING.iter().any(|w| eq(word, w)) || (eq(word, "into") && !before_values);
                 if ["values", "value", "select", "set"].iter().any(|w| eq(word, w)) {
                     before_values = false;
                 }

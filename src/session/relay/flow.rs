@@ -1,0 +1,72 @@
+//! Reading and writing without waiting, and the bytes that one side does not take yet.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes of one direction that could not be passed on yet.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Read, but not yet understood: an incomplete packet head, or what follows a stopped command.
+    pub(super) unread: BytesMut,
+    /// Understood, but not yet taken by the other side.
+    pub(super) unsent: BytesMut,
+}
+
+pub(super) fn is_disconnect(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
+    )
+}
+
+pub(super) fn read<S: AsyncRead + Unpin>(
+    cx: &mut Context<'_>,
+    from: &mut S,
+    into: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(into);
+    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}
+
+/// Writes as much as the other side takes now and keeps the rest.
+pub(super) fn pass_on<S: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    to: &mut S,
+    unsent: &mut BytesMut,
+    mut bytes: &[u8],
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match Pin::new(&mut *to).poll_write(cx, bytes) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(n)) => bytes = &bytes[n..],
+            Poll::Ready(Err(e)) => return Err(e),
+            Poll::Pending => {
+                unsent.extend_from_slice(bytes);
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes what was kept; ready when all of it is out. The buffer is given back then.
+pub(super) fn flush<S: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    to: &mut S,
+    unsent: &mut BytesMut,
+) -> Poll<io::Result<()>> {
+    while !unsent.is_empty() {
+        let n = ready!(Pin::new(&mut *to).poll_write(cx, unsent))?;
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        unsent.advance(n);
+    }
+    *unsent = BytesMut::new();
+    Poll::Ready(Ok(()))
+}
