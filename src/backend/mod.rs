@@ -29,7 +29,7 @@ use crate::auth::native::{self, Proof};
 use crate::ids::NodeAddr;
 use crate::net::{PacketStream, ReadError};
 use crate::topology::Facts;
-use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse};
+use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse, SCRAMBLE, Scramble};
 use crate::wire::packet::Err as ErrPacket;
 use crate::wire::{Capabilities, Malformed};
 
@@ -59,6 +59,8 @@ pub struct Origin {
     pub thread_id: u32,
     /// The payload of the OK packet that ended the login.
     pub ok: Bytes,
+    /// The scramble that the node sent last.
+    scramble: Scramble,
     /// The link's place among those of its node; none for links outside the pool, such as the monitor's.
     lease: Option<pool::Lease>,
 }
@@ -171,7 +173,8 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         capabilities: greeting.capabilities,
         collation: greeting.collation,
     };
-    let origin = Box::new(Origin { facts, thread_id: greeting.thread_id, ok, lease: None });
+    let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);
+    let origin = Box::new(Origin { facts, thread_id, ok, scramble, lease: None });
     Ok(Link { stream, capabilities, origin })
 }
 
@@ -224,7 +227,11 @@ impl Link {
     /// A link over a connection that was set up by other means than [`connect`], for tests and measurements.
     pub fn new(stream: TcpStream, facts: Facts, thread_id: u32, ok: Bytes) -> Self {
         let capabilities = facts.capabilities;
-        Self { stream, capabilities, origin: Box::new(Origin { facts, thread_id, ok, lease: None }) }
+        Self {
+            stream,
+            capabilities,
+            origin: Box::new(Origin { facts, thread_id, ok, scramble: [0; SCRAMBLE], lease: None }),
+        }
     }
 
     /// Sends one command whose reply is a single OK or ERR packet, and returns that packet's payload.

@@ -1,8 +1,9 @@
 //! Idle links of one worker, kept for the next session that is alike in everything that the node can see.
 //!
-//! A link serves another session only when both logins would have been the same for the node: see [`Key`]. The rows of
-//! the accounts may have changed since the link logged in; then the node is asked to judge the login again
-//! (`COM_CHANGE_USER`), and where the account's own row changed the link is closed.
+//! A link serves another session only when both logins would have been the same for the node: see [`Key`]. Its accounts
+//! may have changed since the link logged in, so the node is asked to judge the login again (`COM_CHANGE_USER`), unless
+//! it accepted the very same login a moment ago (`links.trust`): where logins come by the thousand, one verdict serves
+//! dozens of them, and where they are rare, each is judged. A link whose account's own row changed is closed.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -93,8 +94,6 @@ pub enum LeaseError {
 pub(super) struct Lease {
     /// Whom it may serve next; none: nobody.
     key: Option<Arc<Key>>,
-    /// Digest of the rows when the node last judged its login.
-    accounts: [u8; 32],
     /// When it is too old.
     expires: Instant,
     /// It served another session, and is to be reset before the next one's first command.
@@ -134,6 +133,27 @@ struct Shelf {
     /// What is needed to keep links ready; only where that is wanted.
     proof: Option<Proof>,
     used: Instant,
+    /// What the node last said of this login.
+    verdict: Option<Verdict>,
+}
+
+/// The node accepted a login.
+#[derive(Debug, Clone, Copy)]
+struct Verdict {
+    /// Not later than the node looked.
+    at: Instant,
+    /// Digest of the rows that were known here then.
+    accounts: [u8; 32],
+}
+
+/// What became of an idle link.
+enum Renewed {
+    /// It may serve this login.
+    Link(Link),
+    /// The node does not accept this login any more.
+    Refused,
+    /// The link failed.
+    Broken,
 }
 
 #[derive(Debug)]
@@ -198,8 +218,11 @@ impl Pool {
         let key = claim.key();
         if let (Some(key), Some(reuse)) = (&key, claim.reuse) {
             while let Some(link) = self.take(key, claim) {
-                if let Some(link) = renew(link, claim, reuse).await {
-                    return Ok((link, true));
+                match self.renew(link, key, claim, reuse).await {
+                    Renewed::Link(link) => return Ok((link, true)),
+                    Renewed::Broken => {}
+                    // A login of its own will tell why.
+                    Renewed::Refused => self.forget(key),
                 }
             }
         }
@@ -218,14 +241,12 @@ impl Pool {
                     (Ok(Grant::Slot(slot)), _) => slot,
                     (Ok(Grant::Link(parked)), _) => {
                         let link = parked.unpark().ok();
-                        let renewed = match (link, claim.reuse) {
-                            (Some(link), Some(reuse)) => renew(link, claim, reuse).await,
-                            _ => None,
-                        };
-                        match renewed {
-                            Some(link) => return Ok((link, true)),
-                            None => continue,
+                        if let (Some(link), Some(key), Some(reuse)) = (link, &key, claim.reuse)
+                            && let Renewed::Link(link) = self.renew(link, key, claim, reuse).await
+                        {
+                            return Ok((link, true));
                         }
+                        continue;
                     }
                     (Err(NoSlot::QueueFull), _) => return Err(LeaseError::QueueFull(claim.links.queue)),
                     (Err(NoSlot::TimedOut), None) => {
@@ -239,9 +260,13 @@ impl Pool {
                 (Some(key), proof) => key.credentials(proof),
                 (None, _) => claim.credentials,
             };
+            let at = Instant::now();
             match connect(claim.address, &credentials, claim.connect_timeout).await {
                 Ok(mut link) => {
                     gate.accepted();
+                    if let (Some(key), Some(reuse)) = (&key, claim.reuse) {
+                        self.note(key, Verdict { at, accounts: reuse.accounts });
+                    }
                     link.origin.lease = Some(Lease::new(key, claim, slot));
                     return Ok((link, false));
                 }
@@ -251,6 +276,40 @@ impl Pool {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Makes sure that the node accepts this login now.
+    async fn renew(&self, mut link: Link, key: &Arc<Key>, claim: &Claim<'_>, reuse: Reuse) -> Renewed {
+        let verdict = self.shelves.borrow().get(key).and_then(|shelf| shelf.verdict);
+        let trusted = verdict.is_some_and(|v| {
+            v.accounts == reuse.accounts && claim.links.trust.is_some_and(|trust| v.at.elapsed() < trust)
+        });
+        if trusted {
+            return Renewed::Link(link);
+        }
+        let at = Instant::now();
+        let credentials = key.credentials(claim.credentials.proof);
+        match link.change_user(&credentials, claim.connect_timeout).await {
+            Ok(changed) => link = changed,
+            Err(LinkError::Refused(_)) => return Renewed::Refused,
+            Err(_) => return Renewed::Broken,
+        }
+        self.note(key, Verdict { at, accounts: reuse.accounts });
+        Renewed::Link(link)
+    }
+
+    fn note(&self, key: &Arc<Key>, verdict: Verdict) {
+        if let Some(shelf) = self.shelves.borrow_mut().get_mut(key) {
+            shelf.verdict = Some(verdict);
+        }
+    }
+
+    /// Closes all idle links of a key.
+    fn forget(&self, key: &Arc<Key>) {
+        if let Some(shelf) = self.shelves.borrow_mut().remove(key) {
+            let idle = u32::try_from(shelf.idle.len()).unwrap_or(u32::MAX);
+            shelf.gate.idle().fetch_sub(idle, Ordering::Relaxed);
         }
     }
 
@@ -295,6 +354,7 @@ impl Pool {
             idle: VecDeque::new(),
             proof: None,
             used: Instant::now(),
+            verdict: None,
         });
         if links.warm > 0 && shelf.proof.is_none() {
             shelf.proof = proof.cloned();
@@ -357,7 +417,6 @@ impl Pool {
         &self,
         key: Arc<Key>,
         proof: &Proof,
-        accounts: [u8; 32],
         links: &Links,
         connect_timeout: Duration,
     ) -> Result<(), LinkError> {
@@ -366,7 +425,7 @@ impl Pool {
         let credentials = key.credentials(proof);
         let mut link = connect(&key.address, &credentials, connect_timeout).await?;
         let expires = Instant::now() + varied(links.max_age);
-        link.origin.lease = Some(Lease { key: Some(key), accounts, expires, used: false, _slot: slot });
+        link.origin.lease = Some(Lease { key: Some(key), expires, used: false, _slot: slot });
         self.give_back(link, links, Some(proof));
         Ok(())
     }
@@ -389,19 +448,6 @@ impl Drop for Pool {
             shelf.gate.idle().fetch_sub(idle, Ordering::Relaxed);
         }
     }
-}
-
-/// Makes sure that the node would accept this login now. None: it would not, or the link failed; the link is closed.
-async fn renew(link: Link, claim: &Claim<'_>, reuse: Reuse) -> Option<Link> {
-    let judged = link.origin.lease.as_ref()?.accounts;
-    if judged == reuse.accounts {
-        return Some(link);
-    }
-    let proof = claim.credentials.proof;
-    let key = link.origin.lease.as_ref()?.key.clone()?;
-    let mut link = link.change_user(&key.credentials(proof), claim.connect_timeout).await.ok()?;
-    link.origin.lease.as_mut()?.accounts = reuse.accounts;
-    Some(link)
 }
 
 /// Gives a link to the session that waits longest, or closes it, so that one that waits can open its own.
@@ -428,9 +474,8 @@ impl Lease {
     }
 
     fn new(key: Option<Arc<Key>>, claim: &Claim<'_>, slot: Slot) -> Self {
-        let accounts = claim.reuse.map_or([0; 32], |reuse| reuse.accounts);
         let expires = Instant::now() + varied(claim.links.max_age);
-        Self { key, accounts, expires, used: false, _slot: slot }
+        Self { key, expires, used: false, _slot: slot }
     }
 }
 

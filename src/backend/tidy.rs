@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use tokio::time::timeout;
 
-use super::{Credentials, Link, LinkError, REPLY_LIMIT, authenticate, link_capabilities};
+use super::{Credentials, HANDSHAKE_LIMIT, Link, LinkError, REPLY_LIMIT, link_capabilities};
 use crate::auth::native;
 use crate::net::PacketStream;
 use crate::wire::Malformed;
-use crate::wire::handshake::ChangeUser;
+use crate::wire::handshake::{AuthSwitch, ChangeUser};
 use crate::wire::packet::{Err as ErrPacket, put_packet};
 
 const COM_INIT_DB: u8 = 0x02;
@@ -45,7 +45,7 @@ impl Link {
         let exchange = async {
             packets.write_framed(&commands).await?;
             for _ in 0..replies {
-                packets.expect_reply();
+                packets.expect(1);
                 let reply = packets.read(REPLY_LIMIT).await?;
                 match reply.first() {
                     Some(0) => {}
@@ -85,10 +85,26 @@ impl Link {
             plugin: Some(native::PLUGIN.as_bytes().to_vec()),
             attributes: credentials.attributes.map(<[u8]>::to_vec),
         };
-        let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
+        // MariaDB asks for the reply by an auth switch with the scramble of the greeting: the reply goes out at once. A
+        // server that takes another scramble refuses it.
+        let mut out = BytesMut::with_capacity(256);
+        put_packet(&mut out, 0, &command.encode(claimed));
+        put_packet(&mut out, 2, &credentials.proof.reply(&origin.scramble));
+        let mut packets = PacketStream::new(stream, BytesMut::with_capacity(256), 1);
         let exchange = async {
-            packets.write(&command.encode(claimed)).await?;
-            authenticate(&mut packets, credentials.proof).await
+            packets.write_framed(&out).await?;
+            let asked = packets.read(HANDSHAKE_LIMIT).await?;
+            let switch = AuthSwitch::decode(&asked)?;
+            if switch.plugin != native::PLUGIN.as_bytes() || switch.scramble()? != origin.scramble {
+                return Err(Malformed("another scramble than before").into());
+            }
+            packets.expect(3);
+            let ok = packets.read(HANDSHAKE_LIMIT).await?;
+            match ok.first() {
+                Some(0) => Ok(ok),
+                Some(0xFF) => Err(LinkError::Refused(ErrPacket::decode(&ok)?)),
+                _ => Err(Malformed("login reply").into()),
+            }
         };
         let ok = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
         let (stream, ahead) = packets.into_parts();

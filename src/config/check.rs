@@ -457,6 +457,9 @@ impl<'a> Checker<'a> {
 fn links(section: &Section<'_>) -> Option<Links> {
     let default = Links::default();
     let reuse = section.or("reuse", default.reuse, Field::boolean);
+    let trust = section.or("trust", default.trust, |field| {
+        field.duration_or_zero(Duration::from_millis(1)..=Duration::from_mins(1), "every login is judged")
+    });
     let max_idle = section.or("max_idle", default.max_idle, |field| field.integer(1..=10_000));
     let idle_timeout = section.or("idle_timeout", default.idle_timeout, |field| field.duration(MS_100..=DAY));
     let max_age = section.or("max_age", default.max_age, |field| field.duration(SEC_1..=DAY * 30));
@@ -468,6 +471,7 @@ fn links(section: &Section<'_>) -> Option<Links> {
     section.finish();
     Some(Links {
         reuse: reuse?,
+        trust: trust?,
         max_idle: max_idle?,
         idle_timeout: idle_timeout?,
         max_age: max_age?,

@@ -92,8 +92,10 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         &or(*accounts_refresh, "on demand only"),
         &or(new.accounts_refresh, "on demand only"),
     );
-    let Links { reuse, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
+    let Links { reuse, trust, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
     changes.value("links reuse", reuse, &new.links.reuse);
+    let judged = "every login is judged";
+    changes.value("links trust", &or(*trust, judged), &or(new.links.trust, judged));
     changes.value("links max_idle", max_idle, &new.links.max_idle);
     changes.value("links idle_timeout", &human(*idle_timeout), &human(new.links.idle_timeout));
     changes.value("links max_age", &human(*max_age), &human(new.links.max_age));

@@ -94,6 +94,10 @@ pub struct Cluster {
 pub struct Links {
     /// Whether the link of a session that ended serves another session of the same account (default yes).
     pub reuse: bool,
+    /// How long the node's verdict on a login is good for the next login that is the same (default 10 ms; up to 1 min).
+    /// For so long an account that was dropped or changed meanwhile may still be given a used link. `None` (`"0s"`): the
+    /// node judges every login.
+    pub trust: Option<Duration>,
     /// The most idle links of one node and account that each worker keeps, 1 to 10000 (default 64).
     pub max_idle: u32,
     /// How long a link may be idle (default 1 min; 100 ms to 1 day). Never longer than half of the server's own
@@ -397,6 +401,7 @@ impl Default for Links {
     fn default() -> Self {
         Self {
             reuse: true,
+            trust: Some(Duration::from_millis(10)),
             max_idle: 64,
             idle_timeout: Duration::from_mins(1),
             max_age: Duration::from_mins(30),

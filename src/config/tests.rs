@@ -152,11 +152,12 @@ fn links_and_limits_arrive_and_are_compared() {
         SMALL,
         "route = \"cluster:shop\"",
         "route = \"cluster:shop\"\nmax_sessions_per_user = 5\nmax_sessions_per_address = 6\nidle_timeout = \"10m\"",
-    ) + "[cluster.shop.links]\nreuse = false\nmax_idle = 3\nidle_timeout = \"2s\"\nmax_age = \"1h\"\nwarm = 1\n\
+    ) + "[cluster.shop.links]\nreuse = false\ntrust = \"0s\"\nmax_idle = 3\nidle_timeout = \"2s\"\nmax_age = \"1h\"\nwarm = 1\n\
            max = 100\nqueue = 7\nqueue_timeout = \"1s\"\n";
     let config = good(&text);
     let links = Links {
         reuse: false,
+        trust: None,
         max_idle: 3,
         idle_timeout: secs(2),
         max_age: secs(3600),
@@ -176,6 +177,7 @@ fn links_and_limits_arrive_and_are_compared() {
         lines,
         [
             "cluster shop: links reuse true -> false",
+            "cluster shop: links trust 10ms -> every login is judged",
             "cluster shop: links max_idle 64 -> 3",
             "cluster shop: links idle_timeout 1m -> 2s",
             "cluster shop: links max_age 30m -> 1h",

@@ -50,9 +50,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
         self.sequence
     }
 
-    /// The next packet is the first one of a reply to a command.
-    pub fn expect_reply(&mut self) {
-        self.sequence = 1;
+    /// The next packet has this number: 1 for the first one of a reply to a command.
+    pub fn expect(&mut self, sequence: u8) {
+        self.sequence = sequence;
     }
 
     /// The next packet's payload, at most `limit` bytes. Cancel safe: bytes that were read stay.

@@ -37,17 +37,12 @@ pub async fn tend(shared: Arc<Shared>, pool: Rc<Pool>, first: bool) -> Infallibl
         }
         for (key, proof) in pool.sweep(|key| keep(&shared, key)) {
             let config = shared.config.load_full();
-            let (Some(cluster), Some(accounts)) =
-                (config.clusters.get(&key.cluster), shared.accounts.cluster(&key.cluster))
-            else {
-                continue;
-            };
+            let Some(cluster) = config.clusters.get(&key.cluster) else { continue };
             let (links, limit) = (cluster.links.clone(), cluster.connect_timeout);
-            let digest = accounts.snapshot.digest();
             let pool = Rc::clone(&pool);
             tokio::task::spawn_local(async move {
                 let node = key.node.clone();
-                if let Err(error) = pool.warm_up(key, &proof, digest, &links, limit).await {
+                if let Err(error) = pool.warm_up(key, &proof, &links, limit).await {
                     debug!(%node, %error, "no link could be opened in advance");
                 }
             });
