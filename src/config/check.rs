@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -16,6 +17,7 @@ use super::credential::{Given, PASSWORD, SecretKeys, Surroundings, TOKEN};
 use super::cross::Index;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
+use super::tls::tls;
 use super::{
     Admin, Cluster, ClusterKind, Config, ConfigErrors, Log, LogFormat, Monitor, Node, NodeChoice, Route,
     Runtime, Service,
@@ -244,6 +246,9 @@ impl<'a> Checker<'a> {
         });
         let max_sessions =
             section.or("max_sessions", None, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+        let tls = section.or("tls", None, |field| {
+            field.section().and_then(|section| tls(&section, &self.around)).map(|tls| Some(Arc::new(tls)))
+        });
         section.finish();
         Some(Service {
             name: name?,
@@ -251,6 +256,7 @@ impl<'a> Checker<'a> {
             route: route?,
             node: node?,
             max_sessions: max_sessions?,
+            tls: tls?,
         })
     }
 
