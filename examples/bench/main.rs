@@ -81,10 +81,8 @@ impl Settings {
             let names: Vec<&str> = WORKLOADS.iter().map(|w| w.name).collect();
             return Err(format!("ONLY={unknown}: there are {}", names.join(" ")));
         }
-        let workloads = WORKLOADS
-            .iter()
-            .filter(|w| only.is_empty() || only.iter().any(|o| selects(o, w.name)))
-            .collect();
+        let workloads =
+            WORKLOADS.iter().filter(|w| only.is_empty() || only.iter().any(|o| selects(o, w.name))).collect();
         let peers = variable("PEERS").unwrap_or_default();
         Ok(Self {
             seconds: number("SECONDS_EACH", 4)?.clamp(1, 600),
@@ -177,12 +175,7 @@ fn output_folder() -> Outcome<PathBuf> {
 }
 
 /// One load on all targets in turns, round after round.
-fn load(
-    stage: &Stage,
-    settings: &Settings,
-    workload: &Workload,
-    bar: &ProgressBar,
-) -> Outcome<Vec<Figures>> {
+fn load(stage: &Stage, settings: &Settings, workload: &Workload, bar: &ProgressBar) -> Outcome<Vec<Figures>> {
     let Kind::Load { threads, script, tls } = workload.kind else { return Ok(Vec::new()) };
     let mut runs: Vec<Vec<(Ran, Option<f64>)>> = vec![Vec::new(); stage.targets.len()];
     for round in 0..settings.rounds as usize {
@@ -192,19 +185,11 @@ fn load(
             let target = &stage.targets[which];
             bar.set_message(format!("{} {}", workload.name, target.name));
             let before = target.pid.map(gauge::cpu_us).transpose()?;
-            let ran = workload::run(
-                target.port,
-                threads,
-                script,
-                tls,
-                settings.seconds,
-                &ACCOUNT,
-                &stage.folder,
-            )
-            .map_err(|e| format!("{} on {}: {e}", workload.name, target.name))?;
+            let ran =
+                workload::run(target.port, threads, script, tls, settings.seconds, &ACCOUNT, &stage.folder)
+                    .map_err(|e| format!("{} on {}: {e}", workload.name, target.name))?;
             let after = target.pid.map(gauge::cpu_us).transpose()?;
-            let cpu =
-                before.zip(after).map(|(b, a)| a.saturating_sub(b) as f64 / ran.queries.max(1) as f64);
+            let cpu = before.zip(after).map(|(b, a)| a.saturating_sub(b) as f64 / ran.queries.max(1) as f64);
             runs[which].push((ran, cpu));
             bar.inc(1);
         }

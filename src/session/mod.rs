@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 use crate::accounts::AccountStore;
 use crate::config::{Config, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
+use crate::grants::Transport;
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Gauge, Metrics, ServiceMetrics};
@@ -91,8 +92,15 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     let registered = shared.registry.register(client, service.name.clone());
     let _open = Open::count(metrics.open.clone());
     let started = Instant::now();
-    let mut session =
-        Session { shared: Arc::clone(&shared), service, registered, metrics, link_load: None, cluster: None };
+    let mut session = Session {
+        shared: Arc::clone(&shared),
+        service,
+        registered,
+        metrics,
+        transport: Transport::Plain,
+        link_load: None,
+        cluster: None,
+    };
     let outcome = session.run(stream, &config).await;
     session.report(&outcome, started.elapsed());
 }
@@ -140,6 +148,8 @@ struct Session {
     service: Service,
     registered: Registered,
     metrics: ServiceMetrics,
+    /// How the client is connected.
+    transport: Transport,
     /// Counts the session on its node.
     link_load: Option<LoadGuard>,
     /// The cluster that it reached.

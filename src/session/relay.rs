@@ -200,6 +200,7 @@ impl Relay {
                 && self.awaited.is_empty()
                 && self.from_client.unsent.is_empty()
                 && self.from_node.unsent.is_empty()
+                && !self.client.needs_flush()
             {
                 return Poll::Ready(Event::Command(command));
             }
@@ -386,7 +387,7 @@ impl Relay {
         scratch: &mut [u8],
         around: &Around<'_>,
     ) -> Poll<Progress> {
-        if !self.from_node.unsent.is_empty() {
+        if !self.from_node.unsent.is_empty() || self.client.needs_flush() {
             match ready!(flush(cx, &mut self.client, &mut self.from_node.unsent)) {
                 Ok(()) => return Poll::Ready(Progress::Made),
                 Err(e) => return Poll::Ready(Progress::Event(Event::Failed(Fault::client_gone(e)))),
@@ -547,7 +548,7 @@ fn pass_on<S: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Writes what was kept; ready when all of it is out. The buffer is given back then.
+/// Writes what was kept, here and inside TLS; ready when all of it is out. The buffer is given back then.
 fn flush<S: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     to: &mut S,
@@ -561,7 +562,7 @@ fn flush<S: AsyncWrite + Unpin>(
         unsent.advance(n);
     }
     *unsent = BytesMut::new();
-    Poll::Ready(Ok(()))
+    Pin::new(to).poll_flush(cx)
 }
 
 const _: () = assert!(VISIBLE_STATEMENT + HEADER < SCRATCH);

@@ -7,17 +7,20 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::ids::ClientAddr;
 use crate::metrics::Metrics;
+use crate::net::accept_tls;
 use crate::session::registry::{Registered, Registry};
+use crate::tls::specimen::{Authority, NAME};
 use crate::topology::Facts;
 
 /// A relay with the far ends of both its sides.
-struct Rig {
+struct Rig<C = UnixStream> {
     relay: Relay,
-    client: UnixStream,
+    client: C,
     node: TcpStream,
     session: Registered,
     metrics: ServiceMetrics,
@@ -33,11 +36,15 @@ impl Elsewhere for Far {
 }
 
 async fn rig() -> Rig {
+    let (client, ours) = UnixStream::pair().unwrap();
+    rig_with(client, Stream::Unix(ours)).await
+}
+
+async fn rig_with<C>(client: C, ours: Stream) -> Rig<C> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (node, _) = listener.accept().await.unwrap();
     node.set_nodelay(true).unwrap();
-    let (client, ours) = UnixStream::pair().unwrap();
     let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK;
     let link = Link {
         stream,
@@ -50,11 +57,11 @@ async fn rig() -> Rig {
     let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
     let metrics = Metrics::new("test").service(&"app".parse().unwrap());
     let state = SessionState::after_login(None);
-    let relay = Relay::new(Stream::Unix(ours), BytesMut::new(), link, state, true);
+    let relay = Relay::new(ours, BytesMut::new(), link, state, true);
     Rig { relay, client, node, session, metrics }
 }
 
-impl Rig {
+impl<C: AsyncRead + AsyncWrite + Unpin> Rig<C> {
     async fn run(&mut self) -> Event {
         let run = self.relay.run(&Far, &self.session.entry, &self.metrics);
         timeout(Duration::from_secs(5), run).await.expect("an event")
@@ -252,6 +259,121 @@ async fn a_slow_client_stops_the_node() {
     }
     let held = rig.relay.from_node.unsent.len() + rig.relay.from_node.unread.len();
     assert!((1..=2 * SCRATCH).contains(&held), "{held} bytes are held");
+}
+
+// === TLS ===
+
+/// A relay whose client speaks TLS.
+async fn tls_rig() -> Rig<tokio_rustls::client::TlsStream<UnixStream>> {
+    let authority = Authority::new("servers");
+    let (client, ours) = UnixStream::pair().unwrap();
+    let connector = TlsConnector::from(authority.trusted_by(&[&rustls::version::TLS13], None));
+    let identity = authority.identity(None);
+    let (accepted, client) = tokio::join!(
+        accept_tls(Stream::Unix(ours), BytesMut::new(), &identity),
+        connector.connect(NAME.try_into().unwrap(), client)
+    );
+    rig_with(client.unwrap(), accepted.unwrap().0).await
+}
+
+/// What comes before the rows of a result with one column.
+fn result_head() -> Vec<u8> {
+    [packet(1, &[1]), packet(2, b"\x03def"), packet(3, &[0xFE, 0, 0, 2, 0])].concat()
+}
+
+#[tokio::test]
+async fn commands_and_replies_pass_through_tls() {
+    let mut rig = tls_rig().await;
+    let commands = [packet(0, b"\x03SELECT 1"), packet(0, PING)].concat();
+    for _ in 0..50 {
+        rig.client.write_all(&commands).await.unwrap();
+        rig.settle().await;
+        assert_eq!(rig.at_node(commands.len()).await, commands);
+        let replies = [result_head(), packet(4, &[0xFE, 0, 0, 2, 0]), packet(1, OK)].concat();
+        rig.node.write_all(&replies).await.unwrap();
+        rig.settle().await;
+        assert_eq!(rig.at_client(replies.len()).await, replies);
+    }
+    // Two records that arrive together, of which the second one waits inside TLS while the first is read.
+    rig.client.write_all(&packet(0, PING)).await.unwrap();
+    rig.client.write_all(&packet(0, b"\x01")).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(5).await, packet(0, PING));
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::Quit)));
+    assert_eq!(rig.at_client(4 + OK.len()).await, packet(1, OK), "it is out before the goodbye is handled");
+}
+
+#[tokio::test]
+async fn a_slow_client_over_tls_stops_the_node_and_gets_everything() {
+    const RESULT: usize = 64 << 20;
+    let mut rig = tls_rig().await;
+    rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+    rig.settle().await;
+    let mut rows = result_head();
+    for number in 0.. {
+        if rows.len() >= RESULT {
+            break;
+        }
+        rows.extend(packet(4_u8.wrapping_add(number), &vec![number; 1 << 20]));
+    }
+    let Rig { relay, client, node, session, metrics } = &mut rig;
+    let (_, mut to_relay) = node.split();
+    // Nobody reads at first.
+    let mut sent = 0;
+    loop {
+        tokio::select! {
+            event = relay.run(&Far, &session.entry, metrics) => panic!("{event:?}"),
+            written = timeout(Duration::from_millis(200), to_relay.write(&rows[sent..])) => match written {
+                Ok(n) => sent += n.unwrap(),
+                Err(_) => break,
+            },
+        }
+    }
+    assert!(sent < RESULT / 2, "the node was never stopped");
+    let held = relay.from_node.unsent.len() + relay.from_node.unread.len();
+    assert!(held <= 2 * SCRATCH, "{held} bytes are held");
+    assert!(relay.client.needs_flush(), "the rest is inside TLS");
+    // Then somebody reads a little now and then; the node falls silent after its last byte.
+    let writing = async { to_relay.write_all(&rows[sent..]).await.unwrap() };
+    let reading = async {
+        let mut block = vec![0; 40_000];
+        let mut at = 0;
+        while at < rows.len() {
+            let n = client.read(&mut block).await.unwrap();
+            assert!(n > 0 && block[..n] == rows[at..at + n], "at {at}");
+            at += n;
+            if at % 7 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let relaying = async {
+        let event = relay.run(&Far, &session.entry, metrics).await;
+        panic!("{event:?}");
+    };
+    tokio::select! {
+        () = async { tokio::join!(writing, reading); } => {}
+        () = relaying => {}
+        () = tokio::time::sleep(Duration::from_mins(1)) => panic!("bytes are stuck"),
+    }
+    assert!(!relay.client.needs_flush());
+    assert_eq!(relay.from_node.unsent.capacity(), 0, "the buffer is given back");
+}
+
+#[tokio::test]
+async fn a_tls_client_that_leaves_without_a_word_has_closed() {
+    let mut rig = tls_rig().await;
+    rig.client.write_all(&packet(0, PING)).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    rig.settle().await;
+    // It reads the answer, and its tickets before that: unread bytes would reset the connection.
+    rig.at_client(4 + OK.len()).await;
+    let (_, client) = UnixStream::pair().unwrap();
+    let leaving = std::mem::replace(rig.client.get_mut().0, client);
+    drop(leaving);
+    assert!(matches!(rig.run().await, Event::ClientClosed));
 }
 
 #[tokio::test]
