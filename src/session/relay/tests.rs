@@ -362,6 +362,57 @@ async fn a_slow_client_over_tls_stops_the_node_and_gets_everything() {
 }
 
 #[tokio::test]
+async fn what_waits_inside_tls_gets_out_although_the_node_is_silent() {
+    let mut rig = tls_rig().await;
+    rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+    rig.settle().await;
+    let mut sent = result_head();
+    rig.node.write_all(&sent).await.unwrap();
+    // Until the client's socket is full, and no longer.
+    for number in 4_u8.. {
+        let row = packet(number, &[number; 8 * 1024]);
+        rig.node.write_all(&row).await.unwrap();
+        sent.extend(row);
+        let run = rig.relay.run(&Far, &rig.session.entry, &rig.metrics);
+        assert!(timeout(Duration::from_millis(5), run).await.is_err());
+        if rig.relay.client.needs_flush() {
+            break;
+        }
+    }
+    assert!(rig.relay.from_node.unsent.is_empty(), "all of it is inside TLS");
+    let mut got = vec![0; sent.len()];
+    tokio::select! {
+        event = rig.relay.run(&Far, &rig.session.entry, &rig.metrics) => panic!("{event:?}"),
+        read = timeout(Duration::from_secs(5), rig.client.read_exact(&mut got)) => read.expect("stuck").unwrap(),
+    };
+    assert!(got == sent);
+}
+
+#[tokio::test]
+async fn a_goodbye_waits_for_what_is_inside_tls() {
+    let mut rig = tls_rig().await;
+    let reply = [result_head(), packet(4, &[7; 8 * 1024]), packet(5, &[0xFE, 0, 0, 2, 0])].concat();
+    let mut sent = 0;
+    while !rig.relay.client.needs_flush() {
+        rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+        rig.node.write_all(&reply).await.unwrap();
+        sent += reply.len();
+        let run = rig.relay.run(&Far, &rig.session.entry, &rig.metrics);
+        assert!(timeout(Duration::from_millis(5), run).await.is_err());
+    }
+    assert!(rig.relay.awaited.is_empty(), "the last reply has ended, but not for the client");
+    rig.client.write_all(&packet(0, b"\x01")).await.unwrap();
+    rig.settle().await;
+    let mut got = vec![0; sent];
+    let (event, read) = tokio::join!(
+        rig.relay.run(&Far, &rig.session.entry, &rig.metrics),
+        timeout(Duration::from_secs(5), rig.client.read_exact(&mut got))
+    );
+    read.expect("stuck").unwrap();
+    assert!(matches!(event, Event::Command(Command::Quit)));
+}
+
+#[tokio::test]
 async fn a_tls_client_that_leaves_without_a_word_has_closed() {
     let mut rig = tls_rig().await;
     rig.client.write_all(&packet(0, PING)).await.unwrap();
