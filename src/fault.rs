@@ -122,6 +122,12 @@ impl Fault {
         Self::told(Blame::Client, "unknown_command", detail, reply)
     }
 
+    /// 3159: the service is for clients with TLS only.
+    pub fn insecure_transport() -> Self {
+        let text = "Connections using insecure transport are prohibited while --require_secure_transport=ON.";
+        Self::told(Blame::Client, "tls_required", text, ErrPacket::new(3159, b"08004", text))
+    }
+
     /// 1105: Spillway cannot do what was asked, and says why.
     pub fn refused(label: &'static str, reason: impl std::fmt::Display) -> Self {
         let text = format!("Spillway: {reason}");

@@ -13,17 +13,17 @@
 //! | level | modules |
 //! |---|---|
 //! | 1 words | [`ids`], [`lifecycle`], [`metrics`] |
-//! | 2 languages | [`wire`] (the protocol, without I/O), [`sql`] (lexer, effects of statements), [`fault`] (whose fault, and what the client is told) |
+//! | 2 languages | [`wire`] (the protocol, without I/O), [`sql`] (lexer, effects of statements), [`fault`] (whose fault, and what the client is told), [`tls`] (certificates and keys, without I/O) |
 //! | 3 decisions | [`config`] (raw to checked), [`grants`] (who may log in), [`auth`] (plugins), [`topology`] (nodes and roles), [`accounts`] (the last good accounts), [`routing`] (which cluster) |
-//! | 4 effects | [`net`] (sockets, packets), [`backend`] (links to nodes), [`session`] (handshake, relay, state, registry), [`monitor`] (probes, account loading) |
+//! | 4 effects | [`net`] (sockets, TLS, packets), [`backend`] (links to nodes), [`session`] (handshake, relay, state, registry), [`monitor`] (probes, account loading) |
 //! | 5 handles | [`control`] (every operation, once), [`console`], [`api`] |
 //! | 6 assembly | [`app`] |
 //!
 //! # The life of a client connection
 //!
 //! 1. [`net::Listener`] accepts; [`app`] hands the socket to the worker with the fewest sessions.
-//! 2. [`session::serve`] greets, reads the response, and asks [`grants`] for the account and [`auth`]
-//!    for the proof.
+//! 2. [`session::serve`] greets, goes on under TLS if the client wants it, reads the response, and
+//!    asks [`grants`] for the account and [`auth`] for the proof.
 //! 3. [`routing`] names the cluster, [`topology`] the node.
 //! 4. [`backend`] logs in to the node as the client's own user.
 //! 5. [`session::relay`] forwards bytes both ways and follows every reply to its end.
@@ -47,5 +47,6 @@ pub mod net;
 pub mod routing;
 pub mod session;
 pub mod sql;
+pub mod tls;
 pub mod topology;
 pub mod wire;

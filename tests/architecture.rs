@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Modules by level; a module may use its own level and those before it.
 const LEVELS: &[&[&str]] = &[
     &["ids", "lifecycle", "metrics"],
-    &["wire", "sql", "fault"],
+    &["wire", "sql", "fault", "tls"],
     &["config", "grants", "auth", "topology", "accounts", "routing"],
     &["net", "backend", "session", "monitor"],
     &["control", "console", "api"],
@@ -17,7 +17,7 @@ const LEVELS: &[&[&str]] = &[
 ];
 
 /// Modules that must stay pure: no sockets, no tasks, no clock of their own.
-const PURE: &[&str] = &["wire", "sql", "fault", "grants", "auth", "routing"];
+const PURE: &[&str] = &["wire", "sql", "fault", "tls", "grants", "auth", "routing"];
 
 /// What pure modules must not name.
 const EFFECTS: &[&str] = &["tokio::", "std::net::Tcp", "std::fs", "std::thread", "std::env"];
@@ -33,6 +33,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("humantime", &["config", "backend", "session", "monitor", "control", "console", "api", "app"]),
     ("mysql_async", &["monitor"]),
     ("prometheus_client", &["metrics"]),
+    ("rustls", &["tls"]),
     ("serde", &["ids", "config", "grants", "topology", "control", "console", "api"]),
     ("serde_json", &["grants", "control", "console", "api"]),
     ("sha1", &["auth"]),
@@ -42,8 +43,8 @@ const DOORS: &[(&str, &[&str])] = &[
     (
         "thiserror",
         &[
-            "ids", "wire", "fault", "config", "grants", "topology", "routing", "net", "backend", "monitor",
-            "control", "api", "app",
+            "ids", "wire", "fault", "tls", "config", "grants", "topology", "routing", "net", "backend",
+            "monitor", "control", "api", "app",
         ],
     ),
     (
@@ -63,6 +64,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "main",
         ],
     ),
+    ("tokio_rustls", &["net"]),
     ("toml", &["config"]),
     ("tracing", &["net", "session", "monitor", "control", "console", "api", "app", "main"]),
     ("tracing_subscriber", &["main"]),

@@ -17,7 +17,7 @@ use crate::workload::Account;
 /// Threads that log in at the same time.
 const THREADS: usize = 4;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Opens `count` sessions on a port; they end when the returned sockets are dropped.
 pub(crate) fn open(port: u16, count: usize, account: &Account<'_>) -> Outcome<Vec<TcpStream>> {

@@ -344,13 +344,15 @@ fn start_spillway(server: &Server, folder: &Path) -> Outcome<(Spillway, u16)> {
     let binary = mine.ancestors().nth(2).map(|folder| folder.join("spillway")).filter(|path| path.exists());
     let binary = binary.ok_or("build the program first: make bench")?;
     let port = workspace::free_port()?;
-    let _ = folder;
+    let file = |name: &str| folder.join(name).display().to_string();
     let configuration = format!(
         "[cluster.bench]\nkind = \"static\"\nnodes = {{ db = \"{}\" }}\n\
          monitor = {{ user = \"{MONITOR_USER}\", password = \"{MONITOR_PASSWORD}\" }}\n\n\
          [service.bench]\nlisten = [\"127.0.0.1:{port}\"]\nroute = \"cluster:bench\"\n\
-         \n\n[log]\nlevel = \"warn\"\n",
+         tls = {{ certificate = \"{}\", key = \"{}\" }}\n\n[log]\nlevel = \"warn\"\n",
         server.address(),
+        file("server-cert.pem"),
+        file("server-key.pem"),
     );
     Ok((Spillway::start(&binary, "spillway", &configuration)?, port))
 }

@@ -155,7 +155,7 @@ fn parse(printed: &str) -> Option<Ran> {
     let queries = after("queries:")?;
     let per_second = queries.split('(').nth(1)?;
     Some(Ran {
-        queries: number(queries)? as u64,
+        queries: queries.split_whitespace().next()?.parse().ok()?,
         qps: number(per_second)?,
         p99_ms: number(after("99th percentile:")?)?,
     })

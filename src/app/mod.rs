@@ -250,7 +250,7 @@ impl App {
     async fn reload(&mut self) -> Result<Vec<String>, String> {
         let old = self.shared.config.load_full();
         let path = self.path.clone();
-        let new = tokio::task::spawn_blocking(move || Config::load(&path))
+        let mut new = tokio::task::spawn_blocking(move || Config::load(&path))
             .await
             .map_err(|e| e.to_string())?
             .map_err(|e| e.to_string())?;
@@ -258,6 +258,7 @@ impl App {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
+        new.keep_tls(&old);
         let problems = routing::ambiguous_schemas(&new, &self.shared.accounts.load());
         if !problems.is_empty() {
             return Err(problems.join("\n"));

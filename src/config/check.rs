@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -16,6 +17,7 @@ use super::credential::{Given, PASSWORD, SecretKeys, Surroundings, TOKEN};
 use super::cross::Index;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
+use super::tls::tls;
 use super::{
     Admin, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node, NodeChoice,
     Route, Runtime, Service,
@@ -251,6 +253,9 @@ impl<'a> Checker<'a> {
         let max_sessions_per_address = limit("max_sessions_per_address");
         let idle_timeout = section
             .or("idle_timeout", None, |field| field.duration_or_zero(SEC_1..=DAY * 30, "never closed"));
+        let tls = section.or("tls", None, |field| {
+            field.section().and_then(|section| tls(&section, &self.around)).map(|tls| Some(Arc::new(tls)))
+        });
         section.finish();
         Some(Service {
             name: name?,
@@ -261,6 +266,7 @@ impl<'a> Checker<'a> {
             max_sessions_per_user: max_sessions_per_user?,
             max_sessions_per_address: max_sessions_per_address?,
             idle_timeout: idle_timeout?,
+            tls: tls?,
         })
     }
 

@@ -1,11 +1,17 @@
-//! The three ways to give a secret: in the file, in a file of its own, in a variable of the environment.
+//! The three ways to give a secret: in the file, in a file of its own, in a variable of the environment; and other
+//! files that the configuration names.
 
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use super::Secret;
 use super::problem::{Report, shown};
 use super::reader::{Field, Section};
-use super::secret::MAX_SECRET;
+use super::secret::{self, MAX_SECRET};
+
+/// The largest file with certificates or a key that is read, in bytes.
+const MAX_PEM: u64 = 1 << 20;
 
 /// The three keys that can give one secret.
 pub(super) struct SecretKeys {
@@ -85,18 +91,11 @@ impl<'a> Surroundings<'a> {
     }
 
     fn secret_file(&self, field: &Field<'a>, keys: &SecretKeys) -> Option<Secret> {
-        let path = self.path(field)?;
-        // A relative path might be the secret itself, written at the wrong key.
-        let name = if field.string("")?.starts_with('/') {
-            shown(&path.to_string_lossy())
-        } else {
-            "the file".into()
-        };
+        let (path, name) = self.named(field)?;
         match Secret::read(&path) {
             Ok((secret, exposed)) => {
                 if exposed {
-                    let message = format!("everybody on this machine can read {name}: chmod 640");
-                    self.report.warn(&field.place, &message);
+                    self.warn_of_readers(field, &name);
                 }
                 usable(field, keys, secret)
             }
@@ -106,6 +105,43 @@ impl<'a> Surroundings<'a> {
                 None
             }
         }
+    }
+
+    /// The path and the bytes of a file. A secret one should be readable for few.
+    pub(super) fn file(
+        &self,
+        field: &Field<'a>,
+        is_secret: bool,
+        expected: &str,
+    ) -> Option<(PathBuf, Zeroizing<Vec<u8>>)> {
+        let (path, name) = self.named(field)?;
+        match secret::read_bytes(&path, MAX_PEM) {
+            Ok((bytes, exposed)) => {
+                if is_secret && exposed {
+                    self.warn_of_readers(field, &name);
+                }
+                Some((path, bytes))
+            }
+            Err(why) => {
+                let message = format!("{name} can not be read: {why}");
+                self.report.conflict(&field.place, message, expected.to_owned(), None);
+                None
+            }
+        }
+    }
+
+    /// The path of a file, and its name for messages.
+    fn named(&self, field: &Field<'a>) -> Option<(PathBuf, String)> {
+        let path = self.path(field)?;
+        // A relative path might be the secret itself, written at the wrong key.
+        let is_absolute = field.string("")?.starts_with('/');
+        let name = if is_absolute { shown(&path.to_string_lossy()) } else { "the file".to_owned() };
+        Some((path, name))
+    }
+
+    fn warn_of_readers(&self, field: &Field<'a>, name: &str) {
+        let message = format!("everybody on this machine can read {name}: chmod 640");
+        self.report.warn(&field.place, &message);
     }
 
     fn secret_variable(&self, field: &Field<'a>, keys: &SecretKeys) -> Option<Secret> {

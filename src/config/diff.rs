@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
+use std::path::Path;
 use std::time::Duration;
 
 use super::reader::human;
-use super::{Admin, Cluster, Config, Links, Log, Monitor, Node, Route, Runtime, Secret, Service};
+use super::{Admin, Cluster, Config, Links, Log, Monitor, Node, Route, Runtime, Secret, Service, Tls};
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
 ///
@@ -115,6 +116,7 @@ fn service(changes: &mut Changes, old: &Service, new: &Service) {
         max_sessions_per_user,
         max_sessions_per_address,
         idle_timeout,
+        tls,
     } = old;
     changes.addresses("", listen, &new.listen, false);
     // By name: what two routes by database differ in follows below.
@@ -149,6 +151,33 @@ fn service(changes: &mut Changes, old: &Service, new: &Service) {
         changes.value(name, &or_none(*old, "no limit"), &or_none(*new, "no limit"));
     }
     changes.value("idle_timeout", &or(*idle_timeout, "never closed"), &or(new.idle_timeout, "never closed"));
+    match (tls, &new.tls) {
+        (Some(old), Some(new)) => self::tls(changes, old, new),
+        (None, Some(_)) => changes.say("tls added"),
+        (Some(_), None) => changes.say("tls removed"),
+        (None, None) => {}
+    }
+}
+
+fn tls(changes: &mut Changes, old: &Tls, new: &Tls) {
+    let Tls { certificate, key, required, client_ca, identity } = old;
+    changes.value(
+        "tls certificate",
+        &certificate.display().to_string(),
+        &new.certificate.display().to_string(),
+    );
+    // By content, for a renewed certificate mostly has the name of the old one.
+    if identity.certificates() != new.identity.certificates() {
+        changes.say("tls certificate renewed");
+    }
+    changes.value("tls key", &key.display().to_string(), &new.key.display().to_string());
+    changes.value("tls required", required, &new.required);
+    changes.value("tls client_ca", &path(client_ca.as_deref()), &path(new.client_ca.as_deref()));
+    if let (Some(old), Some(new)) = (identity.authorities(), new.identity.authorities())
+        && old != new
+    {
+        changes.say("tls client_ca renewed");
+    }
 }
 
 fn admin(changes: &mut Changes, old: &Admin, new: &Admin) {
@@ -179,10 +208,7 @@ fn runtime(changes: &mut Changes, old: &Runtime, new: &Runtime) {
     changes.value("start_timeout", &human(*start_timeout), &human(new.start_timeout));
     changes.value("handshake_timeout", &human(*handshake_timeout), &human(new.handshake_timeout));
     changes.value("drain_timeout", &human(*drain_timeout), &human(new.drain_timeout));
-    let path = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
-    };
-    changes.restarting("state_file", &path(state_file), &path(&new.state_file));
+    changes.restarting("state_file", &path(state_file.as_deref()), &path(new.state_file.as_deref()));
 }
 
 fn cluster_summary(cluster: &Cluster) -> String {
@@ -196,6 +222,10 @@ fn service_summary(service: &Service) -> String {
 
 fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn path(path: Option<&Path>) -> String {
+    path.map_or_else(|| "none".to_owned(), |path| path.display().to_string())
 }
 
 fn or(duration: Option<Duration>, absent: &str) -> String {

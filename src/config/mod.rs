@@ -18,6 +18,7 @@ mod secret;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -33,6 +35,7 @@ use zeroize::Zeroizing;
 pub use diff::Change;
 pub use problem::{ConfigErrors, Position, Problem};
 pub use secret::Secret;
+pub use tls::Tls;
 
 use crate::ids::{ClusterName, ListenAddr, NodeAddr, NodeName, ServiceName};
 
@@ -167,6 +170,8 @@ pub struct Service {
     /// A session that sends nothing for so long, outside a transaction, is closed (1 s to 30 days); `None` (`"0s"`,
     /// default): never, the servers' own `wait_timeout` decides.
     pub idle_timeout: Option<Duration>,
+    /// TLS with clients; `None`: it is not offered.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// How a session's cluster is chosen.
@@ -262,7 +267,7 @@ impl Config {
     }
 
     /// Checks `text`, which came from `origin` (used in messages, and as the start of relative paths). `env` looks up
-    /// variables. Reads the password and token files that the text names, nothing else.
+    /// variables. Reads the files of passwords, tokens, certificates and keys that the text names, nothing else.
     ///
     /// # Errors
     /// Everything that is wrong with the text, at once, in the order of its lines.
@@ -278,6 +283,18 @@ impl Config {
     /// changed. Empty when a reload would have no effect.
     pub fn diff(&self, new: &Self) -> Vec<Change> {
         diff::diff(self, new)
+    }
+
+    /// Takes over from `old` the TLS of every service where nothing about it changed, with the tickets that clients hold,
+    /// so that they can go on resuming their TLS sessions.
+    pub fn keep_tls(&mut self, old: &Self) {
+        for (name, service) in &mut self.services {
+            if let Some(before) = old.services.get(name)
+                && before.tls == service.tls
+            {
+                service.tls.clone_from(&before.tls);
+            }
+        }
     }
 
     /// Every address that clients connect to, with its service.

@@ -31,17 +31,34 @@ impl Secret {
     /// Reads a secret from a regular file and strips one newline from its end. Tells also whether everybody on this
     /// machine may read the file. The error says why without any of the content.
     pub(super) fn read(path: &Path) -> Result<(Self, bool), String> {
-        // Asked before the file is opened, because opening a FIFO would wait for a writer for ever.
-        if !fs::metadata(path).map_err(|e| e.to_string())?.is_file() {
-            return Err("it is not a regular file".to_owned());
-        }
-        let file = File::open(path).map_err(|e| e.to_string())?;
+        let file = open(path)?;
         let exposed = world_readable(&file);
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_SECRET + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
         let secret = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
         Ok((Self::new(secret), exposed))
     }
+}
+
+/// Reads at most `limit` bytes of a regular file, which are wiped when dropped. Tells also whether everybody on this
+/// machine may read it. The error says why without any of the content.
+pub(super) fn read_bytes(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, bool), String> {
+    let file = open(path)?;
+    let exposed = world_readable(&file);
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > limit {
+        return Err(format!("it is larger than {limit} bytes"));
+    }
+    Ok((bytes, exposed))
+}
+
+fn open(path: &Path) -> Result<File, String> {
+    // Asked before the file is opened, because opening a FIFO would wait for a writer for ever.
+    if !fs::metadata(path).map_err(|e| e.to_string())?.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    File::open(path).map_err(|e| e.to_string())
 }
 
 impl fmt::Debug for Secret {

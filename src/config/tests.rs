@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::tls::specimen::{Authority, Issued, NAME};
 
 const EXAMPLE: &str = include_str!("../../deploy/spillway.toml");
 
@@ -79,7 +80,7 @@ const KINDS: &str = "one of: galera, replication, multi-primary, static";
 const A_PASSWORD: &str = "exactly one of password, password_file, password_env";
 const A_NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . - starting with a letter or a digit";
 const SERVICE_KEYS: &str = "one of: clusters, databases, default_cluster, idle_timeout, listen, max_sessions, \
-                            max_sessions_per_address, max_sessions_per_user, node, route";
+                            max_sessions_per_address, max_sessions_per_user, node, route, tls";
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -136,6 +137,7 @@ fn the_smallest_file_has_every_default() {
         max_sessions_per_user: None,
         max_sessions_per_address: None,
         idle_timeout: None,
+        tls: None,
     };
     assert_eq!(config.services["app"], app);
     assert_eq!(
@@ -310,6 +312,11 @@ fn the_shipped_example_is_right_and_says_everything() {
         "databases",
         "node",
         "max_sessions",
+        "tls",
+        "certificate",
+        "key",
+        "required",
+        "client_ca",
         "console",
         "api",
         "token",
@@ -982,6 +989,209 @@ fn a_configuration_that_holds_a_password_should_be_private() {
                    chmod 640, or use password_file";
     let warnings = Config::load(&path).unwrap_or_else(|e| panic!("{e}")).warnings;
     assert_eq!(warnings, [format!("{}:4: {warning}", path.display())]);
+}
+
+// === TLS ===
+
+/// A directory with a configuration, a certificate, its key, and an authority for clients.
+struct TlsFiles {
+    dir: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl TlsFiles {
+    fn new(tls: &str) -> Self {
+        let files =
+            Self { dir: tempfile::tempdir().expect("a directory"), authority: Authority::new("authority") };
+        files.configure(tls);
+        files.issue();
+        files.write("clients.pem", &files.authority.pem);
+        files
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("spillway.toml")
+    }
+
+    /// The line with TLS is the ninth.
+    fn configure(&self, tls: &str) {
+        self.write("spillway.toml", &format!("{SMALL}{tls}"));
+    }
+
+    fn issue(&self) {
+        let Issued { certificate, key } = self.authority.server(NAME);
+        self.write("tls.crt", &certificate);
+        self.write("tls.key", &key);
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode set");
+    }
+
+    fn load(&self) -> Config {
+        Config::load(&self.path()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn wrong(&self) -> String {
+        let errors = Config::load(&self.path()).expect_err("wrong").to_string();
+        errors.replace(&format!("{}:", self.path().display()), "")
+    }
+}
+
+const TLS: &str = "tls = { certificate = \"tls.crt\", key = \"tls.key\" }\n";
+
+#[test]
+fn tls_is_read_from_the_files_beside_the_configuration() {
+    let files = TlsFiles::new(TLS);
+    let config = files.load();
+    let tls = config.services["app"].tls.clone().expect("TLS");
+    assert_eq!(
+        (tls.certificate.clone(), tls.key.clone()),
+        (files.dir.path().join("tls.crt"), files.dir.path().join("tls.key"))
+    );
+    assert_eq!((tls.required, tls.client_ca.clone()), (false, None));
+    assert_eq!(config.warnings, [""; 0]);
+
+    files.configure("[service.app.tls]\ncertificate = \"tls.crt\"\nkey = \"tls.key\"\nrequired = true\nclient_ca = \"clients.pem\"\n");
+    let tls = files.load().services["app"].tls.clone().expect("TLS");
+    assert!(tls.required && tls.identity.authorities().is_some());
+    assert_eq!(tls.client_ca, Some(files.dir.path().join("clients.pem")));
+}
+
+#[test]
+fn a_key_file_should_be_private_and_a_certificate_need_not() {
+    let files = TlsFiles::new(TLS);
+    for name in ["tls.crt", "tls.key"] {
+        let path = files.dir.path().join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("mode set");
+    }
+    let warning = "service.app.tls.key: everybody on this machine can read the file: chmod 640";
+    assert_eq!(files.load().warnings, [format!("{}:9: {warning}", files.path().display())]);
+}
+
+#[test]
+fn every_fault_of_the_tls_files_is_one_exact_line() {
+    let certificate = "a PEM file with the server's certificate, then those that vouch for it";
+    let key = "a PEM file with the certificate's private key, without a passphrase";
+    let authority = "a PEM file with the certificates that may vouch for clients";
+    let files = TlsFiles::new("tls = {}\n");
+    assert_eq!(
+        files.wrong(),
+        format!(
+            "9: service.app.tls.certificate: missing; expected {certificate}\n\
+             9: service.app.tls.key: missing; expected {key}"
+        )
+    );
+    for (tls, line) in [
+        ("tls = true", "service.app.tls: found a boolean; expected a table".to_owned()),
+        (
+            "tls = { certificate = \"none\", key = \"tls.key\" }",
+            format!(
+                "service.app.tls.certificate: the file can not be read: No such file or directory (os error 2); expected {certificate}"
+            ),
+        ),
+        (
+            "tls = { certificate = \"/none/x\", key = \"tls.key\" }",
+            format!(
+                "service.app.tls.certificate: \"/none/x\" can not be read: No such file or directory (os error 2); expected {certificate}"
+            ),
+        ),
+        (
+            "tls = { certificate = \"/dev/null\", key = \"tls.key\" }",
+            format!(
+                "service.app.tls.certificate: \"/dev/null\" can not be read: it is not a regular file; expected {certificate}"
+            ),
+        ),
+        (
+            "tls = { certificate = \"spillway.toml\", key = \"tls.key\" }",
+            format!("service.app.tls.certificate: the file is not PEM; expected {certificate}"),
+        ),
+        (
+            "tls = { certificate = \"tls.key\", key = \"tls.key\" }",
+            format!("service.app.tls.certificate: the file holds no certificate; expected {certificate}"),
+        ),
+        (
+            "tls = { certificate = \"tls.crt\", key = \"tls.crt\" }",
+            format!(
+                "service.app.tls.key: the file holds no private key, or an encrypted one; expected {key}"
+            ),
+        ),
+        (
+            "tls = { certificate = \"clients.pem\", key = \"tls.key\" }",
+            format!("service.app.tls.key: the file is not the key of the certificate; expected {key}"),
+        ),
+        (
+            "tls = { certificate = \"tls.crt\", key = \"tls.key\", client_ca = \"tls.key\" }",
+            format!("service.app.tls.client_ca: the file holds no certificate; expected {authority}"),
+        ),
+        (
+            "tls = { certificate = \"tls.crt\", key = \"tls.key\", required = 1 }",
+            "service.app.tls.required: found an integer; expected true or false".to_owned(),
+        ),
+        (
+            "tls = { certificate = \"tls.crt\", key = \"tls.key\", ca = \"x\" }",
+            "service.app.tls.ca: unknown key; expected one of: certificate, client_ca, key, required"
+                .to_owned(),
+        ),
+    ] {
+        files.configure(tls);
+        assert_eq!(files.wrong(), format!("9: {line}"), "{tls}");
+    }
+}
+
+#[test]
+fn a_key_is_never_printed() {
+    let files = TlsFiles::new(TLS);
+    let key = fs::read_to_string(files.dir.path().join("tls.key")).expect("a key");
+    let secret = key.lines().nth(1).expect("a line of the key");
+    let config = files.load();
+    assert!(!format!("{config:?} {config:#?}").contains(secret));
+    files.configure(&TLS.replace("tls.crt", "clients.pem"));
+    assert!(!files.wrong().contains(secret));
+    // The key itself in place of its file.
+    files.configure(&format!("tls = {{ certificate = \"tls.crt\", key = '''{key}''' }}"));
+    assert!(!files.wrong().contains(secret), "{}", files.wrong());
+    files.configure(&format!("tls = {{ certificate = \"tls.crt\", key = \"{secret}\" }}"));
+    assert!(!files.wrong().contains(secret), "{}", files.wrong());
+}
+
+#[test]
+fn a_renewed_certificate_is_a_change_and_what_stays_keeps_its_tickets() {
+    let files = TlsFiles::new(TLS);
+    let old = files.load();
+    let server = |config: &Config| config.services["app"].tls.as_ref().map(|tls| tls.identity.server());
+    let lines =
+        |old: &Config, new: &Config| old.diff(new).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut same = files.load();
+    assert_eq!(lines(&old, &same), [""; 0]);
+    same.keep_tls(&old);
+    assert!(Arc::ptr_eq(&server(&old).expect("TLS"), &server(&same).expect("TLS")));
+
+    files.issue();
+    let mut renewed = files.load();
+    assert_eq!(lines(&old, &renewed), ["service app: tls certificate renewed"]);
+    renewed.keep_tls(&old);
+    assert!(!Arc::ptr_eq(&server(&old).expect("TLS"), &server(&renewed).expect("TLS")));
+
+    files.write("elsewhere.key", &fs::read_to_string(files.dir.path().join("tls.key")).expect("a key"));
+    files.configure("tls = { certificate = \"tls.crt\", key = \"elsewhere.key\", required = true, client_ca = \"clients.pem\" }");
+    let dir = files.dir.path().display();
+    assert_eq!(
+        lines(&renewed, &files.load()),
+        [
+            format!("service app: tls key {dir}/tls.key -> {dir}/elsewhere.key"),
+            "service app: tls required false -> true".to_owned(),
+            format!("service app: tls client_ca none -> {dir}/clients.pem"),
+        ]
+    );
+    let before = files.load();
+    files.write("clients.pem", &Authority::new("another").pem);
+    assert_eq!(lines(&before, &files.load()), ["service app: tls client_ca renewed"]);
+    files.configure("");
+    assert_eq!(lines(&old, &files.load()), ["service app: tls removed"]);
+    assert_eq!(lines(&files.load(), &old), ["service app: tls added"]);
 }
 
 #[test]

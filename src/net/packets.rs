@@ -84,12 +84,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
         let mut out = BytesMut::with_capacity(HEADER + payload.len());
         put_packet(&mut out, self.sequence, payload);
         self.sequence = self.sequence.wrapping_add(1);
-        self.io.write_all(&out).await
+        self.write_framed(&out).await
     }
 
     /// Sends packets that are already framed. Not cancel safe.
     pub async fn write_framed(&mut self, packets: &[u8]) -> io::Result<()> {
-        self.io.write_all(packets).await
+        self.io.write_all(packets).await?;
+        // TLS may have taken the bytes and kept them.
+        self.io.flush().await
     }
 
     /// Whether the peer has sent more than was asked for.

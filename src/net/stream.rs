@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::Encrypted;
+
 /// A connected client, registered with the runtime of its worker.
 #[derive(Debug)]
 pub enum Stream {
@@ -14,6 +16,20 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+    /// TLS over one of the others. In a box, so that the others do not pay for its size.
+    Tls(Box<Encrypted>),
+}
+
+impl Stream {
+    /// Whether bytes that were written wait inside and must be flushed. Never so for a plain socket.
+    ///
+    /// TLS takes bytes, encrypts them, and may keep the result when the socket does not take it at once.
+    pub fn needs_flush(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            Self::Tls(s) => s.get_ref().1.wants_write(),
+        }
+    }
 }
 
 /// A connected client on its way to a worker, registered with no runtime.
@@ -47,6 +63,8 @@ impl Stream {
         Ok(match self {
             Self::Tcp(s) => StdStream::Tcp(s.into_std()?),
             Self::Unix(s) => StdStream::Unix(s.into_std()?),
+            // TLS begins in the worker where it ends.
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 }
@@ -56,6 +74,11 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => match Pin::new(s).poll_read(cx, buf) {
+                // Many clients leave without TLS's own goodbye. That a packet is cut off shows in its length.
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                read => read,
+            },
         }
     }
 }
@@ -65,13 +88,31 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_flush(cx),
             Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -79,6 +120,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 }

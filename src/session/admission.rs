@@ -15,7 +15,7 @@ use crate::accounts::ClusterAccounts;
 use crate::auth::{self, native};
 use crate::backend::{Claim, Credentials, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, Login};
-use crate::grants::{Account, LoginRequest, Refusal, Transport, Verdict, decide};
+use crate::grants::{Account, LoginRequest, Refusal, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::routing::{self, NoCluster};
@@ -163,7 +163,7 @@ impl Session {
             // as to the client, and they may be newer there than here.
             database: None,
             using_password,
-            transport: Transport::Plain,
+            transport: self.transport,
             can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
             now: SystemTime::now(),
             plugins: VERIFIED,
@@ -299,7 +299,9 @@ impl Session {
         match error {
             // The server's words name this proxy's address; the client is told about its own.
             LinkError::Refused(told) if told.code == 1045 => {
-                let reason = format!("{detail} (accounts changed since they were loaded?)");
+                let reason = format!(
+                    "{detail} (the account requires TLS, which links do not have, or changed since it was loaded?)"
+                );
                 denied(&credential.user, host, !credential.proof.is_empty(), &reason)
             }
             // No privilege on the schema, no such schema, no valid name of one.

@@ -1,8 +1,9 @@
 //! From the accepted socket to the first link: greeting, response, authentication, routing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
 use super::admission::{Asked, Credential, Placed};
@@ -10,17 +11,21 @@ use super::relay::Relay;
 use super::state::SessionState;
 use super::{Session, is_open, linger};
 use crate::auth::{self, native};
+use crate::config::Tls;
 use crate::fault::{Blame, Fault};
-use crate::grants::Product;
-use crate::net::{PacketStream, ReadError, Stream};
+use crate::grants::{Product, Transport};
+use crate::net::{PacketStream, ReadError, Stream, accept_tls};
 use crate::routing;
-use crate::wire::handshake::{Greeting, HandshakeResponse, Scramble};
+use crate::wire::handshake::{Greeting, HandshakeResponse, Scramble, SslRequest};
 use crate::wire::packet::Err as ErrPacket;
 use crate::wire::{Capabilities, Status};
 
 /// Longest packet of the connection phase that is read from a client. The servers take as much in
 /// connection attributes alone.
 pub(super) const HANDSHAKE_LIMIT: usize = 128 * 1024;
+
+/// Room for most responses, so that they come in one read.
+const RESPONSE: usize = 1024;
 
 /// The version that is told while no node of the service has ever answered.
 const UNKNOWN_VERSION: &str = concat!("5.5.5-10.11.0-Spillway-", env!("CARGO_PKG_VERSION"));
@@ -47,6 +52,14 @@ pub(super) fn read_fault(e: ReadError) -> Fault {
     }
 }
 
+/// What a client says to the greeting.
+enum First {
+    /// Its handshake response.
+    Response(Bytes),
+    /// It responds under TLS.
+    Tls(Arc<Tls>),
+}
+
 impl Session {
     /// Leads a client to its first link.
     ///
@@ -61,9 +74,25 @@ impl Session {
             self.shared.metrics.login_refused(fault.label);
             return Err(fault);
         }
-        // Most responses fit, so that they come in one read.
-        let mut packets = PacketStream::new(stream, BytesMut::with_capacity(1024), 0);
-        match self.log_in(&mut packets).await {
+        let mut packets = PacketStream::new(stream, BytesMut::with_capacity(RESPONSE), 0);
+        let attempt = match self.greet(&mut packets).await {
+            Ok((greeting, First::Response(response))) => {
+                self.log_in(&mut packets, greeting, Some(response)).await
+            }
+            Ok((greeting, First::Tls(tls))) => match self.encrypt(packets, &tls).await {
+                Ok(encrypted) => {
+                    packets = encrypted;
+                    self.log_in(&mut packets, greeting, None).await
+                }
+                Err(fault) => {
+                    // TLS has its own words for that, and they were said.
+                    self.shared.metrics.login_refused(fault.label);
+                    return Err(fault);
+                }
+            },
+            Err(fault) => Err(fault),
+        };
+        match attempt {
             Ok((credential, placed)) => {
                 // Operators see where the session is by the time its client goes on.
                 let link = self.reach(&credential, placed);
@@ -134,12 +163,54 @@ impl Session {
         }
     }
 
-    async fn log_in(&mut self, packets: &mut PacketStream<Stream>) -> Result<(Credential, Placed), Fault> {
+    /// Sends the greeting and reads what the client says to it.
+    async fn greet(&self, packets: &mut PacketStream<Stream>) -> Result<(Greeting, First), Fault> {
         let scramble =
             auth::scramble().map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
         let greeting = self.greeting(scramble);
         packets.write(&greeting.encode()).await.map_err(Fault::client_gone)?;
-        let payload = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+        let first = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+        // Without TLS to offer, the claim of a client means nothing, as on the servers.
+        let Some(tls) = &self.service.tls else { return Ok((greeting, First::Response(first))) };
+        if SslRequest::decode(&first).map_err(Fault::bad_handshake)?.is_some() {
+            return Ok((greeting, First::Tls(Arc::clone(tls))));
+        }
+        if tls.required {
+            return Err(Fault::insecure_transport());
+        }
+        Ok((greeting, First::Response(first)))
+    }
+
+    /// Goes on under TLS. What the client sent behind its request belongs to TLS, and is never read as packets.
+    async fn encrypt(
+        &mut self,
+        packets: PacketStream<Stream>,
+        tls: &Tls,
+    ) -> Result<PacketStream<Stream>, Fault> {
+        let sequence = packets.sequence();
+        let (stream, ahead) = packets.into_parts();
+        let (stream, encryption) = accept_tls(stream, ahead, &tls.identity)
+            .await
+            .map_err(|e| Fault::silent(Blame::Client, "tls_failed", format!("TLS handshake: {e}")))?;
+        self.transport =
+            if encryption.client_certificate { Transport::TlsWithCertificate } else { Transport::Tls };
+        self.registered.entry.set_place(|place| place.tls = Some(encryption));
+        Ok(PacketStream::new(stream, BytesMut::with_capacity(RESPONSE), sequence))
+    }
+
+    /// Judges the response, which is read here unless it came in place of a request for TLS, and opens a link.
+    ///
+    /// Only this one packet says what the client can do: what it claimed before TLS may be anybody's words.
+    async fn log_in(
+        &mut self,
+        packets: &mut PacketStream<Stream>,
+        greeting: Greeting,
+        response: Option<Bytes>,
+    ) -> Result<(Credential, Placed), Fault> {
+        let payload = match response {
+            Some(response) => response,
+            None => packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?,
+        };
         if packets.has_read_ahead() {
             // Nothing may follow the response before it is answered.
             return Err(Fault::bad_handshake("bytes behind the handshake response"));
@@ -161,7 +232,7 @@ impl Session {
                     collation: response.collation,
                     max_packet: response.max_packet,
                     attributes: response.attributes,
-                    first_reply: names_native.then_some((scramble, response.auth)),
+                    first_reply: names_native.then_some((greeting.scramble, response.auth)),
                 },
             )
             .await?;
@@ -206,6 +277,7 @@ impl Session {
         } else {
             capabilities -= Capabilities::MYSQL;
         }
+        capabilities.set(Capabilities::SSL, self.service.tls.is_some());
         Greeting {
             version: version.unwrap_or_else(|| UNKNOWN_VERSION.to_owned()),
             thread_id: FIRST_CONNECTION_ID | self.registered.entry.id.0 as u32,

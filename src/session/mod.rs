@@ -34,6 +34,7 @@ use crate::accounts::AccountStore;
 use crate::backend::{Gates, Link, Pool};
 use crate::config::{Config, Links, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
+use crate::grants::Transport;
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Gauge, Metrics, ServiceMetrics};
@@ -137,6 +138,7 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
         registered,
         metrics,
         counted: [None, None],
+        transport: Transport::Plain,
         link_load: None,
         cluster: None,
     };
@@ -190,6 +192,8 @@ struct Session {
     metrics: ServiceMetrics,
     /// Counts the session for its address and its user, where the service limits those.
     counted: [Option<Counted>; 2],
+    /// How the client is connected.
+    transport: Transport,
     /// Counts the session on its node.
     link_load: Option<LoadGuard>,
     /// The cluster that it reached.

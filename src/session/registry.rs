@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::fault::{Blame, Fault};
 use crate::ids::{ClientAddr, ClusterName, NodeName, ServiceName, SessionId};
+use crate::tls::Encryption;
 
 /// Why a session is ended from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ impl Ending {
 /// What changes rarely in a session's life.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
+    /// The TLS that the client and Spillway agreed on; none: a plain socket.
+    pub tls: Option<Encryption>,
     /// Login name, once it is proven.
     pub user: Option<String>,
     /// The cluster that the session reached.

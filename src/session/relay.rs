@@ -234,6 +234,7 @@ impl Relay {
                 && self.awaited.is_empty()
                 && self.from_client.unsent.is_empty()
                 && self.from_node.unsent.is_empty()
+                && !self.client.needs_flush()
             {
                 return Poll::Ready(Event::Command(command));
             }
@@ -450,7 +451,7 @@ impl Relay {
         scratch: &mut [u8],
         around: &Around<'_>,
     ) -> Poll<Progress> {
-        if !self.from_node.unsent.is_empty() {
+        if !self.from_node.unsent.is_empty() || self.client.needs_flush() {
             match ready!(flush(cx, &mut self.client, &mut self.from_node.unsent)) {
                 Ok(()) => return Poll::Ready(Progress::Made),
                 Err(e) => return Poll::Ready(Progress::Event(Event::Failed(Fault::client_gone(e)))),

@@ -126,7 +126,8 @@ impl Capabilities {
 
     /// What the relay understands well enough to follow every reply.
     ///
-    /// Left out on purpose: compression and TLS (the relay reads packets in the clear), optional
+    /// Left out on purpose: compression (the relay reads packets as they are), TLS (the greeting of a service that has
+    /// it offers it), optional
     /// result-set metadata (its first byte cannot be told from an OK packet), multi-factor
     /// authentication and the withdrawn `COM_MULTI`.
     pub const RELAYED: Self = Self::from_bits_retain(

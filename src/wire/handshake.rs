@@ -89,6 +89,55 @@ impl Greeting {
     }
 }
 
+/// `Protocol::SSLRequest`: the first part of a handshake response, sent in the clear to ask for TLS. The whole response
+/// follows under TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SslRequest {
+    /// What the client claims to want. Nobody vouches for it: the response under TLS says it again.
+    pub capabilities: Capabilities,
+    /// `max_allowed_packet` of the client.
+    pub max_packet: u32,
+    /// Collation id.
+    pub collation: u8,
+}
+
+impl SslRequest {
+    /// Length of the payload.
+    pub const LENGTH: usize = 32;
+
+    /// Reads a client's first payload. None: it is not for TLS, so it is a [`HandshakeResponse`].
+    pub fn decode(payload: &[u8]) -> Result<Option<Self>, Malformed> {
+        let mut r = Reader::new(payload);
+        let Ok(low) = r.u32("capabilities") else { return Ok(None) };
+        if low & Capabilities::SSL.low_word() == 0 {
+            return Ok(None);
+        }
+        if payload.len() != Self::LENGTH {
+            // Credentials in the clear from a client that believes it speaks TLS.
+            return Err(Malformed("request for TLS with more or less than belongs to it"));
+        }
+        if low & Capabilities::PROTOCOL_41.low_word() == 0 {
+            return Err(Malformed("client without protocol 4.1"));
+        }
+        let max_packet = r.u32("max packet")?;
+        let collation = r.u8("collation")?;
+        let filler = r.take(23, "filler")?;
+        let mariadb = u32::from_le_bytes([filler[19], filler[20], filler[21], filler[22]]);
+        Ok(Some(Self { capabilities: Capabilities::from_words(low, mariadb), max_packet, collation }))
+    }
+
+    /// The payload; `CLIENT_SSL` must be among the capabilities.
+    pub fn encode(&self) -> BytesMut {
+        let mut out = BytesMut::with_capacity(Self::LENGTH);
+        out.put_u32_le(self.capabilities.low_word());
+        out.put_u32_le(self.max_packet);
+        out.put_u8(self.collation);
+        out.put_bytes(0, 19);
+        out.put_u32_le(self.capabilities.mariadb_word());
+        out
+    }
+}
+
 /// Handshake response of a protocol 4.1 client (`Protocol::HandshakeResponse41`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct HandshakeResponse {
@@ -387,7 +436,30 @@ mod tests {
         assert_eq!((read.collation, read.plugin), (None, None));
     }
 
+    #[test]
+    fn a_request_for_tls_is_exactly_its_32_bytes() {
+        let plain = [&Capabilities::REQUIRED.low_word().to_le_bytes()[..], &[0; 28]].concat();
+        assert_eq!(SslRequest::decode(&plain), Ok(None));
+        let wants = Capabilities::REQUIRED | Capabilities::SSL;
+        let request = SslRequest { capabilities: wants, max_packet: 1 << 24, collation: 45 };
+        let encoded = request.encode();
+        assert_eq!(SslRequest::decode(&encoded), Ok(Some(request)));
+        assert!(SslRequest::decode(&encoded[..31]).is_err());
+        assert!(SslRequest::decode(&[&encoded[..], b"app\0"].concat()).is_err());
+        let old = SslRequest { capabilities: Capabilities::SSL, ..request };
+        assert!(SslRequest::decode(&old.encode()).is_err());
+        assert!(HandshakeResponse::decode(&encoded, wants).is_err(), "it is no response");
+    }
+
     proptest! {
+        #[test]
+        fn requests_for_tls_survive_a_round_trip(bits: u64, max_packet: u32, collation: u8) {
+            let wanted = Capabilities::from_bits_retain(bits) | Capabilities::REQUIRED | Capabilities::SSL;
+            let capabilities = Capabilities::from_words(wanted.low_word(), wanted.mariadb_word());
+            let sent = SslRequest { capabilities, max_packet, collation };
+            prop_assert_eq!(SslRequest::decode(&sent.encode()), Ok(Some(sent)));
+        }
+
         #[test]
         fn responses_survive_a_round_trip(
             user in "[^\0]{0,80}",
@@ -440,6 +512,7 @@ mod tests {
         fn no_input_panics(input: Vec<u8>) {
             let _ = attributes_without(&input, b"_pid");
             let _ = Greeting::decode(&input);
+            let _ = SslRequest::decode(&input);
             let _ = HandshakeResponse::decode(&input, Capabilities::all());
             let _ = ChangeUser::decode(&input, Capabilities::all());
             if let Ok(switch) = AuthSwitch::decode(&input) { let _ = switch.scramble(); }

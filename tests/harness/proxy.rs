@@ -76,6 +76,12 @@ impl Spillway {
         self.directory.join("spillway.toml")
     }
 
+    /// Sends SIGHUP, which reads the configuration again.
+    pub(crate) fn hang_up(&self) -> Outcome<()> {
+        let mut kill = std::process::Command::new("kill");
+        super::process::run(kill.args(["-HUP", &self.pid().to_string()])).map(drop)
+    }
+
     /// The end of the log.
     pub(crate) fn log_tail(&self, lines: usize) -> String {
         workspace::tail(&self.directory.join("spillway.log"), lines)

@@ -126,6 +126,8 @@ const SOLO_ACCOUNTS: &str = "
     CREATE USER reader@'%' IDENTIFIED BY 'app-secret';    -- may see that a schema does not exist
     GRANT SELECT ON *.* TO reader@'%';
     CREATE USER tableonly@'%' IDENTIFIED BY 'app-secret'; GRANT SELECT ON lab.greeting TO tableonly@'%';
+    CREATE USER secure@'%' IDENTIFIED BY 'app-secret' REQUIRE SSL;
+    CREATE USER certified@'%' IDENTIFIED BY 'app-secret' REQUIRE X509;
     CREATE ROLE staff; GRANT SELECT ON lab.* TO staff;    -- a schema that is reached through a role alone
     CREATE USER byrole@'%' IDENTIFIED BY 'app-secret'; GRANT staff TO byrole@'%';
     SET DEFAULT ROLE staff FOR byrole@'%';

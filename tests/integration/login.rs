@@ -92,6 +92,9 @@ fn refusals_are_the_servers_own() -> Verdict {
         (1049, "reader", PASSWORD, Some("no'quote")),
         (1045, "it's", PASSWORD, None),
         (1045, "staff", PASSWORD, None),
+        (1045, "secure", PASSWORD, None),
+        (1045, "secure", "wrong", None),
+        (1045, "certified", PASSWORD, Some("lab")),
         (1045, &long, PASSWORD, None),
     ];
     let mut failures = Vec::new();

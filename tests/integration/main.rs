@@ -20,6 +20,7 @@ mod raw;
 mod routing;
 mod startup;
 mod statements;
+mod tls;
 
 use harness::Outcome;
 use libtest_mimic::{Arguments, Trial};
@@ -70,6 +71,7 @@ fn main() {
         bulk::trials(),
         operations::trials(),
         startup::trials(),
+        tls::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();

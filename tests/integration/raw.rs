@@ -2,10 +2,12 @@
 //! misunderstanding there does not cancel out here.
 
 use crate::harness::Outcome;
+use rustls::{ClientConfig, ClientConnection};
 use sha1::{Digest, Sha1};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Capability bits of the protocol, only those that tests name.
@@ -16,6 +18,7 @@ pub(crate) mod capability {
     pub(crate) const CONNECT_WITH_DB: u32 = 1 << 3;
     pub(crate) const LOCAL_FILES: u32 = 1 << 7;
     pub(crate) const PROTOCOL_41: u32 = 1 << 9;
+    pub(crate) const SSL: u32 = 1 << 11;
     pub(crate) const TRANSACTIONS: u32 = 1 << 13;
     pub(crate) const SECURE_CONNECTION: u32 = 1 << 15;
     pub(crate) const MULTI_STATEMENTS: u32 = 1 << 16;
@@ -51,7 +54,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn parse(packet: &[u8]) -> Outcome<Self> {
+    pub(crate) fn parse(packet: &[u8]) -> Outcome<Self> {
         let [0xff, low, high, rest @ ..] = packet else { return Err(format!("no ERR packet: {packet:?}")) };
         let text = String::from_utf8_lossy(rest).into_owned();
         let (state, message) = match text.strip_prefix('#') {
@@ -83,6 +86,8 @@ pub(crate) type Login = Result<Raw, Refusal>;
 /// A connection that is logged in.
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
+    /// TLS over the socket, if it was asked for.
+    pub(crate) tls: Option<Box<ClientConnection>>,
     sequence: u8,
     capabilities: u32,
     scramble: Vec<u8>,
@@ -107,11 +112,20 @@ pub(crate) struct Credentials<'a> {
     pub(crate) capabilities: u32,
     /// The client's own address; 127.0.0.1 unless a test is about addresses.
     pub(crate) source: Ipv4Addr,
+    /// TLS, if the client wants it.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl<'a> Credentials<'a> {
     pub(crate) fn new(user: &'a str, password: &'a str, schema: Option<&'a str>) -> Self {
-        Self { user, password, schema, capabilities: capability::USUAL, source: Ipv4Addr::LOCALHOST }
+        Self {
+            user,
+            password,
+            schema,
+            capabilities: capability::USUAL,
+            source: Ipv4Addr::LOCALHOST,
+            tls: None,
+        }
     }
 
     pub(crate) fn with(mut self, capabilities: u32) -> Self {
@@ -125,10 +139,10 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// Connects and logs in; a refusal is the server's (or Spillway's) ERR packet.
-pub(crate) fn login(port: u16, credentials: &Credentials<'_>) -> Outcome<Login> {
+/// Connects, without a word.
+pub(crate) fn connect(port: u16, source: Ipv4Addr) -> Outcome<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(|e| e.to_string())?;
-    socket.bind(&SocketAddr::from((credentials.source, 0)).into()).map_err(|e| format!("bind: {e}"))?;
+    socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|e| format!("bind: {e}"))?;
     socket
         .connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
         .map_err(|e| format!("connect: {e}"))?;
@@ -136,8 +150,25 @@ pub(crate) fn login(port: u16, credentials: &Credentials<'_>) -> Outcome<Login> 
     stream.set_read_timeout(Some(Duration::from_mins(1))).map_err(|e| e.to_string())?;
     stream.set_write_timeout(Some(Duration::from_mins(1))).map_err(|e| e.to_string())?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    Ok(stream)
+}
+
+/// The 32 bytes that begin a handshake response, and are all of a request for TLS.
+pub(crate) fn response_head(capabilities: u32) -> Vec<u8> {
+    let mut head = Vec::with_capacity(32);
+    head.extend_from_slice(&capabilities.to_le_bytes());
+    head.extend_from_slice(&(1_u32 << 30).to_le_bytes());
+    head.push(45);
+    head.extend_from_slice(&[0; 23]);
+    head
+}
+
+/// Connects and logs in; a refusal is the server's (or Spillway's) ERR packet.
+pub(crate) fn login(port: u16, credentials: &Credentials<'_>) -> Outcome<Login> {
+    let stream = connect(port, credentials.source)?;
     let mut raw = Raw {
         stream,
+        tls: None,
         sequence: 0,
         capabilities: 0,
         scramble: Vec::new(),
@@ -156,11 +187,17 @@ pub(crate) fn login(port: u16, credentials: &Credentials<'_>) -> Outcome<Login> 
     if credentials.schema.is_some() {
         raw.capabilities |= capability::CONNECT_WITH_DB;
     }
-    let mut response = Vec::new();
-    response.extend_from_slice(&raw.capabilities.to_le_bytes());
-    response.extend_from_slice(&(1_u32 << 30).to_le_bytes());
-    response.push(45);
-    response.extend_from_slice(&[0; 23]);
+    if let Some(tls) = &credentials.tls {
+        if raw.offered & capability::SSL == 0 {
+            return Err("TLS is not offered".to_owned());
+        }
+        raw.capabilities |= capability::SSL;
+        raw.send(&response_head(raw.capabilities))?;
+        let name = "localhost".try_into().map_err(|e| format!("{e}"))?;
+        let connection = ClientConnection::new(Arc::clone(tls), name).map_err(|e| e.to_string())?;
+        raw.tls = Some(Box::new(connection));
+    }
+    let mut response = response_head(raw.capabilities);
     response.extend_from_slice(credentials.user.as_bytes());
     response.push(0);
     let proof = prove(credentials.password, &raw.scramble);
@@ -225,7 +262,7 @@ impl Raw {
     /// Sends one logical packet in as many physical ones as it takes.
     fn send(&mut self, payload: &[u8]) -> Outcome<()> {
         let bytes = frame(payload, &mut self.sequence);
-        self.stream.write_all(&bytes).map_err(|e| format!("send: {e}"))
+        self.write(&bytes)
     }
 
     /// Starts a command: numbering begins at 0.
@@ -242,16 +279,28 @@ impl Raw {
     /// Reads one physical packet whatever its number: for what comes without having been asked for.
     pub(crate) fn unasked_packet(&mut self) -> Outcome<Vec<u8>> {
         let mut header = [0; 4];
-        self.stream.read_exact(&mut header).map_err(|e| format!("read: {e}"))?;
+        self.read(&mut header)?;
         let size = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
         let mut payload = vec![0; size];
-        self.stream.read_exact(&mut payload).map_err(|e| format!("read: {e}"))?;
+        self.read(&mut payload)?;
         Ok(payload)
     }
 
     /// Sends bytes as they are.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
-        self.stream.write_all(bytes).map_err(|e| format!("send: {e}"))
+        let sent = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).write_all(bytes),
+            None => self.stream.write_all(bytes),
+        };
+        sent.map_err(|e| format!("send: {e}"))
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Outcome<()> {
+        let read = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read_exact(bytes),
+            None => self.stream.read_exact(bytes),
+        };
+        read.map_err(|e| format!("read: {e}"))
     }
 
     /// Sends data that continues the current exchange, such as a file for LOAD DATA LOCAL.
@@ -265,7 +314,7 @@ impl Raw {
         self.pieces = 0;
         loop {
             let mut header = [0; 4];
-            self.stream.read_exact(&mut header).map_err(|e| format!("read: {e}"))?;
+            self.read(&mut header)?;
             let size = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
             if header[3] != self.sequence {
                 return Err(format!("packet number {} where {} was due", header[3], self.sequence));
@@ -273,7 +322,7 @@ impl Raw {
             self.sequence = self.sequence.wrapping_add(1);
             let start = payload.len();
             payload.resize(start + size, 0);
-            self.stream.read_exact(&mut payload[start..]).map_err(|e| format!("read: {e}"))?;
+            self.read(&mut payload[start..])?;
             self.pieces += 1;
             if size < MAX_PAYLOAD {
                 return Ok(payload);

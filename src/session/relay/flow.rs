@@ -54,7 +54,7 @@ pub(super) fn pass_on<S: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Writes what was kept; ready when all of it is out. The buffer is given back then.
+/// Writes what was kept, here and inside TLS; ready when all of it is out. The buffer is given back then.
 pub(super) fn flush<S: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     to: &mut S,
@@ -68,5 +68,5 @@ pub(super) fn flush<S: AsyncWrite + Unpin>(
         unsent.advance(n);
     }
     *unsent = BytesMut::new();
-    Poll::Ready(Ok(()))
+    Pin::new(to).poll_flush(cx)
 }

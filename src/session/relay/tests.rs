@@ -4,20 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::ids::ClientAddr;
 use crate::metrics::Metrics;
+use crate::net::accept_tls;
 use crate::session::registry::{Registered, Registry};
+use crate::tls::specimen::{Authority, NAME};
 use crate::topology::Facts;
 
 /// A relay with the far ends of both its sides.
-struct Rig {
+struct Rig<C = UnixStream> {
     relay: Relay,
-    client: UnixStream,
+    client: C,
     node: TcpStream,
     session: Registered,
     metrics: ServiceMetrics,
@@ -33,11 +36,15 @@ impl Elsewhere for Far {
 }
 
 async fn rig() -> Rig {
+    let (client, ours) = UnixStream::pair().unwrap();
+    rig_with(client, Stream::Unix(ours)).await
+}
+
+async fn rig_with<C>(client: C, ours: Stream) -> Rig<C> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (node, _) = listener.accept().await.unwrap();
     node.set_nodelay(true).unwrap();
-    let (client, ours) = UnixStream::pair().unwrap();
     let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK;
     let facts = Facts { version: "test".into(), capabilities, collation: 45 };
     let link = Link::new(stream, facts, 1, Bytes::new());
@@ -45,11 +52,11 @@ async fn rig() -> Rig {
     let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
     let metrics = Metrics::new("test").service(&"app".parse().unwrap());
     let state = SessionState::after_login(None);
-    let relay = Relay::new(Stream::Unix(ours), BytesMut::new(), link, state, Follow::All);
+    let relay = Relay::new(ours, BytesMut::new(), link, state, Follow::All);
     Rig { relay, client, node, session, metrics }
 }
 
-impl Rig {
+impl<C: AsyncRead + AsyncWrite + Unpin> Rig<C> {
     async fn run(&mut self) -> Event {
         let run = self.relay.run(&Far, &self.session.entry, &self.metrics);
         timeout(Duration::from_secs(5), run).await.expect("an event")
@@ -247,6 +254,172 @@ async fn a_slow_client_stops_the_node() {
     }
     let held = rig.relay.from_node.unsent.len() + rig.relay.from_node.unread.len();
     assert!((1..=2 * SCRATCH).contains(&held), "{held} bytes are held");
+}
+
+// === TLS ===
+
+/// A relay whose client speaks TLS.
+async fn tls_rig() -> Rig<tokio_rustls::client::TlsStream<UnixStream>> {
+    let authority = Authority::new("servers");
+    let (client, ours) = UnixStream::pair().unwrap();
+    let connector = TlsConnector::from(authority.trusted_by(&[&rustls::version::TLS13], None));
+    let identity = authority.identity(None);
+    let (accepted, client) = tokio::join!(
+        accept_tls(Stream::Unix(ours), BytesMut::new(), &identity),
+        connector.connect(NAME.try_into().unwrap(), client)
+    );
+    rig_with(client.unwrap(), accepted.unwrap().0).await
+}
+
+/// What comes before the rows of a result with one column.
+fn result_head() -> Vec<u8> {
+    [packet(1, &[1]), packet(2, b"\x03def"), packet(3, &[0xFE, 0, 0, 2, 0])].concat()
+}
+
+#[tokio::test]
+async fn commands_and_replies_pass_through_tls() {
+    let mut rig = tls_rig().await;
+    let commands = [packet(0, b"\x03SELECT 1"), packet(0, PING)].concat();
+    for _ in 0..50 {
+        rig.client.write_all(&commands).await.unwrap();
+        rig.settle().await;
+        assert_eq!(rig.at_node(commands.len()).await, commands);
+        let replies = [result_head(), packet(4, &[0xFE, 0, 0, 2, 0]), packet(1, OK)].concat();
+        rig.node.write_all(&replies).await.unwrap();
+        rig.settle().await;
+        assert_eq!(rig.at_client(replies.len()).await, replies);
+    }
+    // Two records that arrive together, of which the second one waits inside TLS while the first is read.
+    rig.client.write_all(&packet(0, PING)).await.unwrap();
+    rig.client.write_all(&packet(0, b"\x01")).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(5).await, packet(0, PING));
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::Quit)));
+    assert_eq!(rig.at_client(4 + OK.len()).await, packet(1, OK), "it is out before the goodbye is handled");
+}
+
+#[tokio::test]
+async fn a_slow_client_over_tls_stops_the_node_and_gets_everything() {
+    const RESULT: usize = 64 << 20;
+    let mut rig = tls_rig().await;
+    rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+    rig.settle().await;
+    let mut rows = result_head();
+    for number in 0.. {
+        if rows.len() >= RESULT {
+            break;
+        }
+        rows.extend(packet(4_u8.wrapping_add(number), &vec![number; 1 << 20]));
+    }
+    let Rig { relay, client, node, session, metrics } = &mut rig;
+    let (_, mut to_relay) = node.split();
+    // Nobody reads at first.
+    let mut sent = 0;
+    loop {
+        tokio::select! {
+            event = relay.run(&Far, &session.entry, metrics) => panic!("{event:?}"),
+            written = timeout(Duration::from_millis(200), to_relay.write(&rows[sent..])) => match written {
+                Ok(n) => sent += n.unwrap(),
+                Err(_) => break,
+            },
+        }
+    }
+    assert!(sent < RESULT / 2, "the node was never stopped");
+    let held = relay.from_node.unsent.len() + relay.from_node.unread.len();
+    assert!(held <= 2 * SCRATCH, "{held} bytes are held");
+    assert!(relay.client.needs_flush(), "the rest is inside TLS");
+    // Then somebody reads a little now and then; the node falls silent after its last byte.
+    let writing = async { to_relay.write_all(&rows[sent..]).await.unwrap() };
+    let reading = async {
+        let mut block = vec![0; 40_000];
+        let mut at = 0;
+        while at < rows.len() {
+            let n = client.read(&mut block).await.unwrap();
+            assert!(n > 0 && block[..n] == rows[at..at + n], "at {at}");
+            at += n;
+            if at % 7 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let relaying = async {
+        let event = relay.run(&Far, &session.entry, metrics).await;
+        panic!("{event:?}");
+    };
+    tokio::select! {
+        () = async { tokio::join!(writing, reading); } => {}
+        () = relaying => {}
+        () = tokio::time::sleep(Duration::from_mins(1)) => panic!("bytes are stuck"),
+    }
+    assert!(!relay.client.needs_flush());
+    assert_eq!(relay.from_node.unsent.capacity(), 0, "the buffer is given back");
+}
+
+#[tokio::test]
+async fn what_waits_inside_tls_gets_out_although_the_node_is_silent() {
+    let mut rig = tls_rig().await;
+    rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+    rig.settle().await;
+    let mut sent = result_head();
+    rig.node.write_all(&sent).await.unwrap();
+    // Until the client's socket is full, and no longer.
+    for number in 4_u8.. {
+        let row = packet(number, &[number; 8 * 1024]);
+        rig.node.write_all(&row).await.unwrap();
+        sent.extend(row);
+        let run = rig.relay.run(&Far, &rig.session.entry, &rig.metrics);
+        assert!(timeout(Duration::from_millis(5), run).await.is_err());
+        if rig.relay.client.needs_flush() {
+            break;
+        }
+    }
+    assert!(rig.relay.from_node.unsent.is_empty(), "all of it is inside TLS");
+    let mut got = vec![0; sent.len()];
+    tokio::select! {
+        event = rig.relay.run(&Far, &rig.session.entry, &rig.metrics) => panic!("{event:?}"),
+        read = timeout(Duration::from_secs(5), rig.client.read_exact(&mut got)) => read.expect("stuck").unwrap(),
+    };
+    assert!(got == sent);
+}
+
+#[tokio::test]
+async fn a_goodbye_waits_for_what_is_inside_tls() {
+    let mut rig = tls_rig().await;
+    let reply = [result_head(), packet(4, &[7; 8 * 1024]), packet(5, &[0xFE, 0, 0, 2, 0])].concat();
+    let mut sent = 0;
+    while !rig.relay.client.needs_flush() {
+        rig.client.write_all(&packet(0, b"\x03SELECT 1")).await.unwrap();
+        rig.node.write_all(&reply).await.unwrap();
+        sent += reply.len();
+        let run = rig.relay.run(&Far, &rig.session.entry, &rig.metrics);
+        assert!(timeout(Duration::from_millis(5), run).await.is_err());
+    }
+    assert!(rig.relay.awaited.is_empty(), "the last reply has ended, but not for the client");
+    rig.client.write_all(&packet(0, b"\x01")).await.unwrap();
+    rig.settle().await;
+    let mut got = vec![0; sent];
+    let (event, read) = tokio::join!(
+        rig.relay.run(&Far, &rig.session.entry, &rig.metrics),
+        timeout(Duration::from_secs(5), rig.client.read_exact(&mut got))
+    );
+    read.expect("stuck").unwrap();
+    assert!(matches!(event, Event::Command(Command::Quit)));
+}
+
+#[tokio::test]
+async fn a_tls_client_that_leaves_without_a_word_has_closed() {
+    let mut rig = tls_rig().await;
+    rig.client.write_all(&packet(0, PING)).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    rig.settle().await;
+    // It reads the answer, and its tickets before that: unread bytes would reset the connection.
+    rig.at_client(4 + OK.len()).await;
+    let (_, client) = UnixStream::pair().unwrap();
+    let leaving = std::mem::replace(rig.client.get_mut().0, client);
+    drop(leaving);
+    assert!(matches!(rig.run().await, Event::ClientClosed));
 }
 
 #[tokio::test]

@@ -1,0 +1,262 @@
+//! TLS as a server needs it: a certificate with its key, the authorities of the clients, and what was agreed on.
+//!
+//! No I/O: [`crate::config`] reads the files and [`crate::net`] shakes hands. An [`Identity`] exists only when its
+//! parts fit together, so whoever holds one can serve TLS with it.
+
+#[cfg(test)]
+pub(crate) mod specimen;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ServerConfig, ServerConnection, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::{Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore, version};
+
+/// Tickets that a TLS 1.3 client gets with its handshake. One is enough for the next connection, and each costs an
+/// encryption.
+const TICKETS: usize = 1;
+
+/// TLS 1.2 sessions that are remembered for clients that take no tickets.
+const REMEMBERED_SESSIONS: usize = 1024;
+
+/// Certificates, at least one, in the order of their file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificates(Vec<CertificateDer<'static>>);
+
+/// A private key. It can not be printed.
+pub struct PrivateKey(PrivateKeyDer<'static>);
+
+/// A server's certificate and key, who may vouch for its clients, and the tickets that it gave.
+///
+/// Two are equal when the same certificates stand in them: another key has another certificate.
+#[derive(Clone)]
+pub struct Identity {
+    certificates: Certificates,
+    authorities: Option<Certificates>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    server: Arc<ServerConfig>,
+}
+
+/// What a finished handshake agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encryption {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite, without the parts that the version implies.
+    pub cipher: &'static str,
+    /// Whether the client has a certificate that one of the authorities vouches for.
+    pub client_certificate: bool,
+}
+
+/// A part of an [`Identity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The server's certificate chain.
+    Certificate,
+    /// The server's private key.
+    Key,
+    /// The authorities of the clients.
+    Authorities,
+}
+
+/// What is wrong with a part. No content of a key is ever part of the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// Not in the form that is read here.
+    #[error("is not PEM")]
+    NotPem,
+    /// PEM of something else.
+    #[error("holds no certificate")]
+    NoCertificate,
+    /// PEM of something else, or a key that a passphrase protects.
+    #[error("holds no private key, or an encrypted one")]
+    NoKey,
+    /// Certificate and key are not a pair.
+    #[error("is not the key of the certificate")]
+    OtherKey,
+    /// TLS can not be served with it.
+    #[error("can not be used: {0}")]
+    Unusable(String),
+}
+
+impl Flaw {
+    fn unusable(e: impl fmt::Display) -> Self {
+        Self::Unusable(e.to_string())
+    }
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// Reads every certificate of a PEM text.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, Flaw> {
+        let list = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+        match list {
+            Ok(list) if !list.is_empty() => Ok(Self(list)),
+            Ok(_) if is_pem(pem) => Err(Flaw::NoCertificate),
+            // The reader's own words quote the text.
+            Ok(_) | Err(_) => Err(Flaw::NotPem),
+        }
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates({})", self.0.len())
+    }
+}
+
+// === impl PrivateKey ===
+
+impl PrivateKey {
+    /// Reads the first private key of a PEM text: PKCS#8, PKCS#1 or SEC1, without a passphrase.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, Flaw> {
+        match PrivateKeyDer::pem_slice_iter(pem).next() {
+            Some(Ok(key)) => Ok(Self(key)),
+            None if is_pem(pem) => Err(Flaw::NoKey),
+            None | Some(Err(_)) => Err(Flaw::NotPem),
+        }
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(***)")
+    }
+}
+
+fn is_pem(text: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    text.windows(BEGIN.len()).any(|window| window == BEGIN)
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// Joins the parts. With `authorities`, clients are asked for a certificate; one that comes must be vouched for by
+    /// them, and a client without one is served as well.
+    ///
+    /// # Errors
+    /// The part that is to blame, and why.
+    pub fn new(
+        certificates: Certificates,
+        key: PrivateKey,
+        authorities: Option<Certificates>,
+    ) -> Result<Self, (Part, Flaw)> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = match &authorities {
+            Some(list) => {
+                Some(verifier(list, Arc::clone(&provider)).map_err(|flaw| (Part::Authorities, flaw))?)
+            }
+            None => None,
+        };
+        let of_certificate = |e: Error| (Part::Certificate, Flaw::unusable(e));
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .map_err(of_certificate)?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_single_cert(certificates.0.clone(), key.0).map_err(|e| match e {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => (Part::Key, Flaw::OtherKey),
+            e @ (Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => of_certificate(e),
+            e => (Part::Key, Flaw::unusable(e)),
+        })?;
+        // The keys of the tickets belong to this identity alone: a ticket that was given under other authorities opens
+        // nothing here.
+        server.ticketer = ring::Ticketer::new().map_err(of_certificate)?;
+        server.session_storage = ServerSessionMemoryCache::new(REMEMBERED_SESSIONS);
+        server.send_tls13_tickets = TICKETS;
+        Ok(Self { certificates, authorities, verifier, server: Arc::new(server) })
+    }
+
+    /// The server's certificate chain.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Who may vouch for clients.
+    pub fn authorities(&self) -> Option<&Certificates> {
+        self.authorities.as_ref()
+    }
+
+    /// What a connection is accepted with.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    /// What a finished handshake agreed on.
+    ///
+    /// # Errors
+    /// A resumed session does not show its certificate again. It is verified again here, as a new one would be at this
+    /// moment, lest an expired certificate lives on for as long as tickets do.
+    pub fn agreed(&self, connection: &ServerConnection, now: SystemTime) -> Result<Encryption, Error> {
+        let shown = connection.peer_certificates().unwrap_or_default();
+        let client_certificate = match (&self.verifier, shown.split_first()) {
+            (Some(verifier), Some((own, chain))) => {
+                if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+                    verifier.verify_client_cert(own, chain, UnixTime::since_unix_epoch(now))?;
+                }
+                true
+            }
+            _ => false,
+        };
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let suite = suite.unwrap_or("?");
+        let cipher = suite.strip_prefix("TLS13_").or_else(|| suite.strip_prefix("TLS_")).unwrap_or(suite);
+        Ok(Encryption { version, cipher, client_certificate })
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates == other.certificates && self.authorities == other.authorities
+    }
+}
+
+impl Eq for Identity {}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("certificates", &self.certificates)
+            .field("authorities", &self.authorities)
+            .finish_non_exhaustive()
+    }
+}
+
+fn verifier(
+    authorities: &Certificates,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Flaw> {
+    let mut roots = RootCertStore::empty();
+    for certificate in &authorities.0 {
+        roots.add(certificate.clone()).map_err(Flaw::unusable)?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(Flaw::unusable)
+}
+
+// === impl Encryption ===
+
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.version, self.cipher)
+    }
+}
