@@ -64,7 +64,7 @@ impl Session {
     /// Leads a client to its first link.
     ///
     /// Not cancel safe: the client is lost when the future is dropped.
-    pub(super) async fn handshake(&mut self, mut stream: Stream) -> Result<(Relay, Credential), Fault> {
+    pub(super) async fn handshake(&mut self, mut stream: Stream) -> Result<(Box<Relay>, Credential), Fault> {
         if let Err(fault) = self.may_greet() {
             if let Some(reply) = &fault.reply {
                 let mut out = BytesMut::new();
@@ -105,7 +105,7 @@ impl Session {
                 let state = SessionState::after_login(schema);
                 self.registered.entry.set_waits(true);
                 let follow = self.follow(&link);
-                Ok((Relay::new(stream, ahead, link, state, follow), credential))
+                Ok((Box::new(Relay::new(stream, ahead, link, state, follow)), credential))
             }
             Err(fault) => {
                 self.shared.metrics.login_refused(fault.label);

@@ -205,7 +205,8 @@ impl Session {
         let limit = config.runtime.handshake_timeout;
         let entry = Arc::clone(&self.registered.entry);
         let login = tokio::select! {
-            login = timeout(limit, self.handshake(stream)) => login,
+            // On the heap and gone afterwards: an idle session is not as large as its login.
+            login = timeout(limit, Box::pin(self.handshake(stream))) => login,
             why = entry.ended() => return Outcome::Failed(why.fault()),
         };
         let (mut relay, mut credential) = match login {
@@ -223,14 +224,16 @@ impl Session {
             };
             let done = match event {
                 Event::Command(Command::Quit) | Event::ClientClosed => {
-                    self.give_back(relay, &credential).await;
+                    self.give_back(relay, &credential);
                     return Outcome::Completed;
                 }
                 Event::Command(Command::ChangeUser) => {
-                    within(limit, &entry, self.change_user(&mut relay, &mut credential)).await
+                    let answer = Box::pin(self.change_user(&mut relay, &mut credential));
+                    within(limit, &entry, answer).await
                 }
                 Event::Command(_) => {
-                    within(limit, &entry, self.move_to_schema(&mut relay, &credential)).await
+                    let answer = Box::pin(self.move_to_schema(&mut relay, &credential));
+                    within(limit, &entry, answer).await
                 }
                 Event::NodeClosed(words) => Err(self.node_closed(words)),
                 Event::Failed(fault) => Err(fault),
@@ -243,17 +246,17 @@ impl Session {
         if let Some(reply) = &fault.reply
             && let Some(sequence) = relay.can_tell_client()
         {
-            send_away(relay.into_client(), reply, sequence).await;
+            Box::pin(send_away(relay.into_client(), reply, sequence)).await;
         }
         Outcome::Failed(fault)
     }
 
     /// Ends a session whose client went: its link may serve another one, once it is in the state after its login again.
-    async fn give_back(&self, relay: Relay, credential: &Credential) {
+    fn give_back(&self, relay: Box<Relay>, credential: &Credential) {
         // The client's socket is closed here; nobody waits for what follows.
         let Some((link, state)) = relay.into_idle_link() else { return };
         if link.key().is_none() || state.unproven().is_some() {
-            link.quit().await;
+            tokio::task::spawn_local(link.quit());
             return;
         }
         let (pool, links) = (Rc::clone(&self.pool), self.links(&credential.cluster));
@@ -411,4 +414,19 @@ pub fn end_all(registry: &Registry) -> usize {
 /// Whether new clients are served now.
 fn is_open(lifecycle: &Lifecycle) -> bool {
     lifecycle.phase() == Phase::Serving
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F: Future>(_: impl FnOnce(Arc<Shared>, Rc<Pool>, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let session = size(serve);
+        assert!(session <= 2048, "{session} bytes for each session, most of which are idle");
+    }
 }
