@@ -26,6 +26,8 @@ use crate::wire::handshake::attributes_without;
 
 /// The error of a server that takes no more connections.
 const TOO_MANY_CONNECTIONS: u16 = 1040;
+/// An account that nobody has used for so long needs nothing ready.
+const FORGET: Duration = Duration::from_mins(30);
 
 /// Everything that makes two logins alike for a node.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -400,8 +402,6 @@ impl Pool {
             let closed = u32::try_from(before - shelf.idle.len()).unwrap_or(u32::MAX);
             shelf.gate.idle().fetch_sub(closed, Ordering::Relaxed);
             let Some(keep) = keep else { return false };
-            // An account that nobody has used for so long needs nothing ready.
-            const FORGET: Duration = Duration::from_mins(30);
             let remembered =
                 keep.warm > 0 && shelf.proof.is_some() && now.duration_since(shelf.used) < FORGET;
             if remembered && shelf.idle.len() < keep.warm as usize {
@@ -485,8 +485,8 @@ impl Parked {
         Ok(Self { stream: stream.into_std()?, capabilities, origin })
     }
 
-    fn unpark(self: Box<Self>) -> io::Result<Link> {
-        let Self { stream, capabilities, origin } = *self;
+    fn unpark(self) -> io::Result<Link> {
+        let Self { stream, capabilities, origin } = self;
         Ok(Link { stream: TcpStream::from_std(stream)?, capabilities, origin })
     }
 

@@ -181,16 +181,14 @@ impl Session {
                     let reason = format!("wrong password for {account}");
                     denied(user, &client.host_or_ip(), using_password, &reason)
                 })?;
-                match then {
-                    Some(refusal) => Err(refused(&refusal)),
-                    None => {
-                        let snapshot = &accounts.snapshot;
-                        let reusable = !sandbox && snapshot.forbids_reuse(&account).is_none();
-                        let reuse = reusable
-                            .then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
-                        Ok(Admitted { proof, reuse })
-                    }
+                if let Some(refusal) = then {
+                    return Err(refused(&refusal));
                 }
+                let snapshot = &accounts.snapshot;
+                let reusable = !sandbox && snapshot.forbids_reuse(&account).is_none();
+                let reuse =
+                    reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
+                Ok(Admitted { proof, reuse })
             }
             Verdict::Refused(refusal) => {
                 if !refusal.is_immediate() {
