@@ -5,6 +5,7 @@
 //! one gets the next slot, or the very link that was given back if it is one that it can use.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,9 +18,11 @@ use crate::ids::{ClusterName, NodeName};
 /// The gates of all nodes.
 #[derive(Debug)]
 pub struct Gates {
-    gates: Mutex<HashMap<(ClusterName, NodeName), Arc<Gate>>>,
+    of_nodes: Mutex<HashMap<(ClusterName, NodeName), Arc<Gate>>>,
     /// Counts the times that somebody began to wait: workers then give up links that they only keep.
     waiting: watch::Sender<u64>,
+    /// Of the keys of links; one for all workers, since they hand links to each other.
+    hasher: RandomState,
 }
 
 /// How many links a node has, for operators.
@@ -84,20 +87,24 @@ pub(super) enum NoSlot {
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { gates: Mutex::default(), waiting: watch::Sender::new(0) }
+        Self { of_nodes: Mutex::default(), waiting: watch::Sender::new(0), hasher: RandomState::new() }
     }
 }
 
 impl Gates {
+    pub(super) fn hasher(&self) -> &RandomState {
+        &self.hasher
+    }
+
     pub(super) fn of(&self, cluster: &ClusterName, node: &NodeName) -> Arc<Gate> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let gate = gates.entry((cluster.clone(), node.clone()));
         Arc::clone(gate.or_insert_with(|| Arc::new(Gate::new(self.waiting.clone()))))
     }
 
     /// How many links a node has now.
     pub fn links(&self, cluster: &ClusterName, node: &NodeName) -> NodeLinks {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
         gates.get(&(cluster.clone(), node.clone())).map_or_else(NodeLinks::default, |gate| gate.links())
     }
 
@@ -109,7 +116,7 @@ impl Gates {
     /// Lets every full node be tried once more, and forgets the gates of nodes that nobody uses.
     pub(super) fn retry_full(&self) {
         let all: Vec<Arc<Gate>> = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut gates = self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
             gates.retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_unused());
             gates.values().cloned().collect()
         };

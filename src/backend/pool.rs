@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,7 +31,7 @@ const TOO_MANY_CONNECTIONS: u16 = 1040;
 const FORGET: Duration = Duration::from_mins(30);
 
 /// Everything that makes two logins alike for a node.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Key {
     /// The cluster.
     pub cluster: ClusterName,
@@ -47,6 +48,8 @@ pub struct Key {
     max_packet: u32,
     /// Connection attributes, without the number of the client's process.
     attributes: Option<Vec<u8>>,
+    /// Hash of all this: a login looks several times for its key.
+    hash: u64,
 }
 
 /// What allows a login to have a link that served another session.
@@ -167,10 +170,10 @@ struct Idle {
 // === impl Key, Claim ===
 
 impl Claim<'_> {
-    fn key(&self) -> Option<Arc<Key>> {
+    fn key(&self, hasher: &RandomState) -> Option<Arc<Key>> {
         let reuse = self.reuse?;
         let who = &self.credentials;
-        Some(Arc::new(Key {
+        let mut key = Key {
             cluster: self.cluster.clone(),
             node: self.node.clone(),
             address: self.address.clone(),
@@ -181,7 +184,17 @@ impl Claim<'_> {
             collation: who.collation,
             max_packet: who.max_packet,
             attributes: who.attributes.map(|all| attributes_without(all, b"_pid")),
-        }))
+            hash: 0,
+        };
+        let rest = (&key.node, key.database.as_deref(), key.attributes.as_deref());
+        key.hash = hasher.hash_one((&key.account[..8], &key.user, rest));
+        Some(Arc::new(key))
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
@@ -217,7 +230,7 @@ impl Pool {
     /// An idle one if there is one; otherwise a new one, for which it may have to wait in the node's queue. Cancel
     /// safe: a link that is not returned is closed.
     pub async fn lease(&self, claim: &Claim<'_>) -> Result<(Link, bool), LeaseError> {
-        let key = claim.key();
+        let key = claim.key(self.gates.hasher());
         if let (Some(key), Some(reuse)) = (&key, claim.reuse) {
             while let Some(link) = self.take(key, claim) {
                 match self.renew(link, key, claim, reuse).await {
@@ -345,19 +358,18 @@ impl Pool {
         let Some(key) = lease.key.clone().filter(|_| links.reuse && Instant::now() < lease.expires) else {
             return;
         };
-        let gate = self.gates.of(&key.cluster, &key.node);
-        if gate.waiting() > 0 {
-            hand_over(&gate, link);
-            return;
-        }
         let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.entry(key).or_insert_with(|| Shelf {
-            gate,
+        let shelf = shelves.entry(key).or_insert_with_key(|key| Shelf {
+            gate: self.gates.of(&key.cluster, &key.node),
             idle: VecDeque::new(),
             proof: None,
             used: Instant::now(),
             verdict: None,
         });
+        if shelf.gate.waiting() > 0 {
+            hand_over(&shelf.gate, link);
+            return;
+        }
         if links.warm > 0 && shelf.proof.is_none() {
             shelf.proof = proof.cloned();
         }

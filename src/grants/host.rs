@@ -61,7 +61,8 @@ impl HostIdentity {
         let text = match ip {
             // The server writes the interface behind a link-local address (`fe80::1%eth0`): not known here.
             IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
-            _ => Some(ip.to_string()),
+            IpAddr::V6(v6) => Some(v6.to_string()),
+            IpAddr::V4(v4) => Some(dotted(v4)),
         };
         Self { ip: Some(ip), text, name }
     }
@@ -107,6 +108,22 @@ impl HostIdentity {
             _ => false,
         }
     }
+}
+
+/// As `to_string`, which takes ten times as long; every login asks for this.
+fn dotted(ip: Ipv4Addr) -> String {
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (n, octet) in ip.octets().into_iter().enumerate() {
+        if n > 0 {
+            text.push('.');
+        }
+        for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= least {
+                text.push(char::from(b'0' + octet / unit % 10));
+            }
+        }
+    }
+    text
 }
 
 fn normalise(ip: IpAddr) -> IpAddr {

@@ -101,6 +101,8 @@ struct Awaited {
     pending: Pending,
     /// Spillway sent it on its own account: the client does not see the reply.
     own: bool,
+    /// Its success overwrites what another session left in `FOUND_ROWS()`.
+    overwrites: bool,
 }
 
 /// A client, its link, and the state between them.
@@ -395,8 +397,10 @@ impl Relay {
         } else {
             body
         };
+        let mut overwrites = false;
         if self.leftovers.any() {
-            let own = self.due_before(command, text, effect.as_ref());
+            let (own, does) = self.due_before(command, text, effect.as_ref());
+            overwrites = does;
             if own != self.leftovers && (head.at > 0 || !self.awaited.is_empty()) {
                 // Own commands go out in front of everything that was read, and their replies come first.
                 self.look_again = true;
@@ -418,7 +422,7 @@ impl Relay {
             Expect::Opaque => self.client_sends = ClientSends::Unknown,
             expect => {
                 around.entry.set_waits(false);
-                self.awaited.push_back(Awaited { expect, pending, own: false });
+                self.awaited.push_back(Awaited { expect, pending, own: false, overwrites });
                 self.begin_next();
             }
         }
@@ -532,6 +536,7 @@ impl Relay {
             return Err(Fault::bad_node("a reply ended before the file that it asked for"));
         }
         if let Some(done) = self.awaited.pop_front() {
+            self.leftovers.found_rows &= !(done.overwrites && matches!(end, End::Ok(_)));
             let mut schema_changed = self.state.ended(done.pending, end);
             if let End::Ok(Some(status)) = end
                 && status.contains(Status::SESSION_STATE_CHANGED)

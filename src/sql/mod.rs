@@ -380,6 +380,11 @@ pub fn used_schema(sql: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// Whether the first word of a text is one of `words`, which are in lower case.
+pub fn begins_with(sql: &[u8], words: &[&str]) -> bool {
+    matches!(Lexer::new(sql).next(), Some(Token::Word(first)) if words.iter().any(|word| eq(first, word)))
+}
+
 fn eq(word: &[u8], lower: &str) -> bool {
     word.eq_ignore_ascii_case(lower.as_bytes())
 }
@@ -542,8 +547,9 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
                 if eq(word, "procedure") {
                     return Effect::Unknown(name);
                 }
-                leaves |=
-                    LEAVES_SOMETHING.iter().any(|w| eq(word, w)) || (eq(word, "into") && !before_values);
+                leaves |= (eq(word, "value") && matches!(before, Last::Word(w) if eq(w, "next")))
+                    || LEAVES_SOMETHING.iter().any(|w| eq(word, w))
+                    || (eq(word, "into") && !before_values);
                 if ["values", "value", "select", "set"].iter().any(|w| eq(word, w)) {
                     before_values = false;
                 }

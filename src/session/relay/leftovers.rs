@@ -6,7 +6,7 @@ use super::{Awaited, HEADROOM, Relay};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
 use crate::session::state::Pending;
-use crate::sql::Effect;
+use crate::sql::{self, Effect};
 use crate::wire::Capabilities;
 use crate::wire::command::{Command, Expect};
 use crate::wire::reply::{End, Step};
@@ -22,8 +22,9 @@ const RESET: &[u8] = &[1, 0, 0, 0, 0x1F];
 pub(super) struct Leftovers {
     /// The link is to be reset before the first command.
     session: bool,
-    /// `FOUND_ROWS()`, which a reset leaves as it is, is to be overwritten before the first command that could read it.
-    found_rows: bool,
+    /// `FOUND_ROWS()`, which a reset leaves as it is: a plain `SELECT` of the session overwrites it, if it succeeds. Any
+    /// other statement that could read or set it has it overwritten first.
+    pub(super) found_rows: bool,
 }
 
 impl Leftovers {
@@ -65,24 +66,31 @@ impl Relay {
         }
     }
 
-    /// The leftovers that may still be there when this command arrives.
-    pub(super) fn due_before(&self, command: Command, text: &[u8], effect: Option<&Effect>) -> Leftovers {
-        let mentions = |word: &[u8]| text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
-        let may_read_found_rows = match (command, effect) {
-            (Command::Query | Command::StmtPrepare, Some(Effect::None | Effect::Use(_) | Effect::Set)) => {
-                false
+    /// The leftovers that may still be there when this command arrives, and whether its success overwrites them.
+    pub(super) fn due_before(
+        &self,
+        command: Command,
+        text: &[u8],
+        effect: Option<&Effect>,
+    ) -> (Leftovers, bool) {
+        const NO_QUERY: &[&str] = &["begin", "start", "commit", "rollback"];
+        let (keeps, overwrites) = match (command, effect) {
+            (Command::Query, Some(Effect::Set | Effect::Use(_))) => (true, false),
+            (Command::Query, Some(Effect::None)) => {
+                let select = sql::begins_with(text, &["select"]);
+                (select || sql::begins_with(text, NO_QUERY), select)
             }
-            (Command::Query | Command::StmtPrepare, Some(Effect::Cleared(_))) => mentions(b"found_rows"),
-            (Command::Query | Command::StmtPrepare | Command::Unknown(_), _) => true,
-            _ => false,
+            (Command::Query | Command::StmtPrepare | Command::Unknown(_), _) => (false, false),
+            _ => (true, false),
         };
-        Leftovers { session: false, found_rows: self.leftovers.found_rows && !may_read_found_rows }
+        let found_rows = self.leftovers.found_rows && keeps;
+        (Leftovers { session: false, found_rows }, found_rows && overwrites)
     }
 
     /// Notes that what is no longer among the leftovers is put right by own commands.
     pub(super) fn send_own(&mut self, leftovers: Leftovers) {
         let before = std::mem::replace(&mut self.leftovers, leftovers);
-        let own = |expect| Awaited { expect, pending: Pending::Nothing, own: true };
+        let own = |expect| Awaited { expect, pending: Pending::Nothing, own: true, overwrites: false };
         if before.session && !leftovers.session {
             self.awaited.push_back(own(Expect::Packet));
         }
