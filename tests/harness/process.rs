@@ -146,6 +146,14 @@ pub(crate) fn stop_everything() {
     workspace::remove();
 }
 
+/// Memory that a process has now, in bytes.
+pub(crate) fn resident(pid: u32) -> Outcome<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+    let kibibytes = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+    Ok(kibibytes.ok_or("no number in VmRSS")? * 1024)
+}
+
 /// Runs a short command to its end and returns what it wrote; a failure quotes its error output.
 pub(crate) fn run(command: &mut Command) -> Outcome<String> {
     let name = command.get_program().to_string_lossy().into_owned();

@@ -1,7 +1,7 @@
 //! Much at once: large values, large files, clients that leave in the middle, many clients.
 
 use crate::harness::client::Login;
-use crate::harness::{Outcome, wait_for, workspace};
+use crate::harness::{Outcome, process, wait_for, workspace};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, query};
 use crate::statements::{block_on, options};
@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("bulk::client_leaves_in_mid_result", client_leaves_in_mid_result),
         trial("bulk::client_leaves_in_mid_query", client_leaves_in_mid_query),
         trial("bulk::client_that_does_not_read", client_that_does_not_read),
+        trial("bulk::client_that_reads_slowly", client_that_reads_slowly),
         trial("bulk::five_hundred_clients", five_hundred_clients),
         trial("bulk::many_short_connections", many_short_connections),
     ]
@@ -171,17 +172,14 @@ fn client_leaves_in_mid_query() -> Verdict {
     Ok(())
 }
 
-/// Resident memory of a process in MiB.
-fn resident(pid: u32) -> Outcome<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-    let kibibytes = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-    Ok(kibibytes.ok_or("no number in VmRSS")? / 1024)
+/// Memory of a Spillway in MiB.
+fn resident_mib(own: &lab::Private) -> Outcome<u64> {
+    Ok(process::resident(own.spillway.pid())? >> 20)
 }
 
 fn client_that_does_not_read() -> Verdict {
     let own = lab::private_solo("spillway-slow-client", "")?;
-    let before = resident(own.spillway.pid())?;
+    let before = resident_mib(&own)?;
     let mut sessions = Vec::new();
     for _ in 0..20 {
         let mut session = raw::login(own.port, &Credentials::new("app", PASSWORD, Some("lab")))?
@@ -190,7 +188,7 @@ fn client_that_does_not_read() -> Verdict {
         sessions.push(session);
     }
     std::thread::sleep(Duration::from_secs(3));
-    let after = resident(own.spillway.pid())?;
+    let after = resident_mib(&own)?;
     ensure!(after < before + 64, "20 clients that do not read took {before} → {after} MiB");
     // They were only waiting: one of them reads on and gets its first row whole.
     let session = &mut sessions[0];
@@ -199,8 +197,37 @@ fn client_that_does_not_read() -> Verdict {
     }
     let row = session.packet()?;
     ensure!(row.len() > 60_000_000, "a row of {} bytes", row.len());
-    let after = resident(own.spillway.pid())?;
+    let after = resident_mib(&own)?;
     ensure!(after < before + 64, "after a row of 60 MB: {before} → {after} MiB");
+    Ok(())
+}
+
+/// A result of 1 GiB for a client that stops and goes, at several speeds: Spillway holds none of it.
+fn client_that_reads_slowly() -> Verdict {
+    const ROWS: usize = 1024;
+    let own = lab::private_solo("spillway-slow-reader", "")?;
+    let mut session = raw::login(own.port, &Credentials::new("app", PASSWORD, Some("lab")))?
+        .map_err(|e| format!("{e:?}"))?;
+    let before = resident_mib(&own)?;
+    session.command(&query(&format!("SELECT REPEAT('x', 1 << 20) FROM seq_1_to_{ROWS}")))?;
+    for _ in 0..3 {
+        session.packet()?;
+    }
+    let mut most = before;
+    for row in 0..ROWS {
+        let length = session.packet()?.len();
+        ensure!(length > 1 << 20, "row {row} has {length} bytes");
+        match row {
+            0 | 300 | 301 => std::thread::sleep(Duration::from_secs(1)),
+            100..200 => std::thread::sleep(Duration::from_millis(10)),
+            _ => {}
+        }
+        if row % 20 < 2 {
+            most = most.max(resident_mib(&own)?);
+        }
+    }
+    same!(session.packet()?[0], 0xfe, "what ends the rows");
+    ensure!(most < before + 8, "a result of 1 GiB took {before} → {most} MiB");
     Ok(())
 }
 

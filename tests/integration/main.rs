@@ -14,6 +14,7 @@ mod bulk;
 mod commands;
 mod health;
 mod lab;
+mod links;
 mod login;
 mod operations;
 mod raw;
@@ -69,6 +70,7 @@ fn main() {
         statements::trials(),
         commands::trials(),
         bulk::trials(),
+        links::trials(),
         operations::trials(),
         startup::trials(),
         tls::trials(),

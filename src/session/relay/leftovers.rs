@@ -80,6 +80,10 @@ impl Relay {
                 let select = sql::begins_with(text, &["select"]);
                 (select || sql::begins_with(text, NO_QUERY), select)
             }
+            (Command::Query, Some(Effect::Cleared("SELECT"))) => {
+                let reads = text.windows(10).any(|word| word.eq_ignore_ascii_case(b"found_rows"));
+                (!reads, !reads)
+            }
             (Command::Query | Command::StmtPrepare | Command::Unknown(_), _) => (false, false),
             _ => (true, false),
         };
