@@ -64,6 +64,12 @@ pub struct NodeObservation {
     pub desired: &'static str,
     /// Sessions on it.
     pub sessions: u32,
+    /// Links to it, in use or idle.
+    pub links: u32,
+    /// Links that wait for the next session.
+    pub idle_links: u32,
+    /// Sessions that wait for a link.
+    pub waiting: u32,
 }
 
 /// The accounts of one cluster, as they are now.
@@ -131,6 +137,9 @@ struct States {
     role: Family<OfRole, Gauge>,
     desired: Family<OfDesired, Gauge>,
     sessions: Family<OfNode, Gauge>,
+    links: Family<OfNode, Gauge>,
+    idle_links: Family<OfNode, Gauge>,
+    waiting: Family<OfNode, Gauge>,
     account_age: Family<OfCluster, Fractions>,
     accounts: Family<OfCluster, Gauge>,
     accounts_failing: Family<OfCluster, Gauge>,
@@ -262,6 +271,9 @@ impl States {
         r.register("node_role", "1 for what the node serves now", self.role.clone());
         r.register("node_desired", "1 for what an operator wants of the node", self.desired.clone());
         r.register("node_sessions", "Sessions on the node", self.sessions.clone());
+        r.register("node_links", "Links to the node, in use or idle", self.links.clone());
+        r.register("node_links_idle", "Links that wait for the next session", self.idle_links.clone());
+        r.register("node_links_waiting", "Sessions that wait for a link", self.waiting.clone());
         let age = self.account_age.clone();
         r.register_with_unit("accounts_age", "Time since accounts were read", Unit::Seconds, age);
         r.register("accounts", "Accounts that were read", self.accounts.clone());
@@ -275,6 +287,9 @@ impl States {
         self.role.clear();
         self.desired.clear();
         self.sessions.clear();
+        self.links.clear();
+        self.idle_links.clear();
+        self.waiting.clear();
         self.account_age.clear();
         self.accounts.clear();
         self.accounts_failing.clear();
@@ -282,6 +297,9 @@ impl States {
             let labels = OfNode::new(&seen.cluster, &seen.node);
             self.up.get_or_create(&labels).set(i64::from(seen.up));
             self.sessions.get_or_create(&labels).set(i64::from(seen.sessions));
+            self.links.get_or_create(&labels).set(i64::from(seen.links));
+            self.idle_links.get_or_create(&labels).set(i64::from(seen.idle_links));
+            self.waiting.get_or_create(&labels).set(i64::from(seen.waiting));
             let OfNode { cluster, node } = labels;
             let role = OfRole { cluster: Arc::clone(&cluster), node: Arc::clone(&node), role: seen.role };
             self.role.get_or_create(&role).set(1);
@@ -316,6 +334,9 @@ mod tests {
             role: if up { "writer" } else { "none" },
             desired: "enabled",
             sessions: 7,
+            links: 9,
+            idle_links: 2,
+            waiting: 0,
         }
     }
 

@@ -133,6 +133,7 @@ impl App {
         let control = Arc::new(Control {
             topology: Arc::clone(&shared.topology),
             registry: Arc::clone(&shared.registry),
+            gates: Arc::clone(&shared.gates),
             accounts: Arc::clone(&shared.accounts),
             config: Arc::clone(&shared.config),
             metrics: Arc::clone(&shared.metrics),

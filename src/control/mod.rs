@@ -31,6 +31,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::accounts::AccountStore;
+use crate::backend::Gates;
 use crate::config::Config;
 use crate::ids::ServiceName;
 use crate::lifecycle::Lifecycle;
@@ -81,6 +82,8 @@ pub struct Control {
     pub topology: Arc<TopologyStore>,
     /// Sessions.
     pub registry: Arc<Registry>,
+    /// Links.
+    pub gates: Arc<Gates>,
     /// Accounts.
     pub accounts: Arc<AccountStore>,
     /// The configuration in force.

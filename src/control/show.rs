@@ -22,13 +22,19 @@ impl Control {
         let topology = self.topology.load();
         let mut now = Observations::default();
         for cluster in topology.clusters.values() {
-            now.nodes.extend(cluster.nodes.iter().map(|node| NodeObservation {
-                cluster: cluster.name.clone(),
-                node: node.name.clone(),
-                up: is_up(node),
-                role: cluster.role(node).as_str(),
-                desired: node.desired.as_str(),
-                sessions: node.load.sessions(),
+            now.nodes.extend(cluster.nodes.iter().map(|node| {
+                let links = self.gates.links(&cluster.name, &node.name);
+                NodeObservation {
+                    cluster: cluster.name.clone(),
+                    node: node.name.clone(),
+                    up: is_up(node),
+                    role: cluster.role(node).as_str(),
+                    desired: node.desired.as_str(),
+                    sessions: node.load.sessions(),
+                    links: links.open,
+                    idle_links: links.idle,
+                    waiting: links.waiting,
+                }
             }));
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
                 now.accounts.push(AccountObservation {
@@ -68,18 +74,23 @@ impl Control {
         let topology = self.topology.load();
         let clusters = Self::selected(&topology, wanted)?;
         let rows = clusters.iter().flat_map(|cluster| {
-            cluster.nodes.iter().map(|node| NodeRow {
-                cluster: cluster.name.to_string(),
-                node: node.name.to_string(),
-                address: node.address.to_string(),
-                role: cluster.role(node).as_str(),
-                desired: node.desired.as_str(),
-                observed: node.observed.word(),
-                reason: node.observed.detail().to_owned(),
-                sessions: node.load.sessions(),
-                since: moment(node.since),
-                version: node.facts.as_ref().map(|f| f.version.clone()),
-            })
+            cluster.nodes.iter().map(|node| (node, self.gates.links(&cluster.name, &node.name))).map(
+                |(node, links)| NodeRow {
+                    cluster: cluster.name.to_string(),
+                    node: node.name.to_string(),
+                    address: node.address.to_string(),
+                    role: cluster.role(node).as_str(),
+                    desired: node.desired.as_str(),
+                    observed: node.observed.word(),
+                    reason: node.observed.detail().to_owned(),
+                    sessions: node.load.sessions(),
+                    links: links.open,
+                    idle_links: links.idle,
+                    waiting: links.waiting,
+                    since: moment(node.since),
+                    version: node.facts.as_ref().map(|f| f.version.clone()),
+                },
+            )
         });
         Ok(Answer::Rows(Rows::Nodes(rows.collect())))
     }

@@ -59,6 +59,7 @@ pub(crate) fn rig() -> Rig {
     let control = Control {
         topology,
         registry: Arc::new(Registry::default()),
+        gates: Arc::default(),
         accounts: Arc::new(accounts),
         config: Arc::new(ArcSwap::from_pointee(config)),
         metrics: Arc::new(Metrics::new("test")),

@@ -474,8 +474,20 @@ fn closed_with_the_account() -> Verdict {
 fn closed_when_idle_or_drained() -> Verdict {
     create_user("sleepy")?;
     let (spillway, port) = front("spillway-sleepy", 1, "", "")?;
+    let open = session(port, "sleepy")?;
     leave(session(port, "sleepy")?)?;
-    wait_connections("sleepy", 1)?;
+    wait_connections("sleepy", 2)?;
+    let node = spillway.node("lab", "solo")?;
+    same!(
+        (&node["links"], &node["idle_links"], &node["waiting"]),
+        (&2.into(), &1.into(), &0.into()),
+        "{node}"
+    );
+    let metrics = spillway.api("GET", "/metrics", None)?.body;
+    let idle = "spillway_node_links_idle{cluster=\"lab\",node=\"solo\"} 1";
+    ensure!(metrics.contains(idle), "no {idle} in {metrics}");
+    leave(open)?;
+    wait_connections("sleepy", 2)?;
     spillway.ask("set node lab solo drain")?;
     wait_connections("sleepy", 0)?;
     let (_spillway, port) = front("spillway-sleepy-2", 1, "idle_timeout = \"1s\"", "")?;
