@@ -1,7 +1,7 @@
 # make demo          two real clusters on this machine with Spillway in front of them, until Ctrl-C
 # make demo ONCE=1   the same, ends by itself; fails if anything that it shows did not work
 # make test          everything that must hold before a change is taken
-# make bench         the same loads directly, through HAProxy and through Spillway; what can be set: examples/bench
+# make bench         the same loads directly, through HAProxy and through Spillway, in a quarter of an hour; see examples/bench
 # make servers       installs the servers and clients that demo and test need (Debian; as root)
 
 CARGO ?= cargo
@@ -10,14 +10,14 @@ export ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
 .PHONY: demo bench test servers
 
 servers:
-	@tests/setup/install.sh
+	@tests/setup/install.sh valgrind
 
 demo: servers
 	@$(CARGO) build --quiet --release --bin spillway --example demo
 	@exec "$${CARGO_TARGET_DIR:-target}/release/examples/demo"
 
 bench:
-	@tests/setup/install.sh haproxy sysbench
+	@tests/setup/install.sh haproxy sysbench strace
 	@$(CARGO) build --quiet --release --bin spillway --example bench
 	@exec "$${CARGO_TARGET_DIR:-target}/release/examples/bench"
 

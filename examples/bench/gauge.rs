@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::harness::Outcome;
 
@@ -33,6 +35,36 @@ pub(crate) fn rss_kb(pid: u32) -> Outcome<u64> {
         total += line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
     }
     if total == 0 { Err(format!("process {pid} is gone")) } else { Ok(total) }
+}
+
+/// The system calls of a process by name, the most frequent first, while `work` runs, and what `work` gave. Counted by
+/// strace, under which everything is slow.
+pub(crate) fn system_calls<T>(
+    pid: u32,
+    work: impl FnOnce() -> Outcome<T>,
+) -> Outcome<(Vec<(String, u64)>, T)> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-q", "-U", "name,calls", "-p", &pid.to_string()]);
+    let tracer = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let tracer = tracer.map_err(|e| format!("strace: {e}"))?;
+    // It attaches within a moment, or not at all.
+    std::thread::sleep(Duration::from_secs(1));
+    let given = work();
+    // Interrupted, it lets the process go and prints what it counted.
+    let interrupted = Command::new("kill").args(["-INT", &tracer.id().to_string()]).status();
+    let output = tracer.wait_with_output().map_err(|e| format!("strace: {e}"))?;
+    let (given, text) = (given?, String::from_utf8_lossy(&output.stderr).into_owned());
+    interrupted.map_err(|e| format!("kill: {e}"))?;
+    let count = |line: &str| {
+        let (name, calls) = line.trim().split_once(char::is_whitespace)?;
+        Some((name.to_owned(), calls.trim().parse::<u64>().ok()?)).filter(|(name, _)| name != "total")
+    };
+    let mut calls: Vec<(String, u64)> = text.lines().filter_map(count).collect();
+    calls.sort_by_key(|(_, calls)| std::cmp::Reverse(*calls));
+    if calls.is_empty() {
+        return Err(text.lines().next().unwrap_or("strace said nothing").to_owned());
+    }
+    Ok((calls, given))
 }
 
 /// A process and all of its descendants.

@@ -4,7 +4,7 @@
 //! for a few seconds, round after round, and prints the medians as a table with ratios, which is also written to
 //! `target/bench/latest.md` and `target/bench/latest.json`. Everything that it started is gone afterwards.
 //!
-//! Environment: `SECONDS_EACH` (default 4) and `ROUNDS` (default 3); `ONLY`, names of workloads or beginnings of them,
+//! Environment: `SECONDS_EACH` (default 3) and `ROUNDS` (default 5); `ONLY`, names of workloads or beginnings of them,
 //! separated by commas; `PEERS`, other proxies in front of a server with the same data, as `NAME=PORT:PID`
 //! separated by spaces; `SERVER_PORT`, the port for the server, so that peers can be pointed at it beforehand.
 
@@ -29,9 +29,9 @@ use harness::proxy::Spillway;
 use harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
 use harness::{Outcome, wait_for, workspace};
 use indicatif::{ProgressBar, ProgressStyle};
-use report::Figures;
+use report::{Figures, Round};
 use tokio::signal::unix::{SignalKind, signal};
-use workload::{Account, Kind, Ran, WORKLOADS, Workload};
+use workload::{Account, Kind, Script, Until, WORKLOADS, Workload};
 
 const ACCOUNT: Account<'_> = Account { user: "bench", password: "bench-secret", schema: "bench" };
 
@@ -85,8 +85,8 @@ impl Settings {
             WORKLOADS.iter().filter(|w| only.is_empty() || only.iter().any(|o| selects(o, w.name))).collect();
         let peers = variable("PEERS").unwrap_or_default();
         Ok(Self {
-            seconds: number("SECONDS_EACH", 4)?.clamp(1, 600),
-            rounds: number("ROUNDS", 3)?.clamp(1, 100),
+            seconds: number("SECONDS_EACH", 3)?.clamp(1, 600),
+            rounds: number("ROUNDS", 5)?.clamp(1, 100),
             workloads,
             peers: peers.split_whitespace().map(peer).collect::<Outcome<_>>()?,
             server_port: variable("SERVER_PORT")
@@ -153,8 +153,11 @@ fn bench(settings: &Settings) -> Outcome<()> {
             Kind::Load { .. } => figures.extend(load(&stage, settings, workload, &bar)?),
         }
     }
+    bar.set_message("system calls");
+    let mut about = stage.about.clone();
+    about.extend(system_calls(&stage));
     bar.finish_and_clear();
-    let text = report::markdown(&figures, &stage.about);
+    let text = report::markdown(&figures, &about);
     println!("{text}");
     let folder = output_folder()?;
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
@@ -177,7 +180,7 @@ fn output_folder() -> Outcome<PathBuf> {
 /// One load on all targets in turns, round after round.
 fn load(stage: &Stage, settings: &Settings, workload: &Workload, bar: &ProgressBar) -> Outcome<Vec<Figures>> {
     let Kind::Load { threads, script, tls } = workload.kind else { return Ok(Vec::new()) };
-    let mut runs: Vec<Vec<(Ran, Option<f64>)>> = vec![Vec::new(); stage.targets.len()];
+    let mut runs: Vec<Vec<Round>> = vec![Vec::new(); stage.targets.len()];
     for round in 0..settings.rounds as usize {
         for n in 0..stage.targets.len() {
             // Every target is first in some round.
@@ -185,24 +188,49 @@ fn load(stage: &Stage, settings: &Settings, workload: &Workload, bar: &ProgressB
             let target = &stage.targets[which];
             bar.set_message(format!("{} {}", workload.name, target.name));
             let before = target.pid.map(gauge::cpu_us).transpose()?;
-            let ran =
-                workload::run(target.port, threads, script, tls, settings.seconds, &ACCOUNT, &stage.folder)
-                    .map_err(|e| format!("{} on {}: {e}", workload.name, target.name))?;
+            let until = Until::Seconds(settings.seconds);
+            let ran = workload::run(target.port, threads, script, tls, until, &ACCOUNT, &stage.folder)
+                .map_err(|e| format!("{} on {}: {e}", workload.name, target.name))?;
             let after = target.pid.map(gauge::cpu_us).transpose()?;
             let cpu = before.zip(after).map(|(b, a)| a.saturating_sub(b) as f64 / ran.queries.max(1) as f64);
-            runs[which].push((ran, cpu));
+            runs[which].push(Round { qps: ran.qps, p99_ms: ran.p99_ms, cpu_us_per_query: cpu });
             bar.inc(1);
         }
     }
     let figures = stage.targets.iter().zip(runs).map(|(target, runs)| Figures {
         workload: workload.name,
         target: target.name.clone(),
-        qps: report::median(runs.iter().map(|(ran, _)| ran.qps).collect()),
-        p99_ms: report::median(runs.iter().map(|(ran, _)| ran.p99_ms).collect()),
-        cpu_us_per_query: report::median(runs.iter().filter_map(|(_, cpu)| *cpu).collect()),
+        qps: report::median(runs.iter().map(|round| round.qps).collect()),
+        p99_ms: report::median(runs.iter().map(|round| round.p99_ms).collect()),
+        cpu_us_per_query: report::median(runs.iter().filter_map(|round| round.cpu_us_per_query).collect()),
         rss_kb_per_session: None,
+        rounds: runs,
     });
     Ok(figures.collect())
+}
+
+/// Which system calls a proxy makes for one point select at 16 connections, as a note for each proxy.
+fn system_calls(stage: &Stage) -> Vec<String> {
+    const STATEMENTS: u32 = 5_000;
+    let mut notes = Vec::new();
+    for target in &stage.targets {
+        let Some(pid) = target.pid else { continue };
+        let load = || {
+            let until = Until::Statements(STATEMENTS);
+            workload::run(target.port, 16, Script::Point, false, until, &ACCOUNT, &stage.folder)
+        };
+        let note = match gauge::system_calls(pid, load) {
+            Ok((calls, ran)) => {
+                let each =
+                    |(name, count): &(String, u64)| (name.clone(), *count as f64 / ran.queries.max(1) as f64);
+                let most = calls.iter().map(each).filter(|(_, share)| *share >= 0.05);
+                most.map(|(name, share)| format!("{share:.2} {name}")).collect::<Vec<_>>().join(", ")
+            }
+            Err(reason) => format!("not counted: {reason}"),
+        };
+        notes.push(format!("system calls of {} for a point select at 16 connections: {note}", target.name));
+    }
+    notes
 }
 
 /// How much memory each of many silent sessions adds to each proxy.
@@ -228,6 +256,7 @@ fn memory(stage: &Stage, workload: &Workload, sessions: usize) -> Outcome<Vec<Fi
             p99_ms: None,
             cpu_us_per_query: None,
             rss_kb_per_session: Some(after.saturating_sub(before) as f64 / sessions as f64),
+            rounds: Vec::new(),
         });
     }
     Ok(figures)

@@ -19,6 +19,17 @@ pub(crate) struct Figures {
     pub(crate) cpu_us_per_query: Option<f64>,
     /// Resident memory that one idle session adds, in kB.
     pub(crate) rss_kb_per_session: Option<f64>,
+    /// What each round gave, in their order; empty for idle sessions.
+    #[serde(skip)]
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// One run of a load on one target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) qps: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) cpu_us_per_query: Option<f64>,
 }
 
 /// The middle value; of an even number the mean of both in the middle. None of nothing.
@@ -39,8 +50,8 @@ pub(crate) fn markdown(figures: &[Figures], about: &[String]) -> String {
         let _ = writeln!(out, "* {line}");
     }
     out.push_str(
-        "\nAbsolute numbers depend on the machine; the ratios come from one run in which the targets took \
-         turns.\n\n\
+        "\nAbsolute numbers depend on the machine. The targets took turns: a ratio is the median of the ratios within \
+         each round.\n\n\
          | workload | target | queries/s | × HAProxy | × direct | p99 ms | × HAProxy | CPU µs/query | × HAProxy |\n\
          |---|---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
@@ -48,8 +59,12 @@ pub(crate) fn markdown(figures: &[Figures], about: &[String]) -> String {
         let rows: Vec<&Figures> = figures.iter().filter(|f| f.workload == workload.name).collect();
         let of = |target: &str| rows.iter().find(|f| f.target == target);
         for row in &rows {
-            let ratio = |base: &str, value: fn(&Figures) -> Option<f64>| {
-                of(base).and_then(|b| Some(value(row)? / value(b)?)).filter(|r| r.is_finite())
+            // Within each round, since a machine has better and worse moments; then the middle one.
+            let ratio = |base: &str, value: fn(&Round) -> Option<f64>| {
+                let base = of(base)?;
+                let pairs = row.rounds.iter().zip(&base.rounds);
+                let ratios = pairs.filter_map(|(mine, other)| Some(value(mine)? / value(other)?));
+                median(ratios.filter(|ratio| ratio.is_finite()).collect())
             };
             let _ = writeln!(
                 out,
@@ -57,12 +72,12 @@ pub(crate) fn markdown(figures: &[Figures], about: &[String]) -> String {
                 workload.title,
                 row.target,
                 number(row.qps, 0),
-                number(ratio("haproxy", |f| f.qps), 2),
-                number(ratio("direct", |f| f.qps), 2),
+                number(ratio("haproxy", |round| Some(round.qps)), 2),
+                number(ratio("direct", |round| Some(round.qps)), 2),
                 number(row.p99_ms, 2),
-                number(ratio("haproxy", |f| f.p99_ms), 2),
+                number(ratio("haproxy", |round| Some(round.p99_ms)), 2),
                 number(row.cpu_us_per_query, 1),
-                number(ratio("haproxy", |f| f.cpu_us_per_query), 2),
+                number(ratio("haproxy", |round| round.cpu_us_per_query), 2),
             );
         }
     }

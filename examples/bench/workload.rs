@@ -91,19 +91,32 @@ pub(crate) struct Account<'a> {
     pub(crate) schema: &'a str,
 }
 
-/// Runs one load against a port for that many seconds. `folder` holds the TLS files that sysbench expects.
+/// When a load ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// After so long.
+    Seconds(u32),
+    /// After so many statements.
+    Statements(u32),
+}
+
+/// Runs one load against a port. `folder` holds the TLS files that sysbench expects.
 pub(crate) fn run(
     port: u16,
     threads: u32,
     script: Script,
     tls: bool,
-    seconds: u32,
+    until: Until,
     account: &Account<'_>,
     folder: &Path,
 ) -> Outcome<Ran> {
     let mut command = sysbench(port, account, folder);
+    let (seconds, events) = match until {
+        Until::Seconds(seconds) => (seconds, 0),
+        Until::Statements(statements) => (0, statements),
+    };
     command.arg(format!("--threads={threads}")).arg(format!("--time={seconds}"));
-    command.args(["--events=0", "--percentile=99"]);
+    command.arg(format!("--events={events}")).arg("--percentile=99");
     if tls {
         command.arg("--mysql-ssl=on");
     }
