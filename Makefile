@@ -26,3 +26,5 @@ test: servers
 	$(CARGO) clippy --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
 	$(CARGO) test
+	@echo "the tests against real servers again, without shared links and with one worker"
+	POOLING=off WORKERS=1 $(CARGO) test --quiet --test integration

@@ -1,7 +1,7 @@
 //! One thread per core, each a runtime of its own that owns its sessions and their links.
 //!
 //! Workers accept clients themselves: a client that the accepting worker keeps is served without waking another
-//! thread. It is handed to another worker when that one has fewer sessions.
+//! thread. It is handed to another worker when that one has clearly fewer sessions.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,13 +63,13 @@ impl Workers {
         }
     }
 
-    /// The worker with the fewest sessions; among equals the asking one.
-    fn least_loaded(&self, asking: &Worker) -> &Worker {
-        let load = |worker: &Worker| {
-            let other = !Arc::ptr_eq(&worker.sessions, &asking.sessions);
-            (worker.sessions.load(Ordering::Relaxed), other)
-        };
-        self.workers.iter().min_by_key(|worker| load(worker)).unwrap_or(&self.workers[0])
+    /// Who serves the next client of `asking`: the worker with the fewest sessions, and `asking` itself where it has hardly
+    /// more, since handing a client over costs as much as a statement.
+    fn least_loaded<'a>(&'a self, asking: &'a Worker) -> &'a Worker {
+        const SLACK: usize = 1;
+        let load = |worker: &Worker| worker.sessions.load(Ordering::Relaxed);
+        let fewest = self.workers.iter().min_by_key(|worker| load(worker)).unwrap_or(asking);
+        if load(asking) <= load(fewest) + SLACK { asking } else { fewest }
     }
 }
 

@@ -165,8 +165,13 @@ fn write(path: &Path, text: &str) -> Outcome<()> {
 }
 
 fn with_admin(configuration: &str, console_port: u16, api_port: u16) -> String {
+    // Every test must hold for any number of workers.
+    let workers = match std::env::var("WORKERS") {
+        Ok(workers) if !configuration.contains("[runtime]") => format!("[runtime]\nworkers = {workers}\n"),
+        _ => String::new(),
+    };
     format!(
-        "{configuration}\n[admin]\nconsole = [\"127.0.0.1:{console_port}\"]\npassword = \"{CONSOLE_PASSWORD}\"\n\
+        "{configuration}\n{workers}[admin]\nconsole = [\"127.0.0.1:{console_port}\"]\npassword = \"{CONSOLE_PASSWORD}\"\n\
          api = [\"127.0.0.1:{api_port}\"]\ntoken = \"{API_TOKEN}\"\n"
     )
 }

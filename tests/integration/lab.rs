@@ -80,12 +80,19 @@ fn shorten(value: &impl std::fmt::Debug) -> String {
     if text.chars().count() > 2000 { text.chars().take(2000).collect::<String>() + "…" } else { text }
 }
 
-/// `[cluster.NAME]` with its monitor, probing five times a second.
+/// `[cluster.NAME]` with its monitor, probing five times a second. With `POOLING=off` in the environment every session
+/// has a link of its own.
 pub(crate) fn cluster_toml(name: &str, kind: &str, nodes: &str) -> String {
+    let links = if pools() { "" } else { "links = { reuse = false }\n" };
     format!(
         "[cluster.{name}]\nkind = \"{kind}\"\nnodes = {nodes}\nmonitor = {{ user = \"{MONITOR_USER}\", \
-         password = \"{MONITOR_PASSWORD}\", interval = \"200ms\", timeout = \"1s\" }}\n\n"
+         password = \"{MONITOR_PASSWORD}\", interval = \"200ms\", timeout = \"1s\" }}\n{links}\n"
     )
+}
+
+/// Whether this run is one with links that serve several sessions.
+fn pools() -> bool {
+    std::env::var("POOLING").as_deref() != Ok("off")
 }
 
 /// `[service.NAME]` on a port, with further lines.

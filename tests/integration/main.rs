@@ -1,5 +1,8 @@
 //! Behaviour against real servers: every statement runs directly and through Spillway, and the answers must agree.
 //!
+//! `POOLING=off` and `WORKERS=1` in the environment run the same tests without links that serve several sessions and
+//! with one worker.
+//!
 //! The direct run proves the test itself; a difference is Spillway's doing. Servers are started once and shared
 //! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects
 //! it: `cargo test --test integration -- login`.
