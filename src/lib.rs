@@ -21,13 +21,15 @@
 //!
 //! # The life of a client connection
 //!
-//! 1. [`net::Listener`] accepts; [`app`] hands the socket to the worker with the fewest sessions.
+//! 1. A worker of [`app`] accepts, and keeps the client unless another worker has clearly fewer sessions.
 //! 2. [`session::serve`] greets, goes on under TLS if the client wants it, reads the response, and
 //!    asks [`grants`] for the account and [`auth`] for the proof.
 //! 3. [`routing`] names the cluster, [`topology`] the node.
-//! 4. [`backend`] logs in to the node as the client's own user.
+//! 4. [`backend`] leases a link: one that served the same login before, or a new one, logged in as the client's own
+//!    user.
 //! 5. [`session::relay`] forwards bytes both ways and follows every reply to its end.
-//! 6. The session ends with one [`fault::Outcome`], one metric update and one log line.
+//! 6. The session ends with one [`fault::Outcome`], one metric update and one log line. Its link serves another session
+//!    if nothing of this one can be left on it.
 
 pub mod accounts;
 pub mod api;
