@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
 use super::admission::{Asked, Credential, Placed};
+use super::limits::Places;
 use super::relay::Relay;
 use super::state::SessionState;
 use super::{Session, is_open, linger};
@@ -66,6 +67,8 @@ impl Session {
     /// Not cancel safe: the client is lost when the future is dropped.
     pub(super) async fn handshake(&mut self, mut stream: Stream) -> Result<(Box<Relay>, Credential), Fault> {
         if let Err(fault) = self.may_greet() {
+            // Who is sent away takes nobody's place while it reads why.
+            self.places = Places::default();
             if let Some(reply) = &fault.reply {
                 let mut out = BytesMut::new();
                 reply.put_before_greeting(&mut out);
@@ -109,6 +112,7 @@ impl Session {
             }
             Err(fault) => {
                 self.shared.metrics.login_refused(fault.label);
+                self.places = Places::default();
                 let sequence = packets.sequence();
                 let (mut stream, _) = packets.into_parts();
                 if let Some(reply) = &fault.reply {
@@ -127,20 +131,19 @@ impl Session {
             return Err(Fault::shutdown());
         }
         if let Some(max) = self.service.max_sessions {
-            let open = self.metrics.open.get();
-            if open > i64::from(max.get()) {
+            self.places.service = self.shared.counts.enter(&self.service.name, max.get());
+            if self.places.service.is_none() {
                 let reason = format!("service {} takes {max} sessions", self.service.name);
                 return Err(Fault::limit("max_sessions", reason));
             }
         }
         if let Some(max) = self.service.max_sessions_per_address {
             let client = &self.registered.entry.client;
-            let counted = self.shared.counts.enter_address(&self.service.name, client, max.get());
-            if counted.is_none() {
+            self.places.address = self.shared.counts.enter_address(&self.service.name, client, max.get());
+            if self.places.address.is_none() {
                 let reason = format!("service {} takes {max} sessions from one address", self.service.name);
                 return Err(Fault::limit("max_sessions_per_address", reason));
             }
-            self.counted[0] = counted;
         }
         let accounts = self.shared.accounts.load();
         let mut product = "MariaDB";
@@ -245,9 +248,9 @@ impl Session {
     /// Counts the session for its user, whom it has proven to be, in place of the one before.
     pub(super) fn count_user(&mut self, user: &[u8]) -> Result<(), Fault> {
         let Some(max) = self.service.max_sessions_per_user else { return Ok(()) };
-        self.counted[1] = None;
-        self.counted[1] = self.shared.counts.enter_user(&self.service.name, user, max.get());
-        if self.counted[1].is_some() { Ok(()) } else { Err(Fault::too_many_of_user(user)) }
+        self.places.user = None;
+        self.places.user = self.shared.counts.enter_user(&self.service.name, user, max.get());
+        if self.places.user.is_some() { Ok(()) } else { Err(Fault::too_many_of_user(user)) }
     }
 
     /// What the service promises: the version of its default cluster, and what all its nodes can do.

@@ -1,4 +1,4 @@
-//! How many sessions one user or one client address has, where a service limits that.
+//! How many sessions a service, one of its users or one client address has, where the service limits that.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use crate::ids::{ClientAddr, ServiceName};
 /// Whose sessions are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Who {
+    Anybody,
     User(Vec<u8>),
     Address(Option<IpAddr>),
 }
@@ -24,10 +25,26 @@ pub struct Counted {
     key: (ServiceName, Who),
 }
 
+/// Where a session is counted: wherever its service has a limit.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// Among all sessions of the service.
+    pub service: Option<Counted>,
+    /// Among those of its address.
+    pub address: Option<Counted>,
+    /// Among those of its user.
+    pub user: Option<Counted>,
+}
+
 impl Counts {
+    /// Counts a session of a service, unless there are `max` already.
+    pub fn enter(self: &Arc<Self>, service: &ServiceName, max: u32) -> Option<Counted> {
+        self.count((service.clone(), Who::Anybody), max)
+    }
+
     /// Counts a session of a user, unless there are `max` already.
     pub fn enter_user(self: &Arc<Self>, service: &ServiceName, user: &[u8], max: u32) -> Option<Counted> {
-        self.enter((service.clone(), Who::User(user.to_vec())), max)
+        self.count((service.clone(), Who::User(user.to_vec())), max)
     }
 
     /// Counts a session from an address, unless there are `max` already. All clients of Unix sockets are one.
@@ -41,10 +58,10 @@ impl Counts {
             ClientAddr::Tcp(address) => Some(address.ip().to_canonical()),
             ClientAddr::Unix { .. } => None,
         };
-        self.enter((service.clone(), Who::Address(address)), max)
+        self.count((service.clone(), Who::Address(address)), max)
     }
 
-    fn enter(self: &Arc<Self>, key: (ServiceName, Who), max: u32) -> Option<Counted> {
+    fn count(self: &Arc<Self>, key: (ServiceName, Who), max: u32) -> Option<Counted> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.clone()).or_default();
         if *count >= max {

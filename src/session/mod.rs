@@ -8,7 +8,7 @@
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
-//! | [`limits`] | sessions of one user or address |
+//! | [`limits`] | sessions of one service, user or address |
 //! | [`upkeep`] | the pool in order, idle sessions closed |
 
 mod admission;
@@ -44,7 +44,7 @@ use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
 use admission::Credential;
-use limits::{Counted, Counts};
+use limits::{Counts, Places};
 use registry::{Ending, Entry, Registered, Registry};
 use relay::{Elsewhere, Event, Follow, Relay};
 
@@ -137,7 +137,7 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
         service,
         registered,
         metrics,
-        counted: [None, None],
+        places: Places::default(),
         transport: Transport::Plain,
         link_load: None,
         cluster: None,
@@ -190,8 +190,8 @@ struct Session {
     service: Service,
     registered: Registered,
     metrics: ServiceMetrics,
-    /// Counts the session for its address and its user, where the service limits those.
-    counted: [Option<Counted>; 2],
+    /// Where the session is counted.
+    places: Places,
     /// How the client is connected.
     transport: Transport,
     /// Counts the session on its node.
