@@ -467,7 +467,10 @@ fn plaintext_behind_the_request_fails_closed() -> Verdict {
         // An alert of TLS or nothing: no packet of the protocol.
         ensure!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{what}: {said:?}");
     }
-    same!(own.spillway.log().matches("TLS handshake").count(), 5, "{}", own.spillway.log());
+    wait_for("five lines of the log", Duration::from_secs(5), || {
+        let log = own.spillway.log();
+        if log.matches("TLS handshake").count() == 5 { Ok(()) } else { Err(log) }
+    })?;
     // TLS that begins in the same segment as the request is what it seems to be.
     let mut stream = greeted(own.port)?;
     stream.write_all(&[&request[..], &hello].concat()).map_err(text)?;
