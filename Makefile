@@ -2,12 +2,13 @@
 # make demo ONCE=1   the same, ends by itself; fails if anything that it shows did not work
 # make test          everything that must hold before a change is taken
 # make bench         the same loads directly, through HAProxy and through Spillway, in a quarter of an hour; see examples/bench
+# make differential CASES=100000   random accounts and logins, the server against Spillway
 # make servers       installs the servers and clients that demo and test need (Debian; as root)
 
 CARGO ?= cargo
-export ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
+export CASES SEED ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
 
-.PHONY: demo bench test servers
+.PHONY: demo bench test differential servers
 
 servers:
 	@tests/setup/install.sh valgrind
@@ -20,6 +21,9 @@ bench:
 	@tests/setup/install.sh haproxy sysbench strace
 	@$(CARGO) build --quiet --release --bin spillway --example bench
 	@exec "$${CARGO_TARGET_DIR:-target}/release/examples/bench"
+
+differential: servers
+	$(CARGO) test --quiet --test integration -- differential --nocapture
 
 test: servers
 	$(CARGO) fmt --check

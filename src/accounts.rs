@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::grants::{HostIdentity, Snapshot};
 use crate::ids::{ClientAddr, ClusterName, NodeName};
+
+/// How long after a login that failed the next one does not ask for the accounts again, and how long one waits for them.
+pub const DOUBT: Duration = Duration::from_secs(1);
 
 /// What was read from one node of a cluster.
 #[derive(Debug)]
@@ -62,13 +65,22 @@ pub struct AccountStore {
     current: ArcSwap<Accounts>,
     failures: Mutex<BTreeMap<ClusterName, LoadFailure>>,
     requests: mpsc::Sender<ReloadRequest>,
+    /// When a login that failed last asked for a cluster's accounts.
+    doubts: Mutex<BTreeMap<ClusterName, Instant>>,
+    changes: watch::Sender<()>,
 }
 
 impl AccountStore {
     /// An empty store, and the queue of reload requests that the loader serves.
     pub fn new() -> (Self, mpsc::Receiver<ReloadRequest>) {
         let (requests, queue) = mpsc::channel(64);
-        let store = Self { current: ArcSwap::default(), failures: Mutex::default(), requests };
+        let store = Self {
+            current: ArcSwap::default(),
+            failures: Mutex::default(),
+            requests,
+            doubts: Mutex::default(),
+            changes: watch::Sender::new(()),
+        };
         (store, queue)
     }
 
@@ -96,7 +108,33 @@ impl AccountStore {
             next.insert(cluster.clone(), Arc::clone(&new));
             next
         });
+        if changed {
+            self.changes.send_replace(());
+        }
         changed
+    }
+
+    /// Tells when the accounts of any cluster changed.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Reads a cluster's accounts again because a login failed, and waits for it, [`DOUBT`] at most; true when they
+    /// changed meanwhile.
+    /// At most once in [`DOUBT`] and cluster, whoever asks: others are told at once that nothing changed.
+    pub async fn doubt(&self, cluster: &ClusterName) -> bool {
+        let now = Instant::now();
+        {
+            let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+            if doubts.get(cluster).is_some_and(|last| now.duration_since(*last) < DOUBT) {
+                return false;
+            }
+            doubts.insert(cluster.clone(), now);
+        }
+        let digest = || self.cluster(cluster).map(|accounts| accounts.snapshot.digest());
+        let before = digest();
+        let read = tokio::time::timeout(DOUBT, self.reload(cluster)).await;
+        matches!(read, Ok(Ok(()))) && digest() != before
     }
 
     /// Notes that reading failed; what was there stays.

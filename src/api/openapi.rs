@@ -101,7 +101,7 @@ fn value(kind: Kind) -> Value {
     match kind {
         Kind::Word(words) => json!({ "type": "string", "enum": words }),
         Kind::Session => json!({ "type": "integer", "format": "int64", "minimum": 0 }),
-        Kind::Cluster | Kind::Node | Kind::Command => json!({ "type": "string" }),
+        Kind::Cluster | Kind::Node | Kind::Command | Kind::Text => json!({ "type": "string" }),
     }
 }
 

@@ -193,6 +193,7 @@ impl App {
         mut reloads: mpsc::Receiver<ReloadConfig>,
     ) -> Result<(), StartError> {
         let mut changes = self.shared.topology.subscribe();
+        let mut accounts = self.shared.accounts.subscribe();
         let signal = loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -206,6 +207,14 @@ impl App {
                     let result = self.reload().await;
                     // Whoever asked may have gone.
                     let _ = done.send(result);
+                }
+                Ok(()) = accounts.changed() => {
+                    let config = self.shared.config.load();
+                    let (registry, accounts) = (&self.shared.registry, &self.shared.accounts);
+                    let ended = session::end_revoked(registry, accounts, &config);
+                    if ended > 0 {
+                        warn!(sessions = ended, "sessions ended because their accounts may not log in any more");
+                    }
                 }
                 Ok(()) = changes.changed() => {
                     let ended = session::end_stranded(&self.shared.registry, &self.shared.topology);

@@ -6,6 +6,9 @@ use std::cell::RefCell;
 
 use crate::wire::handshake::{SCRAMBLE, Scramble};
 
+/// Plugins whose replies can be verified here, by the servers' names.
+pub const VERIFIED: &[&str] = &[native::PLUGIN];
+
 /// A fresh scramble from the operating system's random numbers.
 ///
 /// Like the servers' own, it holds 7-bit bytes other than NUL and `$`: clients read it as text.

@@ -15,11 +15,12 @@ mod pool;
 mod tidy;
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
 pub use gate::{Gates, NodeLinks, Slot};
@@ -116,25 +117,47 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// Dials a node and logs in, all within `limit`.
+/// Dials a node and logs in, all within `limit`. `source`: the address of this machine to come from; none: the system's
+/// choice.
 pub async fn connect(
     address: &NodeAddr,
+    source: Option<IpAddr>,
     credentials: &Credentials<'_>,
     limit: Duration,
 ) -> Result<Link, LinkError> {
     timeout(limit, async {
-        let stream = dial(address).await.map_err(LinkError::Connect)?;
+        let stream = dial(address, source).await.map_err(LinkError::Connect)?;
         login(stream, credentials).await
     })
     .await
     .unwrap_or(Err(LinkError::TimedOut(limit)))
 }
 
-async fn dial(address: &NodeAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+async fn dial(address: &NodeAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let stream = match source {
+        None => TcpStream::connect((address.host.as_str(), address.port)).await?,
+        Some(source) => dial_from(address, source).await?,
+    };
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_keepalive(true)?;
     Ok(stream)
+}
+
+/// Dials from an address of this machine, every address of the node's name in turn.
+async fn dial_from(address: &NodeAddr, source: IpAddr) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of the source's family");
+    for to in lookup_host((address.host.as_str(), address.port)).await? {
+        if to.is_ipv4() != source.is_ipv4() {
+            continue;
+        }
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(source, 0))?;
+        match socket.connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
 }
 
 /// Logs in on a fresh connection.

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Key {
     pub node: NodeName,
     /// Where the node was when the link was opened.
     pub address: NodeAddr,
+    /// Where it comes from.
+    pub source: Option<IpAddr>,
     /// Digest of the account's row.
     pub account: [u8; 32],
     user: Vec<u8>,
@@ -70,6 +73,8 @@ pub struct Claim<'a> {
     pub node: &'a NodeName,
     /// Where the node is.
     pub address: &'a NodeAddr,
+    /// The address of this machine that links come from.
+    pub source: Option<IpAddr>,
     /// Who logs in.
     pub credentials: Credentials<'a>,
     /// The cluster's settings for links.
@@ -177,6 +182,7 @@ impl Claim<'_> {
             cluster: self.cluster.clone(),
             node: self.node.clone(),
             address: self.address.clone(),
+            source: self.source,
             account: reuse.account,
             user: who.user.to_vec(),
             database: who.database.map(<[u8]>::to_vec),
@@ -276,7 +282,7 @@ impl Pool {
                 (None, _) => claim.credentials,
             };
             let at = Instant::now();
-            match connect(claim.address, &credentials, claim.connect_timeout).await {
+            match connect(claim.address, claim.source, &credentials, claim.connect_timeout).await {
                 Ok(mut link) => {
                     gate.accepted();
                     if let (Some(key), Some(reuse)) = (&key, claim.reuse) {
@@ -435,7 +441,7 @@ impl Pool {
         let gate = self.gates.of(&key.cluster, &key.node);
         let Some(slot) = gate.try_slot(links.max.map(std::num::NonZero::get)) else { return Ok(()) };
         let credentials = key.credentials(proof);
-        let mut link = connect(&key.address, &credentials, connect_timeout).await?;
+        let mut link = connect(&key.address, key.source, &credentials, connect_timeout).await?;
         let expires = Instant::now() + varied(links.max_age);
         link.origin.lease = Some(Lease { key: Some(key), expires, used: false, _slot: slot });
         self.give_back(link, links, Some(proof));

@@ -20,7 +20,7 @@ use super::reader::{Entry, Field, Section, one_of};
 use super::tls::tls;
 use super::{
     Admin, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node, NodeChoice,
-    Route, Runtime, Service,
+    RevokedSessions, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -137,6 +137,13 @@ impl<'a> Checker<'a> {
         let accounts_refresh = section.or("accounts_refresh", Some(Duration::from_secs(30)), |field| {
             field.duration_or_zero(MS_100..=DAY, "on demand only")
         });
+        let source_address = section.or("source_address", None, |field| {
+            field.parsed("an IP address", "an IP address of this machine", |text| text.parse().map(Some))
+        });
+        let revoked_sessions = section.or("revoked_sessions", RevokedSessions::End, |field| {
+            let words = [("end", RevokedSessions::End), ("keep", RevokedSessions::Keep)];
+            field.word("what becomes of revoked sessions", &words)
+        });
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
         section.finish();
@@ -147,6 +154,8 @@ impl<'a> Checker<'a> {
             monitor: monitor?,
             connect_timeout: connect_timeout?,
             accounts_refresh: accounts_refresh?,
+            source_address: source_address?,
+            revoked_sessions: revoked_sessions?,
             links: links?,
         })
     }

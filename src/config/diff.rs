@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,7 +64,17 @@ pub(super) fn diff(old: &Config, new: &Config) -> Vec<Change> {
 
 fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     // Every field is named, so that a new one can not be forgotten here.
-    let Cluster { name: _, kind, nodes, monitor, connect_timeout, accounts_refresh, links } = old;
+    let Cluster {
+        name: _,
+        kind,
+        nodes,
+        monitor,
+        connect_timeout,
+        accounts_refresh,
+        source_address,
+        revoked_sessions,
+        links,
+    } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
     let (old_nodes, new_nodes): (BTreeMap<_, Node>, BTreeMap<_, Node>) =
@@ -93,6 +104,11 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         &or(*accounts_refresh, "on demand only"),
         &or(new.accounts_refresh, "on demand only"),
     );
+    let chosen = |address: &Option<IpAddr>| {
+        address.map_or_else(|| "the system's choice".to_owned(), |ip| ip.to_string())
+    };
+    changes.value("source_address", &chosen(source_address), &chosen(&new.source_address));
+    changes.value("revoked_sessions", revoked_sessions, &new.revoked_sessions);
     let Links { reuse, trust, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
     changes.value("links reuse", reuse, &new.links.reuse);
     let judged = "every login is judged";

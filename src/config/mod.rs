@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,8 +88,22 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How often accounts are loaded again (default 30 s; 100 ms to 1 day); `None` (`"0s"`): on demand only.
     pub accounts_refresh: Option<Duration>,
+    /// The address of this machine that links come from (default: the system's choice). The nodes must see it as it is.
+    pub source_address: Option<IpAddr>,
+    /// What becomes of sessions whose account is dropped, locked or given another password (default: they end).
+    pub revoked_sessions: RevokedSessions,
     /// How many links its nodes get, and which are kept for the next session.
     pub links: Links,
+}
+
+/// What becomes of sessions whose account may not log in any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RevokedSessions {
+    /// They end as soon as it is known.
+    #[default]
+    End,
+    /// They go on, as on the servers.
+    Keep,
 }
 
 /// The links of one cluster (`[cluster.NAME.links]`).
@@ -360,6 +374,15 @@ impl fmt::Display for ClusterKind {
 }
 
 // === impl NodeChoice ===
+
+impl std::fmt::Display for RevokedSessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::End => "end",
+            Self::Keep => "keep",
+        })
+    }
+}
 
 impl NodeChoice {
     /// The word for it in the configuration and in what operators read.

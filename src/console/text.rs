@@ -12,7 +12,7 @@ use crate::control::OperationError;
 use crate::control::answer::{Answer, Cell, Column, Done, Explanation, Table};
 
 /// The longest value that is printed, in characters.
-const WIDEST: usize = 200;
+const WIDEST: usize = 1_000;
 
 /// A list of several texts is cut when it is longer than this, in characters.
 const WIDEST_LIST: usize = 60;

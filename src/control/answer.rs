@@ -107,7 +107,7 @@ pub const NODE_COLUMNS: &[Column] = &[
     column("observed", "observed", Cell::Text, "what the last probe saw: up, down or unknown"),
     column("sessions", "sessions", Cell::Number, "client sessions on it"),
     column("links", "links", Cell::Number, "connections to it for clients, in use or idle"),
-    column("idle", "idle_links", Cell::Number, "links that wait for the next session"),
+    column("idle_links", "idle", Cell::Number, "links that wait for the next session"),
     column("waiting", "waiting", Cell::Number, "sessions that wait for a link"),
     column("since", "since", Cell::Moment, "when what is observed last changed"),
     column("version", "version", Cell::MaybeText, "version text of its greeting"),
@@ -168,6 +168,40 @@ pub const ACCOUNT_COLUMNS: &[Column] = &[
     column("locked", "locked", Cell::YesNo, "whether the account is locked"),
     column("default_role", "default_role", Cell::MaybeText, "the role that is set at login"),
     column("problem", "problem", Cell::MaybeText, "why nobody can log in to it through Spillway"),
+];
+
+/// An account for which Spillway is stricter than its server.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by PERMISSIVENESS_COLUMNS")]
+pub struct PermissivenessRow {
+    pub cluster: String,
+    pub account: String,
+    pub client: String,
+    pub reason: String,
+}
+
+/// Columns of [`PermissivenessRow`].
+pub const PERMISSIVENESS_COLUMNS: &[Column] = &[
+    column("cluster", "cluster", Cell::Text, "the cluster that it was read from"),
+    column("account", "account", Cell::Text, "the account"),
+    column("client", "client", Cell::Text, "an address that its host stands for"),
+    column("reason", "reason", Cell::Text, "why a login from there is refused here"),
+];
+
+/// One step of the decision on a login.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by STEP_COLUMNS")]
+pub struct StepRow {
+    pub cluster: String,
+    pub step: &'static str,
+    pub text: String,
+}
+
+/// Columns of [`StepRow`].
+pub const STEP_COLUMNS: &[Column] = &[
+    column("cluster", "cluster", Cell::Text, "the cluster whose accounts decide"),
+    column("step", "step", Cell::Text, "what was asked; last comes the verdict"),
+    column("text", "answer", Cell::Text, "the answer"),
 ];
 
 /// A listener.
@@ -251,6 +285,8 @@ pub enum Rows {
     Nodes(Vec<NodeRow>),
     Sessions(Vec<SessionRow>),
     Accounts(Vec<AccountRow>),
+    Permissiveness(Vec<PermissivenessRow>),
+    Steps(Vec<StepRow>),
     Listeners(Vec<ListenerRow>),
     Commands(Vec<CommandRow>),
 }
@@ -290,6 +326,8 @@ impl Rows {
             Self::Nodes(rows) => Table::new(NODE_COLUMNS, rows),
             Self::Sessions(rows) => Table::new(SESSION_COLUMNS, rows),
             Self::Accounts(rows) => Table::new(ACCOUNT_COLUMNS, rows),
+            Self::Permissiveness(rows) => Table::new(PERMISSIVENESS_COLUMNS, rows),
+            Self::Steps(rows) => Table::new(STEP_COLUMNS, rows),
             Self::Listeners(rows) => Table::new(LISTENER_COLUMNS, rows),
             Self::Commands(rows) => Table::new(COMMAND_COLUMNS, rows),
         }

@@ -58,14 +58,21 @@ impl Invocation {
             [operation] if operation.words.len() == used => operation,
             _ => return Err(incomplete(&candidates, used)),
         };
-        let mut rest = tokens[used..].iter();
+        let (named, rest) = named(operation, &tokens[used..])?;
+        let mut rest = rest.iter();
         let mut arguments = Vec::new();
         for argument in operation.arguments {
+            if let Some((_, value)) = named.iter().find(|(name, _)| *name == argument.name) {
+                check(argument, value)?;
+                arguments.push((argument.name, value.clone()));
+                continue;
+            }
             let value = match argument.kind {
                 Kind::Command => {
                     let words: Vec<&str> = rest.by_ref().copied().collect();
                     Some(words.join(" ")).filter(|words| !words.is_empty())
                 }
+                Kind::Text => rest.next().map(|word| unquoted(word).to_owned()),
                 _ => rest.next().map(|word| (*word).to_owned()),
             };
             match value {
@@ -101,6 +108,36 @@ impl Invocation {
     pub(super) fn values(&self) -> String {
         self.arguments.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Values of arguments, by their names.
+type Values = Vec<(&'static str, String)>;
+
+/// Arguments that are given as `--name value`, and the tokens that are left.
+fn named<'t>(operation: &Operation, tokens: &[&'t str]) -> Result<(Values, Vec<&'t str>), OperationError> {
+    let (mut named, mut rest) = (Vec::new(), Vec::new());
+    let mut tokens = tokens.iter();
+    while let Some(token) = tokens.next() {
+        let Some(name) = token.strip_prefix("--") else {
+            rest.push(*token);
+            continue;
+        };
+        let Some(argument) = operation.arguments.iter().find(|a| a.name == name) else {
+            let message = format!("unknown option {}; usage: {}", shown(token), operation.usage());
+            return Err(OperationError::bad_request(message));
+        };
+        let Some(value) = tokens.next() else {
+            let message = format!("{token}: a value is missing; usage: {}", operation.usage());
+            return Err(OperationError::bad_request(message));
+        };
+        named.push((argument.name, unquoted(value).to_owned()));
+    }
+    Ok((named, rest))
+}
+
+/// `''` stands for an empty text.
+fn unquoted(word: &str) -> &str {
+    if word == "''" { "" } else { word }
 }
 
 /// The operations whose first words are these tokens, and how many words that took. At least one operation.
@@ -161,7 +198,7 @@ fn check(argument: &Argument, value: &str) -> Result<(), OperationError> {
         Kind::Word(words) => words.contains(&value),
         Kind::Session => value.parse::<u64>().is_ok(),
         Kind::Cluster | Kind::Node => !value.is_empty(),
-        Kind::Command => true,
+        Kind::Command | Kind::Text => true,
     };
     if good {
         return Ok(());

@@ -6,6 +6,7 @@
 //! | `invocation` | an operation with checked arguments, from a line or from a request |
 //! | [`answer`] | what operations give |
 //! | `show` | answers made from topology, accounts and sessions |
+//! | `audit` | what would become of a login |
 //! | `change` | operations that change something; each leaves a line in the log |
 //! | `readiness` | whether clients can be served |
 //! | `refusal` | why an operation was not done |
@@ -13,6 +14,7 @@
 //! | `credential` | the console's password and the API's token |
 
 pub mod answer;
+mod audit;
 mod change;
 mod credential;
 mod invocation;
@@ -120,6 +122,8 @@ impl Control {
             Verb::ShowNodes => self.show_nodes(wanted),
             Verb::ShowSessions => Ok(self.show_sessions()),
             Verb::ShowAccounts => self.show_accounts(wanted),
+            Verb::ShowPermissiveness => self.show_permissiveness(wanted),
+            Verb::ExplainLogin => self.explain_login(wanted),
             Verb::ShowListeners => Ok(self.show_listeners()),
             Verb::ShowVersion => Ok(self.show_version()),
             Verb::SetNode => change::logged(caller, wanted, self.set_node(wanted).await),

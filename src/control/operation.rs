@@ -26,6 +26,8 @@ pub enum Verb {
     ShowNodes,
     ShowSessions,
     ShowAccounts,
+    ShowPermissiveness,
+    ExplainLogin,
     ShowListeners,
     ShowVersion,
     SetNode,
@@ -44,6 +46,8 @@ pub enum Kind {
     Node,
     /// The number of a session.
     Session,
+    /// A name or an address, without blanks.
+    Text,
     /// One of a few words.
     Word(&'static [&'static str]),
     /// The words of a command; takes everything that follows.
@@ -138,6 +142,26 @@ const SESSION: Argument = Argument {
     required: true,
     help: "the session's number in show sessions",
 };
+const USER: Argument =
+    Argument { name: "user", kind: Kind::Text, required: true, help: "the login name; '' for an empty one" };
+const ADDRESS: Argument = Argument {
+    name: "address",
+    kind: Kind::Text,
+    required: true,
+    help: "the client's IP address; socket: a Unix socket of Spillway",
+};
+const DATABASE: Argument = Argument {
+    name: "database",
+    kind: Kind::Text,
+    required: false,
+    help: "the default schema that the login names; '' for none",
+};
+const TRANSPORT: Argument = Argument {
+    name: "transport",
+    kind: Kind::Word(&["plain", "tls", "certificate"]),
+    required: false,
+    help: "how the client is connected; plain unless it is given",
+};
 const COMMAND: Argument =
     Argument { name: "command", kind: Kind::Command, required: false, help: "the command to explain" };
 
@@ -195,6 +219,24 @@ pub const OPERATIONS: &[Operation] = &[
         right: Right::Read,
         http: Some(get("/v1/accounts")),
         result: Shape::List("accounts", answer::ACCOUNT_COLUMNS),
+    },
+    Operation {
+        verb: Verb::ShowPermissiveness,
+        words: &["show", "permissiveness"],
+        arguments: &[ONE_CLUSTER],
+        help: "accounts that their servers would let in and Spillway does not, and why",
+        right: Right::Read,
+        http: Some(get("/v1/permissiveness")),
+        result: Shape::List("permissiveness", answer::PERMISSIVENESS_COLUMNS),
+    },
+    Operation {
+        verb: Verb::ExplainLogin,
+        words: &["explain", "login"],
+        arguments: &[USER, ADDRESS, DATABASE, ONE_CLUSTER, TRANSPORT],
+        help: "what would become of a login, step by step, on each cluster",
+        right: Right::Read,
+        http: Some(get("/v1/explain/login")),
+        result: Shape::List("steps", answer::STEP_COLUMNS),
     },
     Operation {
         verb: Verb::ShowListeners,
@@ -274,6 +316,7 @@ impl Kind {
             Self::Cluster => "the name of a cluster".to_owned(),
             Self::Node => "the name of a node".to_owned(),
             Self::Session => "the number of a session".to_owned(),
+            Self::Text => "a text without blanks".to_owned(),
             Self::Word(words) => format!("one of: {}", words.join(", ")),
             Self::Command => "a command".to_owned(),
         }

@@ -156,7 +156,7 @@ impl Control {
     }
 
     /// The one cluster that is asked for, or all.
-    fn selected<'a>(
+    pub(super) fn selected<'a>(
         topology: &'a Topology,
         wanted: &Invocation,
     ) -> Result<Vec<&'a Arc<Cluster>>, OperationError> {

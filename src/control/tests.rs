@@ -118,8 +118,12 @@ fn every_operation_is_said_in_one_way_only() {
 async fn every_reading_operation_answers() {
     let rig = rig();
     for operation in OPERATIONS.iter().filter(|o| o.right == Right::Read) {
-        assert!(operation.arguments.iter().all(|a| !a.required), "{}", operation.name());
-        assert!(rig.run(&operation.name()).await.is_ok(), "{}", operation.name());
+        let mut line = operation.name();
+        for argument in operation.arguments.iter().filter(|a| a.required) {
+            line.push(' ');
+            line.push_str(if argument.name == "address" { "192.0.2.7" } else { "app" });
+        }
+        assert!(rig.run(&line).await.is_ok(), "{line}");
     }
 }
 

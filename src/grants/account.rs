@@ -5,6 +5,7 @@
 //! logged in to.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -136,6 +137,11 @@ impl Account {
     /// SHA-256 of the whole row: a link that was logged in under another digest is not this account's any more.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// An address that the host stands for; none for a name, and for what matches no address.
+    pub fn specimen(&self) -> Option<IpAddr> {
+        self.pattern.specimen()
     }
 
     /// Whether this is an anonymous account.

@@ -160,6 +160,27 @@ impl Refusal {
         matches!(self, Self::HostNotAllowed | Self::InsecureTransport { spoken: true })
     }
 
+    /// Whether a server that sees the client itself, over any connection that it asks for, might have let it in.
+    pub fn is_stricter(&self) -> bool {
+        match self {
+            Self::Undecidable(_)
+            | Self::UnsupportedPlugin { .. }
+            | Self::TlsRequired(TlsRequirement::Specified { .. })
+            | Self::ProxyUser { .. }
+            | Self::GrantsDifferByHost(_) => true,
+            Self::DatabaseDenied { reason, .. } => reason.is_some(),
+            Self::HostNotAllowed
+            | Self::BadUserName(_)
+            | Self::NoAccount
+            | Self::InsecureTransport { .. }
+            | Self::TlsRequired(_)
+            | Self::Locked
+            | Self::PasswordExpired
+            | Self::UnknownDatabase(_)
+            | Self::BadDatabaseName(_) => false,
+        }
+    }
+
     /// What the client may be told, in the server's words.
     pub fn client_message(&self, request: &LoginRequest<'_>) -> String {
         let host = request.client.host_or_ip();

@@ -294,6 +294,23 @@ impl HostPattern {
         }
     }
 
+    /// An address that matches; none for a name, and for what matches no address.
+    pub(super) fn specimen(&self) -> Option<IpAddr> {
+        let fits = |ip: &IpAddr| self.matches(&HostIdentity::without_name(*ip)) == Match::Yes;
+        if let Some((network, mask)) = self.network {
+            // The first host of a network rather than its own number, where there is one.
+            let candidates =
+                [network | (!mask & 1), network].map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)));
+            return candidates.into_iter().find(fits);
+        }
+        if self.text.eq_ignore_ascii_case("localhost") {
+            return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        let filled = |one: &str, many: &str| self.text.replace('_', one).replace('%', many);
+        let candidates = ["1", "0", "1.1", "1.1.1", "10.1.1.1", ":1", "::1"].map(|many| filled("1", many));
+        candidates.iter().filter_map(|text| text.parse().ok()).find(fits)
+    }
+
     /// Whether the pattern matches the empty host name under which the server looks up roles.
     pub(super) fn matches_role(&self) -> bool {
         self.wildcards.matches(b"", true)

@@ -25,6 +25,7 @@ mod masked;
 mod matching;
 mod product;
 mod reuse;
+mod revocation;
 mod rows;
 mod snapshot;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use host::{HostIdentity, Match};
 pub use masked::{MaskedDifference, MaskedHost};
 pub use matching::Found;
 pub use product::Product;
+pub use revocation::Revocation;
 pub use rows::{
     ColumnRow, DbRow, GlobalPrivRow, ProxyRow, RawAccounts, RoleMappingRow, RoutineRow, ServerVariables,
     TableRow,

@@ -1,5 +1,6 @@
 //! The monitor account's connection to one node.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
@@ -108,9 +109,10 @@ pub(super) fn text(row: &Row, column: usize) -> Result<String, AskError> {
 /// together with the local address of that connection.
 pub(super) async fn own_login(
     node: &Node,
+    source: Option<IpAddr>,
     monitor: &Monitor,
     limit: Duration,
-) -> Result<(Facts, Option<std::net::IpAddr>), LinkError> {
+) -> Result<(Facts, Option<IpAddr>), LinkError> {
     let proof = Proof::from_password(monitor.secret.expose().as_bytes());
     let credentials = Credentials {
         user: monitor.user.as_bytes(),
@@ -121,7 +123,7 @@ pub(super) async fn own_login(
         max_packet: 1 << 24,
         attributes: None,
     };
-    let link = backend::connect(&node.address, &credentials, limit).await?;
+    let link = backend::connect(&node.address, source, &credentials, limit).await?;
     let facts = link.origin.facts.clone();
     let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
     link.quit().await;

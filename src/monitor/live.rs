@@ -58,7 +58,9 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
     let mut client = Client::connect(node, &cluster.monitor, limit)
         .await
         .map_err(|e| format!("login as {:?}: {e}", cluster.monitor.user))?;
-    let (facts, _) = own_login(node, &cluster.monitor, limit).await.map_err(|e| format!("login: {e}"))?;
+    let (facts, _) = own_login(node, cluster.source_address, &cluster.monitor, limit)
+        .await
+        .map_err(|e| format!("login: {e}"))?;
     report.facts = Some(format!("version {}", facts.version));
     let account = client.value("SELECT CURRENT_USER()", limit).await.map_err(|e| e.to_string())?;
     let account = quoted(&account);

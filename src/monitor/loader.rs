@@ -203,12 +203,16 @@ async fn identity(
     node: &Node,
     snapshot: &Snapshot,
 ) -> Result<HostIdentity, LoadError> {
+    if let Some(source) = cluster.source_address {
+        return Ok(snapshot.host_identity(source));
+    }
     let user = client.value("SELECT USER()", QUERY_LIMIT).await?;
     let host = user.rsplit_once('@').map_or("", |(_, host)| host);
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(snapshot.host_identity(ip));
     }
-    let (_, local) = own_login(node, &cluster.monitor, cluster.connect_timeout).await?;
+    let (_, local) =
+        own_login(node, cluster.source_address, &cluster.monitor, cluster.connect_timeout).await?;
     let local = local.ok_or(AskError::Shape("no local address"))?;
     if host == "localhost" && local.is_loopback() {
         return Ok(snapshot.host_identity(local));

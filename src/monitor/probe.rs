@@ -97,7 +97,14 @@ impl Probe {
         let was_up = self.is_known_up();
         if matches!(seen, Observed::Up { .. }) && !was_up {
             // A node that comes (back) may be another server than before: greet it before use.
-            match own_login(&self.node, &self.cluster.monitor, self.cluster.connect_timeout).await {
+            match own_login(
+                &self.node,
+                self.cluster.source_address,
+                &self.cluster.monitor,
+                self.cluster.connect_timeout,
+            )
+            .await
+            {
                 Ok((facts, _)) => topology.learn(&self.cluster.name, &self.node.name, facts),
                 Err(e) => {
                     let reason = format!("login by Spillway failed: {e}");

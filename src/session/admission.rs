@@ -4,6 +4,7 @@
 //! reveal are told after it was verified; a refusal without an account goes through the same
 //! exchange and the same computation, so that it cannot be told from a wrong password.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
@@ -24,9 +25,6 @@ use crate::wire::Capabilities;
 use crate::wire::handshake::{AuthSwitch, Scramble};
 use crate::wire::packet::Err as ErrPacket;
 
-/// Plugins whose replies can be verified here.
-const VERIFIED: &[&str] = &[native::PLUGIN];
-
 /// How often a node is chosen again when the one before could not be reached.
 const ATTEMPTS: usize = 3;
 
@@ -46,6 +44,8 @@ pub(super) struct Asked {
 #[derive(Clone)]
 pub(super) struct Credential {
     pub(super) user: Vec<u8>,
+    /// The account that let the client in.
+    pub(super) account: Arc<Account>,
     pub(super) proof: native::Proof,
     pub(super) cluster: ClusterName,
     pub(super) database: Option<Vec<u8>>,
@@ -60,6 +60,7 @@ pub(super) struct Credential {
 
 /// What a login proved.
 struct Admitted {
+    account: Arc<Account>,
     proof: native::Proof,
     reuse: Option<Reuse>,
 }
@@ -109,11 +110,19 @@ impl Session {
             return Err(denied(&asked.user, &host, !reply.is_empty(), &reason));
         }
         let using_password = !reply.is_empty();
-        let admitted = self.judge(&accounts, &asked.user, asked.capabilities, using_password, |account| {
-            verify(&reply, &scramble, account)
-        })?;
+        let judge = |accounts: &ClusterAccounts| {
+            self.judge(accounts, &asked.user, asked.capabilities, using_password, |account| {
+                verify(&reply, &scramble, account)
+            })
+        };
+        let admitted = match judge(&accounts) {
+            // The account may be newer than what was read.
+            Err(_) if self.shared.accounts.doubt(&cluster).await => judge(&*self.accounts_of(&cluster)?)?,
+            verdict => verdict?,
+        };
         Ok(Credential {
             user: asked.user,
+            account: admitted.account,
             proof: admitted.proof,
             reuse: admitted.reuse,
             cluster,
@@ -142,6 +151,7 @@ impl Session {
             stored(account).any(|s| proof.satisfies(&s)).then(|| proof.clone())
         })?;
         moved.reuse = admitted.reuse;
+        moved.account = admitted.account;
         Ok(())
     }
 
@@ -166,7 +176,7 @@ impl Session {
             transport: self.transport,
             can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
             now: SystemTime::now(),
-            plugins: VERIFIED,
+            plugins: auth::VERIFIED,
         };
         let refused = |refusal: &Refusal| {
             let mut sqlstate = *b"HY000";
@@ -188,7 +198,7 @@ impl Session {
                 let reusable = !sandbox && snapshot.forbids_reuse(&account).is_none();
                 let reuse =
                     reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
-                Ok(Admitted { proof, reuse })
+                Ok(Admitted { account, proof, reuse })
             }
             Verdict::Refused(refusal) => {
                 if !refusal.is_immediate() {
@@ -254,6 +264,7 @@ impl Session {
                 cluster: &cluster.name,
                 node: &node.name,
                 address: &node.address,
+                source: self.source_address(&credential.cluster),
                 credentials,
                 links: &links,
                 connect_timeout: limit,

@@ -292,6 +292,11 @@ impl Session {
         }
     }
 
+    /// The address that links of this cluster come from.
+    pub(super) fn source_address(&self, cluster: &crate::ids::ClusterName) -> Option<std::net::IpAddr> {
+        self.shared.config.load().clusters.get(cluster)?.source_address
+    }
+
     /// How long a link of this cluster may take.
     pub(super) fn connect_timeout(&self, cluster: &crate::ids::ClusterName) -> Duration {
         const UNCONFIGURED: Duration = Duration::from_secs(3);

@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::accounts::AccountStore;
 use crate::backend::{Gates, Link, Pool};
-use crate::config::{Config, Links, Route, Service};
+use crate::config::{Config, Links, RevokedSessions, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
 use crate::grants::Transport;
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
@@ -342,6 +342,7 @@ impl Session {
             place.cluster = Some(placed.cluster.clone());
             place.node = Some(placed.node);
         });
+        self.registered.entry.set_account(Arc::clone(&credential.account));
         self.cluster = Some(placed.cluster);
         self.link_load = Some(placed.load);
         placed.link
@@ -403,6 +404,21 @@ pub fn end_stranded(registry: &Registry, topology: &TopologyStore) -> usize {
         };
         let reason = found.must_be_left()?;
         Some(Ending::NodeLeft(format!("node {node} of cluster {cluster}: {reason}")))
+    })
+}
+
+/// Ends the sessions whose accounts may not log in any more, on clusters where such sessions are to end. Called by the
+/// control side whenever accounts changed.
+pub fn end_revoked(registry: &Registry, accounts: &AccountStore, config: &Config) -> usize {
+    let accounts = accounts.load();
+    registry.end_where(|entry| {
+        let account = entry.account()?;
+        let cluster = entry.place().cluster?;
+        if config.clusters.get(&cluster)?.revoked_sessions == RevokedSessions::Keep {
+            return None;
+        }
+        let revocation = accounts.get(&cluster)?.snapshot.revocation(&account)?;
+        Some(Ending::Revoked(format!("account {account} of cluster {cluster} {revocation}")))
     })
 }
 

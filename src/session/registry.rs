@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 use crate::fault::{Blame, Fault};
+use crate::grants::Account;
 use crate::ids::{ClientAddr, ClusterName, NodeName, ServiceName, SessionId};
 use crate::tls::Encryption;
 
@@ -21,6 +22,8 @@ pub enum Ending {
     Killed,
     /// Its node must be left: the node's name with the reason.
     NodeLeft(String),
+    /// Its account may not log in any more: the account with the reason.
+    Revoked(String),
     /// Its cluster or service is no longer configured.
     Unconfigured(String),
     /// Nothing came from the client for so long.
@@ -35,6 +38,7 @@ impl Ending {
         match self {
             Self::Killed => Fault::killed("killed", Blame::Proxy, "by an operator"),
             Self::NodeLeft(reason) => Fault::killed("node_left", Blame::Server, reason),
+            Self::Revoked(reason) => Fault::killed("account_revoked", Blame::Client, reason),
             Self::Unconfigured(reason) => Fault::killed("unconfigured", Blame::Proxy, reason),
             Self::Idle(limit) => Fault::idle(*limit),
             Self::Shutdown => Fault::shutdown(),
@@ -69,6 +73,8 @@ pub struct Entry {
     /// When it was accepted.
     pub started: SystemTime,
     place: Mutex<Place>,
+    /// The account that let it in.
+    account: Mutex<Option<Arc<Account>>>,
     /// Replies that ended.
     statements: AtomicU64,
     /// Whether the last reply said that a transaction is open.
@@ -88,6 +94,16 @@ impl Entry {
     /// Notes a new place.
     pub fn set_place(&self, change: impl FnOnce(&mut Place)) {
         change(&mut self.lock());
+    }
+
+    /// The account that let the session in, as it was then.
+    pub fn account(&self) -> Option<Arc<Account>> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes which account let the session in.
+    pub fn set_account(&self, account: Arc<Account>) {
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = Some(account);
     }
 
     /// Counts one complete reply.
@@ -177,6 +193,7 @@ impl Registry {
             service,
             started: SystemTime::now(),
             place: Mutex::default(),
+            account: Mutex::default(),
             statements: AtomicU64::new(0),
             in_transaction: AtomicBool::new(false),
             waits: AtomicBool::new(false),

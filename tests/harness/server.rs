@@ -129,6 +129,16 @@ impl Server {
         Ok(text.trim_end().to_owned())
     }
 
+    /// The same, passing over statements that the server refuses.
+    #[allow(dead_code, reason = "not every program of the harness makes statements at random")]
+    pub(crate) fn sql_going_on(&self, statements: &str) -> Outcome<()> {
+        let mut command = Command::new("mariadb");
+        command.args(["--no-defaults", "--batch", "--force"]);
+        command.arg(format!("--socket={}", self.socket().display()));
+        command.arg(format!("--user={}", workspace::current_user()));
+        client::run_with_input(&mut command, statements.as_bytes()).map(drop)
+    }
+
     /// `127.0.0.1:PORT`.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)

@@ -13,8 +13,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod audit;
 mod bulk;
 mod commands;
+mod differential;
 mod health;
 mod lab;
 mod links;
@@ -74,6 +76,8 @@ fn main() {
         commands::trials(),
         bulk::trials(),
         links::trials(),
+        audit::trials(),
+        differential::trials(),
         operations::trials(),
         startup::trials(),
         tls::trials(),

@@ -1,0 +1,145 @@
+//! What would become of a login, and where Spillway is stricter than the servers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+use super::answer::{Answer, PermissivenessRow, Rows, StepRow};
+use super::invocation::shown;
+use super::refusal::OperationError;
+use super::{Control, Invocation};
+use crate::accounts::ClusterAccounts;
+use crate::auth;
+use crate::grants::{HostIdentity, LoginRequest, Refusal, Transport, Verdict, explain};
+use crate::ids::{ClientAddr, ClusterName};
+
+impl Control {
+    /// Every step of the decision on a login, on each cluster by its own accounts. No password is asked for: the verdict
+    /// says what becomes of the right one.
+    pub(super) fn explain_login(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let user = wanted.get("user").unwrap_or_default();
+        let client = client(wanted.get("address").unwrap_or_default())?;
+        let transport = match wanted.get("transport") {
+            Some("tls") => Transport::Tls,
+            Some("certificate") => Transport::TlsWithCertificate,
+            _ => Transport::Plain,
+        };
+        let topology = self.topology.load();
+        let mut rows = Vec::new();
+        for cluster in Self::selected(&topology, wanted)? {
+            let Some(accounts) = self.accounts.cluster(&cluster.name) else {
+                rows.push(StepRow {
+                    cluster: cluster.name.to_string(),
+                    step: "verdict",
+                    text: "refused: no accounts of this cluster are loaded".to_owned(),
+                });
+                continue;
+            };
+            rows.extend(steps(&cluster.name, &accounts, user, &client, wanted.get("database"), transport));
+        }
+        Ok(Answer::Rows(Rows::Steps(rows)))
+    }
+
+    /// The accounts that a server would let in, with the right password, and Spillway does not.
+    pub(super) fn show_permissiveness(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let topology = self.topology.load();
+        let mut rows = Vec::new();
+        for cluster in Self::selected(&topology, wanted)? {
+            if let Some(accounts) = self.accounts.cluster(&cluster.name) {
+                rows.extend(stricter(&cluster.name, &accounts));
+            }
+        }
+        Ok(Answer::Rows(Rows::Permissiveness(rows)))
+    }
+}
+
+/// A client as an operator writes it: an address, or `socket` for one on a Unix socket of this machine.
+fn client(text: &str) -> Result<ClientAddr, OperationError> {
+    if text == "socket" {
+        return Ok(ClientAddr::Unix { uid: None });
+    }
+    text.parse::<IpAddr>().map(|ip| ClientAddr::Tcp(SocketAddr::new(ip, 0))).map_err(|_| {
+        let message = format!("address: {} is wrong; expected an IP address, or socket", shown(text));
+        OperationError::bad_request(message)
+    })
+}
+
+fn request<'r>(
+    accounts: &'r ClusterAccounts,
+    user: &'r str,
+    client: &'r HostIdentity,
+    transport: Transport,
+) -> LoginRequest<'r> {
+    LoginRequest {
+        user: user.as_bytes(),
+        client,
+        proxy: &accounts.proxy,
+        database: None,
+        using_password: true,
+        transport,
+        can_handle_expired_passwords: false,
+        now: SystemTime::now(),
+        plugins: auth::VERIFIED,
+    }
+}
+
+fn steps(
+    cluster: &ClusterName,
+    accounts: &ClusterAccounts,
+    user: &str,
+    client: &ClientAddr,
+    database: Option<&str>,
+    transport: Transport,
+) -> Vec<StepRow> {
+    let identity = accounts.client_identity(client);
+    let request = LoginRequest { database, ..request(accounts, user, &identity, transport) };
+    let decision = explain(&accounts.snapshot, &request);
+    let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
+    let mut rows: Vec<StepRow> = decision.steps.into_iter().map(|step| row(step.stage, step.text)).collect();
+    let refused = |refusal: &Refusal, when: &str| {
+        format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
+    };
+    rows.push(row(
+        "verdict",
+        match &decision.verdict {
+            Verdict::Candidate { account, then: None, sandbox } => {
+                let only = if *sandbox { ", only to change its password" } else { "" };
+                format!("let in as {} if the password is right{only}", account.current_user())
+            }
+            Verdict::Candidate { then: Some(refusal), .. } => refused(refusal, ", if the password is right"),
+            Verdict::Refused(refusal) => refused(refusal, ""),
+        },
+    ));
+    rows
+}
+
+/// Accounts that Spillway refuses although their server would not, each tried from an address of its own host pattern.
+fn stricter(cluster: &ClusterName, accounts: &ClusterAccounts) -> Vec<PermissivenessRow> {
+    let mut rows = Vec::new();
+    for account in accounts.snapshot.accounts() {
+        let row = |client: String, reason: String| PermissivenessRow {
+            cluster: cluster.to_string(),
+            account: account.current_user(),
+            client,
+            reason,
+        };
+        if let Some(reason) = &account.unreadable {
+            rows.push(row("any".to_owned(), format!("its row is not understood: {reason}")));
+            continue;
+        }
+        let Some(address) = account.specimen() else {
+            rows.push(row(account.host.clone(), "names of hosts are not resolved here".to_owned()));
+            continue;
+        };
+        let client = accounts.client_identity(&ClientAddr::Tcp(SocketAddr::new(address, 0)));
+        // With everything that a client could bring, so that only differences are left.
+        let request = request(accounts, &account.user, &client, Transport::TlsWithCertificate);
+        let refusal = match explain(&accounts.snapshot, &request).verdict {
+            Verdict::Candidate { then, .. } => then,
+            Verdict::Refused(refusal) => Some(refusal),
+        };
+        if let Some(refusal) = refusal.filter(Refusal::is_stricter) {
+            rows.push(row(address.to_string(), refusal.to_string()));
+        }
+    }
+    rows
+}

@@ -1,0 +1,138 @@
+//! What operators can learn of logins, and what becomes of sessions whose account changes.
+
+use crate::harness::wait_for;
+use crate::lab::{self, PASSWORD};
+use crate::raw::{self, Credentials, Raw, Refusal, first_value};
+use crate::{Verdict, ensure, same, trial};
+use libtest_mimic::Trial;
+use std::time::Duration;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("audit::explain_login", explain_login),
+        trial("audit::show_permissiveness", show_permissiveness),
+        trial("audit::new_accounts_are_known_at_once", new_accounts_are_known_at_once),
+        trial("audit::revoked_sessions_end", revoked_sessions_end),
+        trial("audit::revoked_sessions_may_stay", revoked_sessions_may_stay),
+    ]
+}
+
+fn session(port: u16, user: &str, password: &str) -> Result<Raw, String> {
+    raw::login(port, &Credentials::new(user, password, None))?.map_err(|e| format!("{user}: {e:?}"))
+}
+
+fn explain_login() -> Verdict {
+    let own = lab::private_solo("spillway-explain", "")?;
+    for (command, words) in [
+        (
+            "explain login app 127.0.0.1",
+            &["'app'@'%': chosen", "let in as app@% if the password is right"][..],
+        ),
+        ("explain login app 127.0.0.1 lab2", &["database", "db row", "let in as app@%"]),
+        ("explain login app 127.0.0.1 closed", &["no privilege on database `closed`", "error 1044"]),
+        ("explain login locked 127.0.0.1 --cluster lab", &["the account is locked", "error 4151"]),
+        ("explain login nobody 127.0.0.1", &["no account matches", "error 1045"]),
+        ("explain login far 10.9.8.7", &["'far'@'10.9.8.7': chosen", "grants differ by host", "error 1045"]),
+        ("explain login far 127.0.0.1", &["'far'@'10.9.8.7': the host does not match"]),
+        ("explain login secure 127.0.0.1", &["the account requires TLS", "error 1045"]),
+        ("explain login secure 127.0.0.1 --transport tls", &["let in as secure@%"]),
+        ("explain login app socket", &["let in as app@%"]),
+    ] {
+        let answer = own.spillway.ask(command)?;
+        for word in words {
+            ensure!(answer.contains(word), "no {word:?} in the answer to {command:?}:\n{answer}");
+        }
+    }
+    for wrong in [
+        "explain login app",
+        "explain login app 300.1.1.1",
+        "explain login app 127.0.0.1 --cluster none",
+        "explain login app 127.0.0.1 --nonsense x",
+        "explain login app 127.0.0.1 --cluster",
+    ] {
+        let answer = own.spillway.ask(wrong)?;
+        ensure!(answer.to_lowercase().contains("error"), "{wrong:?} is answered {answer:?}");
+    }
+    let answer = own.spillway.get("/v1/explain/login?user=app&address=127.0.0.1&database=lab")?;
+    let steps = answer["steps"].as_array().cloned().unwrap_or_default();
+    let last = steps.last().ok_or("no steps")?;
+    same!(last["step"], "verdict", "{answer}");
+    same!(last["text"], "let in as app@% if the password is right", "{answer}");
+    Ok(())
+}
+
+fn show_permissiveness() -> Verdict {
+    let own = lab::private_solo("spillway-permissiveness", "")?;
+    let answer = own.spillway.get("/v1/permissiveness")?;
+    let rows = answer["permissiveness"].as_array().cloned().unwrap_or_default();
+    let of = |account: &str| rows.iter().find(|row| row["account"] == account);
+    let far = of("far@10.9.8.7").ok_or_else(|| format!("far is not in {answer}"))?;
+    ensure!(far["reason"].as_str().is_some_and(|r| r.contains("grants differ by host")), "{far}");
+    same!(far["client"], "10.9.8.7", "{far}");
+    for account in ["app@%", "locked@%", "near@127.0.0.1", "secure@%", "noaccess@%"] {
+        ensure!(of(account).is_none(), "{account} is in {answer}");
+    }
+    let table = own.spillway.ask("show permissiveness")?;
+    ensure!(table.contains("far@10.9.8.7"), "{table}");
+    Ok(())
+}
+
+/// A login that fails makes Spillway look again before it refuses.
+fn new_accounts_are_known_at_once() -> Verdict {
+    let own = lab::private_solo("spillway-doubt", "")?;
+    let server = &lab::solo()?.server;
+    server.sql(&format!("CREATE USER newcomer@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    drop(session(own.port, "newcomer", PASSWORD)?);
+    server.sql("ALTER USER newcomer@'%' IDENTIFIED BY 'another'")?;
+    std::thread::sleep(Duration::from_millis(1100));
+    drop(session(own.port, "newcomer", "another")?);
+    server.sql("DROP USER newcomer@'%'").map(drop)
+}
+
+fn revoked_sessions_end() -> Verdict {
+    let own = lab::private_solo("spillway-revoked", "")?;
+    let server = &lab::solo()?.server;
+    for (user, statement, word) in [
+        ("revoked1", "DROP USER revoked1@'%'", "dropped"),
+        ("revoked2", "ALTER USER revoked2@'%' ACCOUNT LOCK", "locked"),
+        ("revoked3", "ALTER USER revoked3@'%' IDENTIFIED BY 'another'", "another password"),
+        ("revoked4", "RENAME USER revoked4@'%' TO revoked4@'10.1.1.1'", "renamed"),
+    ] {
+        server.sql(&format!("CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+        own.spillway.ask("reload accounts")?;
+        let mut ended = session(own.port, user, PASSWORD)?;
+        let mut other = session(own.port, "app", PASSWORD)?;
+        // More rights or fewer are no reason.
+        server.sql(&format!("GRANT SELECT ON lab.* TO {user}@'%'"))?;
+        own.spillway.ask("reload accounts")?;
+        same!(first_value(&ended.query("SELECT 1")?)?, "1", "{user} after a GRANT");
+        server.sql(statement)?;
+        own.spillway.ask("reload accounts")?;
+        let last = Refusal::parse(&ended.unasked_packet()?)?;
+        same!(last.code, 1927, "{last:?}");
+        ensure!(last.message.contains(word), "{last:?} after {statement}");
+        ensure!(ended.is_closed(), "the session of {user} stays open");
+        same!(first_value(&other.query("SELECT 1")?)?, "1", "the session of another account");
+        server.sql(&format!("DROP USER IF EXISTS {user}@'%', {user}@'10.1.1.1'"))?;
+    }
+    wait_for("only the others", Duration::from_secs(5), || {
+        let log = own.spillway.log();
+        let count = log.matches("account_revoked").count();
+        if count == 4 { Ok(()) } else { Err(format!("{count} sessions in the log:\n{log}")) }
+    })
+}
+
+fn revoked_sessions_may_stay() -> Verdict {
+    let port = crate::harness::workspace::free_port()?;
+    let configuration = lab::solo_toml(port, "")?
+        .replace("kind = \"static\"", "kind = \"static\"\nrevoked_sessions = \"keep\"");
+    let spillway = crate::harness::proxy::Spillway::start(lab::binary(), "spillway-kept", &configuration)?;
+    let server = &lab::solo()?.server;
+    server.sql(&format!("CREATE USER kept@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    let mut kept = session(port, "kept", PASSWORD)?;
+    server.sql("DROP USER kept@'%'")?;
+    spillway.ask("reload accounts")?;
+    same!(first_value(&kept.query("SELECT 1")?)?, "1", "a session that may stay");
+    ensure!(session(port, "kept", PASSWORD).is_err(), "a dropped account is let in");
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! Random accounts, random clients: whatever the server decides about a login, Spillway may be stricter for a reason that it
+//! can name, and never more permissive.
+//!
+//! Every case asks the server directly and then through Spillway, from the same address, with the same user, password and
+//! schema, and compares verdict, error, `CURRENT_USER()`, grants and databases. A disagreement is printed with the fewest
+//! statements that still show it. `CASES=100000 cargo test --test integration -- differential --nocapture` runs longer,
+//! `SEED=7` elsewhere.
+
+use crate::harness::Outcome;
+use crate::harness::proxy::Spillway;
+use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server, monitor_statements};
+use crate::harness::workspace::free_port;
+use crate::lab;
+use crate::raw::{self, Credentials, Raw, Refusal};
+use crate::{Verdict, trial};
+use indicatif::{ProgressBar, ProgressStyle};
+use libtest_mimic::Trial;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+
+/// Clients that are tried with one set of accounts.
+const CLIENTS: u64 = 80;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("differential::near", || differential(Ipv4Addr::LOCALHOST, 1)),
+        trial("differential::far", || differential(Ipv4Addr::new(127, 0, 1, 9), 2)),
+    ]
+}
+
+// === what is tried ===
+
+const USERS: &[&str] = &["ann", "ann", "ann", "bob", "bob", "Ann", "", "eve"];
+/// The first of [`HOSTS`]: those that match many clients.
+const BROAD: usize = 4;
+const HOSTS: &[&str] = &[
+    "%",
+    "127.%",
+    "127.0.%",
+    "127.0.0.%",
+    "127.0.1.%",
+    "127.0.0._",
+    "127.0.0.2",
+    "127.0.0.3",
+    "127.0.1.9",
+    "127.0.0.1",
+    "%.2",
+    "%.0.0.2",
+    "127.0.0.0/255.255.255.0",
+    "127.0.0.0/255.255.255.252",
+    "127.0.1.0/255.255.255.0",
+    "127.0.0.2/255.255.255.255",
+    "localhost",
+    "10.%",
+    "_27.0.0.2",
+];
+const PASSWORDS: &[&str] = &["one", "one", "one", "two", ""];
+const SCHEMAS: &[&str] = &["data", "da_a", "logs", "none"];
+const SCHEMA_PATTERNS: &[&str] = &["data", "da_a", "da\\\\_a", "lo%", "%", "logs"];
+/// Words of a verdict that is stricter than the server's, and the name of the reason.
+const REASONS: &[(&str, &str)] = &[
+    ("grants differ by host", "grants differ by host"),
+    ("cannot be told", "undecidable"),
+    ("as far as can be told", "database access undecidable"),
+];
+const ADDRESSES: &[Ipv4Addr] = &[
+    Ipv4Addr::LOCALHOST,
+    Ipv4Addr::new(127, 0, 0, 2),
+    Ipv4Addr::new(127, 0, 0, 3),
+    Ipv4Addr::new(127, 0, 0, 9),
+    Ipv4Addr::new(127, 0, 1, 2),
+    Ipv4Addr::new(127, 0, 1, 9),
+    Ipv4Addr::new(127, 5, 0, 2),
+];
+
+/// One login.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    user: &'static str,
+    password: &'static str,
+    schema: Option<&'static str>,
+    address: Ipv4Addr,
+}
+
+/// A small generator of numbers: the same seed gives the same cases on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.roll() % limit
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// Statements that make a set of accounts.
+    fn accounts(&mut self) -> Vec<String> {
+        let mut statements = vec!["CREATE ROLE clerks".to_owned()];
+        if self.one_in(2) {
+            statements.push(format!("GRANT SELECT ON `{}`.* TO clerks", self.pick(SCHEMA_PATTERNS)));
+        }
+        let mut names = Vec::new();
+        for _ in 0..2 + self.below(6) {
+            let hosts = if self.one_in(2) { &HOSTS[..BROAD] } else { HOSTS };
+            let name = format!("'{}'@'{}'", self.pick(USERS), self.pick(hosts));
+            if names.contains(&name) {
+                continue;
+            }
+            let password = self.pick(PASSWORDS);
+            let mut create = format!("CREATE USER {name}");
+            if !password.is_empty() {
+                let other = self.pick(PASSWORDS);
+                if self.one_in(6) && !other.is_empty() {
+                    let way = |text: &str| format!("mysql_native_password USING PASSWORD('{text}')");
+                    let _ = write!(create, " IDENTIFIED VIA {} OR {}", way(password), way(other));
+                } else {
+                    let _ = write!(create, " IDENTIFIED BY '{password}'");
+                }
+            }
+            if self.one_in(12) {
+                create.push_str(" REQUIRE SSL");
+            }
+            match self.below(14) {
+                0 => create.push_str(" ACCOUNT LOCK"),
+                1 => create.push_str(" PASSWORD EXPIRE"),
+                _ => {}
+            }
+            statements.push(create);
+            if self.one_in(3) {
+                statements.push(format!("GRANT clerks TO {name}"));
+                if self.one_in(2) && !name.starts_with("''") {
+                    statements.push(format!("SET DEFAULT ROLE clerks FOR {name}"));
+                }
+            }
+            if self.one_in(8) {
+                statements.push(format!("GRANT SELECT ON *.* TO {name}"));
+            }
+            names.push(name);
+        }
+        for _ in 0..self.below(7) {
+            let name = self.pick(&names.iter().map(String::as_str).collect::<Vec<_>>()).to_owned();
+            statements.push(match self.below(4) {
+                0 => format!("GRANT SELECT ON data.words TO {name}"),
+                1 => format!("GRANT UPDATE (word) ON logs.words TO {name}"),
+                _ => format!("GRANT SELECT, INSERT ON `{}`.* TO {name}", self.pick(SCHEMA_PATTERNS)),
+            });
+        }
+        statements
+    }
+
+    fn client(&mut self) -> Client {
+        Client {
+            user: self.pick(&["ann", "ann", "ann", "bob", "bob", "Ann", "eve", "nobody"]),
+            password: self.pick(PASSWORDS),
+            schema: if self.one_in(2) { Some(self.pick(SCHEMAS)) } else { None },
+            address: self.pick(ADDRESSES),
+        }
+    }
+}
+
+// === what comes of it ===
+
+/// What a login came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    /// `CURRENT_USER()`, grants, databases.
+    In(Vec<String>),
+    Refused {
+        code: u16,
+        message: String,
+    },
+}
+
+/// Two servers' worth of doors to the same accounts.
+struct Stage {
+    server: Server,
+    spillway: Spillway,
+    port: u16,
+}
+
+impl Stage {
+    fn set_up(name: &str, source: Ipv4Addr) -> Outcome<Self> {
+        let server = Server::standalone(name, &["--skip-name-resolve", "--character-set-server=utf8mb4"])?;
+        server.create_monitor()?;
+        server.sql(
+            "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
+             CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT);
+             DELETE FROM mysql.db WHERE User = ''; DROP USER IF EXISTS ''@localhost; FLUSH PRIVILEGES;",
+        )?;
+        // No account of a case comes before an exact one.
+        for host in [Ipv4Addr::LOCALHOST, source] {
+            let statements = monitor_statements().replace("'@'%'", &format!("'@'{host}'"));
+            server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
+        }
+        server.sql(&format!("DROP USER '{MONITOR_USER}'@'%'"))?;
+        let port = free_port()?;
+        let configuration = format!(
+            "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
+             source_address = \"{source}\"\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
+             \"{MONITOR_PASSWORD}\" }}\n\n{}",
+            server.address(),
+            lab::service_toml("lab", port, "route = \"cluster:lab\""),
+        );
+        let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
+        Ok(Self { server, spillway, port })
+    }
+
+    /// Replaces all accounts but the monitor's and root's.
+    fn use_accounts(&self, statements: &[String]) -> Outcome<()> {
+        let mut script = format!(
+            "DELETE FROM mysql.global_priv WHERE User NOT IN ('root', 'mariadb.sys', '{MONITOR_USER}');
+             DELETE FROM mysql.roles_mapping; DELETE FROM mysql.db; DELETE FROM mysql.tables_priv WHERE User <> 'mariadb.sys'
+             AND User <> '{MONITOR_USER}';
+             DELETE FROM mysql.columns_priv; FLUSH PRIVILEGES;\n"
+        );
+        for statement in statements {
+            script.push_str(statement);
+            script.push_str(";\n");
+        }
+        // A few are refused, such as a default role that was not granted: as good as left out.
+        self.server.sql_going_on(&script)?;
+        let answer = self.spillway.ask("reload accounts")?;
+        if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
+    }
+
+    fn try_login(port: u16, client: &Client) -> Outcome<Came> {
+        let who = Credentials::new(client.user, client.password, client.schema).from(client.address);
+        let mut session: Raw = match raw::login(port, &who)? {
+            Ok(session) => session,
+            Err(Refusal { code, message, .. }) => return Ok(Came::Refused { code, message }),
+        };
+        let mut seen = Vec::new();
+        for sql in ["SELECT CURRENT_USER(), CURRENT_ROLE(), DATABASE()", "SHOW GRANTS", "SHOW DATABASES"] {
+            let reply = session.query(sql)?;
+            seen.push(reply.iter().map(|packet| String::from_utf8_lossy(packet).into_owned()).collect());
+        }
+        Ok(Came::In(seen))
+    }
+
+    /// Both answers, and whether they agree: `Err` with a text if not, `Ok` with the reason for being stricter if there
+    /// is one.
+    fn compare(&self, client: &Client) -> Outcome<Result<Option<String>, String>> {
+        let direct = Self::try_login(self.server.port, client)?;
+        let proxied = Self::try_login(self.port, client)?;
+        if direct == proxied {
+            return Ok(Ok(None));
+        }
+        let show = || format!("{client:?}\n  directly: {direct:?}\n  through spillway: {proxied:?}");
+        // For a name that it does not know, the server tries the password on any other account, and its answer shows
+        // which kind that was. Spillway says the same to every unknown name.
+        if let (Came::Refused { code: 1698, .. }, Came::Refused { code: 1045, .. }) = (&direct, &proxied) {
+            return Ok(Ok(Some("unknown names are not told apart".to_owned())));
+        }
+        if matches!(proxied, Came::In(_)) {
+            return Ok(Err(format!("more permissive: {}", show())));
+        }
+        // A stricter verdict, or another error, must have a reason that operators can read.
+        let database = client.schema.unwrap_or("''");
+        let question =
+            format!("/v1/explain/login?user={}&address={}&database={database}", client.user, client.address);
+        let answer = self.spillway.get(&question.replace("database=''", "database="))?;
+        let text = answer.to_string();
+        match REASONS.iter().find(|(words, _)| text.contains(words)) {
+            Some((_, name)) => Ok(Ok(Some((*name).to_owned()))),
+            None => Ok(Err(format!("no reason: {}\n  {text}", show()))),
+        }
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn differential(source: Ipv4Addr, stream: u64) -> Verdict {
+    let cases = number("CASES", 12_000) / 2;
+    let mut dice = Dice(number("SEED", 20_261_125).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream);
+    let stage = Stage::set_up(&format!("differential-{stream}"), source)?;
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases ({eta} to go) {msg}");
+    let bar = ProgressBar::new(cases).with_style(style.map_err(|e| e.to_string())?);
+    let mut stricter: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut done, mut let_in) = (0, 0);
+    while done < cases {
+        let accounts = dice.accounts();
+        stage.use_accounts(&accounts)?;
+        for _ in 0..CLIENTS.min(cases - done) {
+            let client = dice.client();
+            match stage.compare(&client)? {
+                Ok(None) => {}
+                Ok(Some(reason)) => *stricter.entry(reason).or_default() += 1,
+                Err(disagreement) => return Err(smallest(&stage, accounts, &client, disagreement)),
+            }
+            if matches!(Stage::try_login(stage.port, &client)?, Came::In(_)) {
+                let_in += 1;
+            }
+            done += 1;
+            bar.inc(1);
+        }
+        bar.set_message(format!("{let_in} let in, stricter {stricter:?}"));
+    }
+    bar.finish_and_clear();
+    let summary = format!("{cases} cases from {source}: {let_in} let in; stricter: {stricter:?}\n");
+    std::io::stderr().write_all(summary.as_bytes()).map_err(|e| e.to_string())?;
+    // A test in which nearly everybody is refused would prove little.
+    if let_in * 40 < cases {
+        return Err(format!("only {let_in} of {cases} logins were let in"));
+    }
+    Ok(())
+}
+
+/// Leaves out statements for as long as the disagreement stays.
+fn smallest(stage: &Stage, mut accounts: Vec<String>, client: &Client, mut disagreement: String) -> String {
+    let mut at = 0;
+    while at < accounts.len() {
+        let mut fewer = accounts.clone();
+        fewer.remove(at);
+        match stage.use_accounts(&fewer).and_then(|()| stage.compare(client)) {
+            Ok(Err(still)) => (accounts, disagreement) = (fewer, still),
+            _ => at += 1,
+        }
+    }
+    format!("{disagreement}\n  with these accounts:\n    {}", accounts.join(";\n    "))
+}
