@@ -4,12 +4,14 @@
 //! Accounts of different clusters never mix: every question goes to one cluster's snapshot.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config::{ClientAddress, HeaderVersion};
 use crate::grants::{HostIdentity, Snapshot};
 use crate::ids::{ClientAddr, ClusterName, NodeName};
 
@@ -42,6 +44,47 @@ impl ClusterAccounts {
             _ => self.proxy.clone(),
         }
     }
+
+    /// Whose address a node sees for a client. `takes_headers`: all nodes of the cluster proved that they take PROXY
+    /// headers.
+    ///
+    /// A client on the proxy's own machine is never announced: it has the proxy's address already, and a loopback address
+    /// would make it a local client of the server's machine.
+    pub fn view(&self, client: &ClientAddr, policy: ClientAddress, takes_headers: bool) -> View {
+        let version = match policy {
+            ClientAddress::Trust => return View::Trusted,
+            ClientAddress::Announced(version) if takes_headers => version,
+            ClientAddress::Announced(_) | ClientAddress::Guard => return View::Own,
+        };
+        let proxy_is_local = self.proxy.ip().is_some_and(|ip| ip.is_loopback());
+        let is_loopback_itself =
+            |ip: IpAddr| ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
+        match client.ip() {
+            Some(ip) if ip.is_unspecified() || is_loopback_itself(ip) => View::Own,
+            Some(ip) if ip.is_loopback() && !proxy_is_local => View::Own,
+            Some(ip) => View::Client(version, ip),
+            None => View::Own,
+        }
+    }
+
+    /// Who the node sees: this proxy, or the client where that is announced or does not matter.
+    pub fn seen(&self, view: View, client: &HostIdentity) -> HostIdentity {
+        match view {
+            View::Own => self.proxy.clone(),
+            View::Client(..) | View::Trusted => client.clone(),
+        }
+    }
+}
+
+/// Whose address a node sees on the links of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Spillway's own.
+    Own,
+    /// The client's, which a PROXY header names.
+    Client(HeaderVersion, IpAddr),
+    /// Spillway's own, and the operator answers for it.
+    Trusted,
 }
 
 /// Why the last attempt to read a cluster's accounts failed.

@@ -6,10 +6,12 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `asked` | single commands, and which account a link got |
 //! | `gate` | how many links a node gets, and the queue for them; shared by the workers |
 //! | `pool` | idle links of one worker, by everything that makes two logins alike |
 //! | `tidy` | bringing a link back to the state after its login |
 
+mod asked;
 mod gate;
 mod pool;
 mod tidy;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -27,8 +30,9 @@ pub use gate::{Gates, NodeLinks, Slot};
 pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
 
 use crate::auth::native::{self, Proof};
+use crate::config::HeaderVersion;
 use crate::ids::NodeAddr;
-use crate::net::{PacketStream, ReadError};
+use crate::net::{PacketStream, ReadError, write_header};
 use crate::topology::Facts;
 use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse, SCRAMBLE, Scramble};
 use crate::wire::packet::Err as ErrPacket;
@@ -36,6 +40,26 @@ use crate::wire::{Capabilities, Malformed};
 
 /// Longest packet of the connection phase that is read from a node.
 const HANDSHAKE_LIMIT: usize = 64 * 1024;
+
+/// How a node is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Approach<'a> {
+    /// Where it listens.
+    pub address: &'a NodeAddr,
+    /// The address of this machine to come from; none: the system's choice.
+    pub source: Option<IpAddr>,
+    /// Whom it is told the connection is for.
+    pub announce: Announce,
+}
+
+/// Whom a node is told a connection is for, by a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announce {
+    /// Nobody, and there is no header: the node sees where the connection comes from.
+    Nothing,
+    /// A client.
+    Client(HeaderVersion, IpAddr),
+}
 
 /// Longest reply to [`Link::command`].
 const REPLY_LIMIT: usize = 64 * 1024;
@@ -106,6 +130,14 @@ pub enum LinkError {
     /// The node wants a plugin that Spillway cannot answer with the client's proof.
     #[error("the server asks for authentication plugin {0}, which cannot be answered")]
     Plugin(String),
+    /// The node gave the login another account than the client's.
+    #[error("the server gave the account {found} where the client's is {wanted}")]
+    OtherAccount {
+        /// `CURRENT_USER()` as the accounts that were loaded have it.
+        wanted: String,
+        /// As the node has it.
+        found: String,
+    },
     /// The node cannot do what was negotiated with the client.
     #[error("the server lacks capabilities that were negotiated with the client: {0:?}")]
     Capabilities(Capabilities),
@@ -117,29 +149,33 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// Dials a node and logs in, all within `limit`. `source`: the address of this machine to come from; none: the system's
-/// choice.
+/// Dials a node and logs in, all within `limit`.
 pub async fn connect(
-    address: &NodeAddr,
-    source: Option<IpAddr>,
+    approach: &Approach<'_>,
     credentials: &Credentials<'_>,
     limit: Duration,
 ) -> Result<Link, LinkError> {
     timeout(limit, async {
-        let stream = dial(address, source).await.map_err(LinkError::Connect)?;
+        let stream = dial(approach).await.map_err(LinkError::Connect)?;
         login(stream, credentials).await
     })
     .await
     .unwrap_or(Err(LinkError::TimedOut(limit)))
 }
 
-async fn dial(address: &NodeAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let stream = match source {
+async fn dial(approach: &Approach<'_>) -> io::Result<TcpStream> {
+    let Approach { address, source, announce } = *approach;
+    let mut stream = match source {
         None => TcpStream::connect((address.host.as_str(), address.port)).await?,
         Some(source) => dial_from(address, source).await?,
     };
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_keepalive(true)?;
+    let header = match announce {
+        Announce::Nothing => return Ok(stream),
+        Announce::Client(version, client) => write_header(version, client, stream.peer_addr()?)?,
+    };
+    stream.write_all(&header).await?;
     Ok(stream)
 }
 
@@ -195,6 +231,7 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         version: greeting.version,
         capabilities: greeting.capabilities,
         collation: greeting.collation,
+        takes_header: false,
     };
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);
     let origin = Box::new(Origin { facts, thread_id, ok, scramble, lease: None });
@@ -255,23 +292,6 @@ impl Link {
             capabilities,
             origin: Box::new(Origin { facts, thread_id, ok, scramble: [0; SCRAMBLE], lease: None }),
         }
-    }
-
-    /// Sends one command whose reply is a single OK or ERR packet, and returns that packet's payload.
-    /// Not cancel safe: drop the link if the future is dropped.
-    pub async fn command(self, command: &[u8], limit: Duration) -> Result<(Self, Bytes), LinkError> {
-        let Self { stream, capabilities, origin } = self;
-        let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
-        let exchange = async {
-            packets.write(command).await?;
-            Ok::<_, LinkError>(packets.read(REPLY_LIMIT).await?)
-        };
-        let reply = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
-        if !matches!(reply.first(), Some(0 | 0xFF)) || packets.has_read_ahead() {
-            return Err(Malformed("reply of more than one packet").into());
-        }
-        let (stream, _) = packets.into_parts();
-        Ok((Self { stream, capabilities, origin }, reply))
     }
 
     /// Says goodbye; the node closes the connection.

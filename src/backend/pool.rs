@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::gate::{Gate, Gates, Grant, NoSlot, Slot};
-use super::{Credentials, Link, LinkError, Origin, connect};
+use super::{Announce, Approach, Credentials, Link, LinkError, Origin, connect};
 use crate::auth::native::Proof;
 use crate::config::Links;
 use crate::ids::{ClusterName, NodeAddr, NodeName};
@@ -42,6 +42,8 @@ pub struct Key {
     pub address: NodeAddr,
     /// Where it comes from.
     pub source: Option<IpAddr>,
+    /// Whom the node was told it is for.
+    pub announce: Announce,
     /// Digest of the account's row.
     pub account: [u8; 32],
     user: Vec<u8>,
@@ -71,10 +73,10 @@ pub struct Claim<'a> {
     pub cluster: &'a ClusterName,
     /// The node.
     pub node: &'a NodeName,
-    /// Where the node is.
-    pub address: &'a NodeAddr,
-    /// The address of this machine that links come from.
-    pub source: Option<IpAddr>,
+    /// How the node is reached.
+    pub approach: Approach<'a>,
+    /// `CURRENT_USER()` of the account that the client was judged by; none: whatever the node gives.
+    pub account: Option<&'a str>,
     /// Who logs in.
     pub credentials: Credentials<'a>,
     /// The cluster's settings for links.
@@ -108,6 +110,8 @@ pub(super) struct Lease {
     expires: Instant,
     /// It served another session, and is to be reset before the next one's first command.
     used: bool,
+    /// The node was asked which account it gave.
+    asserted: bool,
     _slot: Slot,
 }
 
@@ -175,14 +179,23 @@ struct Idle {
 // === impl Key, Claim ===
 
 impl Claim<'_> {
+    /// The link that the node has just judged, if it gave the account that is wanted.
+    async fn judged(&self, link: Link) -> Result<Link, LinkError> {
+        match self.account {
+            Some(wanted) => link.asserted(wanted, self.connect_timeout).await,
+            None => Ok(link),
+        }
+    }
+
     fn key(&self, hasher: &RandomState) -> Option<Arc<Key>> {
         let reuse = self.reuse?;
         let who = &self.credentials;
         let mut key = Key {
             cluster: self.cluster.clone(),
             node: self.node.clone(),
-            address: self.address.clone(),
-            source: self.source,
+            address: self.approach.address.clone(),
+            source: self.approach.source,
+            announce: self.approach.announce,
             account: reuse.account,
             user: who.user.to_vec(),
             database: who.database.map(<[u8]>::to_vec),
@@ -282,7 +295,11 @@ impl Pool {
                 (None, _) => claim.credentials,
             };
             let at = Instant::now();
-            match connect(claim.address, claim.source, &credentials, claim.connect_timeout).await {
+            let connected = match connect(&claim.approach, &credentials, claim.connect_timeout).await {
+                Ok(link) => claim.judged(link).await,
+                Err(error) => Err(error),
+            };
+            match connected {
                 Ok(mut link) => {
                     gate.accepted();
                     if let (Some(key), Some(reuse)) = (&key, claim.reuse) {
@@ -306,14 +323,23 @@ impl Pool {
         let trusted = verdict.is_some_and(|v| {
             v.accounts == reuse.accounts && claim.links.trust.is_some_and(|trust| v.at.elapsed() < trust)
         });
-        if trusted {
+        if trusted && link.origin.lease.as_ref().is_some_and(|lease| lease.asserted) {
             return Renewed::Link(link);
         }
         let at = Instant::now();
         let credentials = key.credentials(claim.credentials.proof);
-        match link.change_user(&credentials, claim.connect_timeout).await {
-            Ok(changed) => link = changed,
-            Err(LinkError::Refused(_)) => return Renewed::Refused,
+        let changed = match link.change_user(&credentials, claim.connect_timeout).await {
+            Ok(link) => claim.judged(link).await,
+            Err(error) => Err(error),
+        };
+        match changed {
+            Ok(mut changed) => {
+                if let Some(lease) = &mut changed.origin.lease {
+                    lease.asserted = true;
+                }
+                link = changed;
+            }
+            Err(LinkError::Refused(_) | LinkError::OtherAccount { .. }) => return Renewed::Refused,
             Err(_) => return Renewed::Broken,
         }
         self.note(key, Verdict { at, accounts: reuse.accounts });
@@ -441,9 +467,11 @@ impl Pool {
         let gate = self.gates.of(&key.cluster, &key.node);
         let Some(slot) = gate.try_slot(links.max.map(std::num::NonZero::get)) else { return Ok(()) };
         let credentials = key.credentials(proof);
-        let mut link = connect(&key.address, key.source, &credentials, connect_timeout).await?;
+        let approach = Approach { address: &key.address, source: key.source, announce: key.announce };
+        let mut link = connect(&approach, &credentials, connect_timeout).await?;
         let expires = Instant::now() + varied(links.max_age);
-        link.origin.lease = Some(Lease { key: Some(key), expires, used: false, _slot: slot });
+        link.origin.lease =
+            Some(Lease { key: Some(key), expires, used: false, asserted: false, _slot: slot });
         self.give_back(link, links, Some(proof));
         Ok(())
     }
@@ -493,7 +521,7 @@ impl Lease {
 
     fn new(key: Option<Arc<Key>>, claim: &Claim<'_>, slot: Slot) -> Self {
         let expires = Instant::now() + varied(claim.links.max_age);
-        Self { key, expires, used: false, _slot: slot }
+        Self { key, expires, used: false, asserted: true, _slot: slot }
     }
 }
 

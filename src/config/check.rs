@@ -19,8 +19,8 @@ use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::tls;
 use super::{
-    Admin, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node, NodeChoice,
-    RevokedSessions, Route, Runtime, Service,
+    Admin, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node,
+    NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -140,6 +140,14 @@ impl<'a> Checker<'a> {
         let source_address = section.or("source_address", None, |field| {
             field.parsed("an IP address", "an IP address of this machine", |text| text.parse().map(Some))
         });
+        let client_address = section.or("client_address", ClientAddress::Guard, |field| {
+            let policy = ClientAddress::read(field)?;
+            if policy == ClientAddress::Trust {
+                let message = "every client that has an account of its own gets what the nodes allow this machine's address";
+                self.report.warn(&field.place, message);
+            }
+            Some(policy)
+        });
         let revoked_sessions = section.or("revoked_sessions", RevokedSessions::End, |field| {
             let words = [("end", RevokedSessions::End), ("keep", RevokedSessions::Keep)];
             field.word("what becomes of revoked sessions", &words)
@@ -155,6 +163,7 @@ impl<'a> Checker<'a> {
             connect_timeout: connect_timeout?,
             accounts_refresh: accounts_refresh?,
             source_address: source_address?,
+            client_address: client_address?,
             revoked_sessions: revoked_sessions?,
             links: links?,
         })
@@ -262,6 +271,9 @@ impl<'a> Checker<'a> {
         let max_sessions_per_address = limit("max_sessions_per_address");
         let idle_timeout = section
             .or("idle_timeout", None, |field| field.duration_or_zero(SEC_1..=DAY * 30, "never closed"));
+        let proxy_protocol = section.or("proxy_protocol", None, |field| {
+            field.section().and_then(|section| ProxyProtocol::read(&section)).map(Some)
+        });
         let tls = section.or("tls", None, |field| {
             field.section().and_then(|section| tls(&section, &self.around)).map(|tls| Some(Arc::new(tls)))
         });
@@ -275,6 +287,7 @@ impl<'a> Checker<'a> {
             max_sessions_per_user: max_sessions_per_user?,
             max_sessions_per_address: max_sessions_per_address?,
             idle_timeout: idle_timeout?,
+            proxy_protocol: proxy_protocol?,
             tls: tls?,
         })
     }

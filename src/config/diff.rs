@@ -72,6 +72,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         connect_timeout,
         accounts_refresh,
         source_address,
+        client_address,
         revoked_sessions,
         links,
     } = old;
@@ -108,6 +109,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         address.map_or_else(|| "the system's choice".to_owned(), |ip| ip.to_string())
     };
     changes.value("source_address", &chosen(source_address), &chosen(&new.source_address));
+    changes.value("client_address", client_address, &new.client_address);
     changes.value("revoked_sessions", revoked_sessions, &new.revoked_sessions);
     let Links { reuse, trust, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
     changes.value("links reuse", reuse, &new.links.reuse);
@@ -132,6 +134,7 @@ fn service(changes: &mut Changes, old: &Service, new: &Service) {
         max_sessions_per_user,
         max_sessions_per_address,
         idle_timeout,
+        proxy_protocol,
         tls,
     } = old;
     changes.addresses("", listen, &new.listen, false);
@@ -167,6 +170,10 @@ fn service(changes: &mut Changes, old: &Service, new: &Service) {
         changes.value(name, &or_none(*old, "no limit"), &or_none(*new, "no limit"));
     }
     changes.value("idle_timeout", &or(*idle_timeout, "never closed"), &or(new.idle_timeout, "never closed"));
+    let header = |proxy: &Option<super::ProxyProtocol>| {
+        proxy.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+    };
+    changes.value("proxy_protocol", &header(proxy_protocol), &header(&new.proxy_protocol));
     match (tls, &new.tls) {
         (Some(old), Some(new)) => self::tls(changes, old, new),
         (None, Some(_)) => changes.say("tls added"),

@@ -9,6 +9,7 @@
 //! at no problem, so that an operator sees all of them at once. No password or token is ever part of a message.
 
 mod check;
+mod client_address;
 mod credential;
 mod cross;
 mod diff;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
 pub use problem::{ConfigErrors, Position, Problem};
 pub use secret::Secret;
@@ -90,6 +92,8 @@ pub struct Cluster {
     pub accounts_refresh: Option<Duration>,
     /// The address of this machine that links come from (default: the system's choice). The nodes must see it as it is.
     pub source_address: Option<IpAddr>,
+    /// Whose address its nodes see (default: Spillway's, guarded).
+    pub client_address: ClientAddress,
     /// What becomes of sessions whose account is dropped, locked or given another password (default: they end).
     pub revoked_sessions: RevokedSessions,
     /// How many links its nodes get, and which are kept for the next session.
@@ -184,6 +188,8 @@ pub struct Service {
     /// A session that sends nothing for so long, outside a transaction, is closed (1 s to 30 days); `None` (`"0s"`,
     /// default): never, the servers' own `wait_timeout` decides.
     pub idle_timeout: Option<Duration>,
+    /// Balancers in front of it that announce their clients; `None`: the peer is the client.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS with clients; `None`: it is not offered.
     pub tls: Option<Arc<Tls>>,
 }

@@ -80,7 +80,7 @@ const KINDS: &str = "one of: galera, replication, multi-primary, static";
 const A_PASSWORD: &str = "exactly one of password, password_file, password_env";
 const A_NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . - starting with a letter or a digit";
 const SERVICE_KEYS: &str = "one of: clusters, databases, default_cluster, idle_timeout, listen, max_sessions, \
-                            max_sessions_per_address, max_sessions_per_user, node, route, tls";
+                            max_sessions_per_address, max_sessions_per_user, node, proxy_protocol, route, tls";
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -137,6 +137,7 @@ fn the_smallest_file_has_every_default() {
         max_sessions_per_user: None,
         max_sessions_per_address: None,
         idle_timeout: None,
+        proxy_protocol: None,
         tls: None,
     };
     assert_eq!(config.services["app"], app);
@@ -145,6 +146,41 @@ fn the_smallest_file_has_every_default() {
         (&Admin::default(), &Log::default(), &Runtime::default())
     );
     assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn client_addresses_arrive_and_are_compared() {
+    let old = good(SMALL);
+    assert_eq!(old.clusters["shop"].client_address, ClientAddress::Guard);
+    let text = edit(SMALL, "kind = \"galera\"", "kind = \"galera\"\nclient_address = \"proxy-protocol-v1\"");
+    let text = edit(
+        &text,
+        "route = \"cluster:shop\"",
+        "route = \"cluster:shop\"\nproxy_protocol = { from = [\"10.0.0.7\", \"10.1.2.3/16\", \"fd00::/8\"], require = false }",
+    );
+    let new = good(&text);
+    assert_eq!(new.clusters["shop"].client_address, ClientAddress::Announced(HeaderVersion::V1));
+    let proxy = new.services["app"].proxy_protocol.clone().expect("it was given");
+    for (peer, believed) in [
+        ("10.0.0.7", true),
+        ("::ffff:10.0.0.7", true),
+        ("10.0.0.8", false),
+        ("10.1.255.9", true),
+        ("fd12::1", true),
+        ("fe80::1", false),
+    ] {
+        assert_eq!(proxy.believes(peer.parse().expect("an address")), believed, "{peer}");
+    }
+    let changes: Vec<String> = old.diff(&new).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        [
+            "cluster shop: client_address guard -> proxy-protocol-v1",
+            "service app: proxy_protocol none -> accepted from 10.0.0.7/32, 10.1.0.0/16, fd00::/8",
+        ]
+    );
+    let trusting = good(&edit(SMALL, "kind = \"galera\"", "kind = \"galera\"\nclient_address = \"trust\""));
+    assert!(trusting.warnings[0].contains("client_address: every client"), "{:?}", trusting.warnings);
 }
 
 #[test]
@@ -365,7 +401,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, connect_timeout, kind, links, monitor, nodes, revoked_sessions, source_address (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, kind, links, monitor, nodes, revoked_sessions, source_address (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",

@@ -7,8 +7,9 @@ use super::answer::{Answer, PermissivenessRow, Rows, StepRow};
 use super::invocation::shown;
 use super::refusal::OperationError;
 use super::{Control, Invocation};
-use crate::accounts::ClusterAccounts;
+use crate::accounts::{ClusterAccounts, View};
 use crate::auth;
+use crate::config::ClientAddress;
 use crate::grants::{HostIdentity, LoginRequest, Refusal, Transport, Verdict, explain};
 use crate::ids::{ClientAddr, ClusterName};
 
@@ -34,7 +35,16 @@ impl Control {
                 });
                 continue;
             };
-            rows.extend(steps(&cluster.name, &accounts, user, &client, wanted.get("database"), transport));
+            let view = accounts.view(&client, self.policy(&cluster.name), cluster.takes_headers());
+            rows.extend(steps(
+                &cluster.name,
+                &accounts,
+                view,
+                user,
+                &client,
+                wanted.get("database"),
+                transport,
+            ));
         }
         Ok(Answer::Rows(Rows::Steps(rows)))
     }
@@ -45,10 +55,16 @@ impl Control {
         let mut rows = Vec::new();
         for cluster in Self::selected(&topology, wanted)? {
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
-                rows.extend(stricter(&cluster.name, &accounts));
+                let policy = self.policy(&cluster.name);
+                let view = |client: &ClientAddr| accounts.view(client, policy, cluster.takes_headers());
+                rows.extend(stricter(&cluster.name, &accounts, view));
             }
         }
         Ok(Answer::Rows(Rows::Permissiveness(rows)))
+    }
+
+    fn policy(&self, cluster: &ClusterName) -> ClientAddress {
+        self.config.load().clusters.get(cluster).map_or_else(ClientAddress::default, |c| c.client_address)
     }
 }
 
@@ -64,15 +80,15 @@ fn client(text: &str) -> Result<ClientAddr, OperationError> {
 }
 
 fn request<'r>(
-    accounts: &'r ClusterAccounts,
     user: &'r str,
     client: &'r HostIdentity,
+    proxy: &'r HostIdentity,
     transport: Transport,
 ) -> LoginRequest<'r> {
     LoginRequest {
         user: user.as_bytes(),
         client,
-        proxy: &accounts.proxy,
+        proxy,
         database: None,
         using_password: true,
         transport,
@@ -85,16 +101,24 @@ fn request<'r>(
 fn steps(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
+    view: View,
     user: &str,
     client: &ClientAddr,
     database: Option<&str>,
     transport: Transport,
 ) -> Vec<StepRow> {
     let identity = accounts.client_identity(client);
-    let request = LoginRequest { database, ..request(accounts, user, &identity, transport) };
+    let seen = accounts.seen(view, &identity);
+    let request = LoginRequest { database, ..request(user, &identity, &seen, transport) };
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
-    let mut rows: Vec<StepRow> = decision.steps.into_iter().map(|step| row(step.stage, step.text)).collect();
+    let how = match view {
+        View::Own => "links show this proxy's address: the same rows must apply to both",
+        View::Client(..) => "links announce the client's address by a PROXY header",
+        View::Trusted => "links show this proxy's address, which the configuration trusts",
+    };
+    let mut rows = vec![row("address", how.to_owned())];
+    rows.extend(decision.steps.into_iter().map(|step| row(step.stage, step.text)));
     let refused = |refusal: &Refusal, when: &str| {
         format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
     };
@@ -113,7 +137,11 @@ fn steps(
 }
 
 /// Accounts that Spillway refuses although their server would not, each tried from an address of its own host pattern.
-fn stricter(cluster: &ClusterName, accounts: &ClusterAccounts) -> Vec<PermissivenessRow> {
+fn stricter(
+    cluster: &ClusterName,
+    accounts: &ClusterAccounts,
+    view: impl Fn(&ClientAddr) -> View,
+) -> Vec<PermissivenessRow> {
     let mut rows = Vec::new();
     for account in accounts.snapshot.accounts() {
         let row = |client: String, reason: String| PermissivenessRow {
@@ -130,9 +158,11 @@ fn stricter(cluster: &ClusterName, accounts: &ClusterAccounts) -> Vec<Permissive
             rows.push(row(account.host.clone(), "names of hosts are not resolved here".to_owned()));
             continue;
         };
-        let client = accounts.client_identity(&ClientAddr::Tcp(SocketAddr::new(address, 0)));
+        let from = ClientAddr::Tcp(SocketAddr::new(address, 0));
+        let client = accounts.client_identity(&from);
+        let seen = accounts.seen(view(&from), &client);
         // With everything that a client could bring, so that only differences are left.
-        let request = request(accounts, &account.user, &client, Transport::TlsWithCertificate);
+        let request = request(&account.user, &client, &seen, Transport::TlsWithCertificate);
         let refusal = match explain(&accounts.snapshot, &request).verdict {
             Verdict::Candidate { then, .. } => then,
             Verdict::Refused(refusal) => Some(refusal),

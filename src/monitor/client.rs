@@ -1,6 +1,6 @@
 //! The monitor account's connection to one node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
@@ -8,8 +8,8 @@ use mysql_async::{Conn, OptsBuilder, Row};
 use tokio::time::timeout;
 
 use crate::auth::native::Proof;
-use crate::backend::{self, Credentials, LinkError};
-use crate::config::{Monitor, Node};
+use crate::backend::{self, Announce, Approach, Credentials, Link, LinkError};
+use crate::config::{Cluster, HeaderVersion, Monitor, Node};
 use crate::topology::Facts;
 use crate::wire::Capabilities;
 
@@ -107,15 +107,44 @@ pub(super) fn text(row: &Row, column: usize) -> Result<String, AskError> {
 
 /// Logs in with Spillway's own protocol code, as sessions will, and returns what the greeting said
 /// together with the local address of that connection.
-pub(super) async fn own_login(
+pub(super) async fn own_login(cluster: &Cluster, node: &Node) -> Result<(Facts, Option<IpAddr>), LinkError> {
+    let link = log_in(cluster, node, Announce::Nothing).await?;
+    let facts = link.origin.facts.clone();
+    let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
+    link.quit().await;
+    Ok((facts, local))
+}
+
+/// An address that belongs to nobody: the first of those for documentation (RFC 5737).
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// Whether a node takes a PROXY header: one that names an address of nobody must make the node see that address.
+///
+/// # Errors
+/// Why it does not, or why that cannot be told.
+pub(super) async fn takes_header(
+    cluster: &Cluster,
     node: &Node,
-    source: Option<IpAddr>,
-    monitor: &Monitor,
-    limit: Duration,
-) -> Result<(Facts, Option<IpAddr>), LinkError> {
-    let proof = Proof::from_password(monitor.secret.expose().as_bytes());
+    version: HeaderVersion,
+) -> Result<(), String> {
+    match log_in(cluster, node, Announce::Client(version, NOBODY)).await {
+        Ok(link) => {
+            let asked = link.value(b"SELECT USER()", cluster.connect_timeout).await;
+            let (link, seen) = asked.map_err(|e| e.to_string())?;
+            link.quit().await;
+            let seen = String::from_utf8_lossy(&seen);
+            if seen.ends_with(&format!("@{NOBODY}")) { Ok(()) } else { Err(format!("it sees {seen}")) }
+        }
+        // The account may well be closed to that address; what counts is that the node saw it.
+        Err(LinkError::Refused(error)) if error.text().contains(&NOBODY.to_string()) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn log_in(cluster: &Cluster, node: &Node, announce: Announce) -> Result<Link, LinkError> {
+    let proof = Proof::from_password(cluster.monitor.secret.expose().as_bytes());
     let credentials = Credentials {
-        user: monitor.user.as_bytes(),
+        user: cluster.monitor.user.as_bytes(),
         proof: &proof,
         database: None,
         capabilities: Capabilities::REQUIRED,
@@ -123,9 +152,6 @@ pub(super) async fn own_login(
         max_packet: 1 << 24,
         attributes: None,
     };
-    let link = backend::connect(&node.address, source, &credentials, limit).await?;
-    let facts = link.origin.facts.clone();
-    let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
-    link.quit().await;
-    Ok((facts, local))
+    let approach = Approach { address: &node.address, source: cluster.source_address, announce };
+    backend::connect(&approach, &credentials, cluster.connect_timeout).await
 }

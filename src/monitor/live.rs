@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::client::{AskError, Client, own_login};
-use crate::config::{Cluster, ClusterKind, Config, Node};
+use super::client::{AskError, Client, own_login, takes_header};
+use crate::config::{ClientAddress, Cluster, ClusterKind, Config, Node};
 
 /// What the monitor account must be able to read, and what is granted for it.
 const TABLES: &[&str] =
@@ -58,10 +58,15 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
     let mut client = Client::connect(node, &cluster.monitor, limit)
         .await
         .map_err(|e| format!("login as {:?}: {e}", cluster.monitor.user))?;
-    let (facts, _) = own_login(node, cluster.source_address, &cluster.monitor, limit)
-        .await
-        .map_err(|e| format!("login: {e}"))?;
+    let (facts, _) = own_login(cluster, node).await.map_err(|e| format!("login: {e}"))?;
     report.facts = Some(format!("version {}", facts.version));
+    if let ClientAddress::Announced(version) = cluster.client_address
+        && let Err(reason) = takes_header(cluster, node, version).await
+    {
+        report.problems.push(format!(
+            "does not take a PROXY header ({reason}); set proxy_protocol_networks there to the address of this machine"
+        ));
+    }
     let account = client.value("SELECT CURRENT_USER()", limit).await.map_err(|e| e.to_string())?;
     let account = quoted(&account);
     for table in TABLES {

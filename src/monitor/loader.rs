@@ -211,8 +211,7 @@ async fn identity(
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(snapshot.host_identity(ip));
     }
-    let (_, local) =
-        own_login(node, cluster.source_address, &cluster.monitor, cluster.connect_timeout).await?;
+    let (_, local) = own_login(cluster, node).await?;
     let local = local.ok_or(AskError::Shape("no local address"))?;
     if host == "localhost" && local.is_loopback() {
         return Ok(snapshot.host_identity(local));

@@ -1,16 +1,17 @@
 //! One task per node: ask, judge, tell the topology, wait.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mysql_async::Row;
 use tracing::{info, warn};
 
 use super::Monitors;
-use super::client::{AskError, Client, own_login, text};
+use super::client::{AskError, Client, own_login, takes_header, text};
 use super::verdict::{Findings, Source, judge};
-use crate::config::{Cluster, ClusterKind, Node};
-use crate::topology::Observed;
+use crate::config::{ClientAddress, Cluster, ClusterKind, Node};
+use crate::topology::{Facts, Observed};
 
 const GALERA_STATUS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN \
     ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
@@ -19,9 +20,12 @@ const GALERA_VARIABLES: &str =
 // Asked plainly: in one statement with a table, MariaDB 10.11 reports a wrong value.
 const READ_ONLY: &str = "SELECT @@global.read_only";
 
+/// How soon a node that took no PROXY header is asked again.
+const PROVE_AGAIN: Duration = Duration::from_secs(15);
+
 /// Probes a node for ever.
 pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Infallible {
-    let mut probe = Probe { monitors, cluster, node, client: None };
+    let mut probe = Probe { monitors, cluster, node, client: None, proved: Instant::now() };
     loop {
         let seen = probe.look().await;
         probe.tell(seen).await;
@@ -45,6 +49,8 @@ struct Probe {
     cluster: Cluster,
     node: Node,
     client: Option<Client>,
+    /// When the node was last asked to take a PROXY header.
+    proved: Instant,
 }
 
 impl Probe {
@@ -92,20 +98,16 @@ impl Probe {
         Ok(findings)
     }
 
-    async fn tell(&self, seen: Observed) {
-        let topology = &self.monitors.topology;
+    async fn tell(&mut self, seen: Observed) {
+        let topology = Arc::clone(&self.monitors.topology);
         let was_up = self.is_known_up();
         if matches!(seen, Observed::Up { .. }) && !was_up {
             // A node that comes (back) may be another server than before: greet it before use.
-            match own_login(
-                &self.node,
-                self.cluster.source_address,
-                &self.cluster.monitor,
-                self.cluster.connect_timeout,
-            )
-            .await
-            {
-                Ok((facts, _)) => topology.learn(&self.cluster.name, &self.node.name, facts),
+            match own_login(&self.cluster, &self.node).await {
+                Ok((mut facts, _)) => {
+                    facts.takes_header = self.takes_header().await;
+                    topology.learn(&self.cluster.name, &self.node.name, facts);
+                }
                 Err(e) => {
                     let reason = format!("login by Spillway failed: {e}");
                     self.observe(Observed::Down { reason });
@@ -113,7 +115,43 @@ impl Probe {
                 }
             }
         }
+        if was_up {
+            self.prove_again().await;
+        }
         self.observe(seen);
+    }
+
+    /// Proves that the node takes PROXY headers, where that is wanted.
+    async fn takes_header(&mut self) -> bool {
+        let ClientAddress::Announced(version) = self.cluster.client_address else { return false };
+        self.proved = Instant::now();
+        let (cluster, node) = (&self.cluster.name, &self.node.name);
+        match takes_header(&self.cluster, &self.node, version).await {
+            Ok(()) => {
+                info!(%cluster, %node, "the node takes PROXY headers");
+                true
+            }
+            Err(reason) => {
+                warn!(%cluster, %node, reason, "the node does not take PROXY headers: its cluster is guarded");
+                false
+            }
+        }
+    }
+
+    /// A node that took no header is asked again now and then: its configuration may have changed.
+    async fn prove_again(&mut self) {
+        if !matches!(self.cluster.client_address, ClientAddress::Announced(_))
+            || self.proved.elapsed() < PROVE_AGAIN
+        {
+            return;
+        }
+        let topology = self.monitors.topology.load();
+        let node = topology.cluster(self.cluster.name.as_str()).and_then(|c| c.node(self.node.name.as_str()));
+        let Some(facts) = node.and_then(|n| n.facts.as_deref()).filter(|facts| !facts.takes_header) else {
+            return;
+        };
+        let facts = Facts { takes_header: self.takes_header().await, ..facts.clone() };
+        self.monitors.topology.learn(&self.cluster.name, &self.node.name, facts);
     }
 
     fn is_known_up(&self) -> bool {

@@ -1,11 +1,13 @@
-//! Sockets: listening with care, client streams, TLS, and packets over a stream.
+//! Sockets: listening with care, client streams, PROXY headers, TLS, and packets over a stream.
 
 mod listen;
 mod packets;
+mod proxy_header;
 mod stream;
 mod tls;
 
 pub use listen::{Access, Bound, Listener, bind};
 pub use packets::{PacketStream, ReadError};
+pub use proxy_header::{Announced, HeaderError, read_header, write_header};
 pub use stream::{StdStream, Stream};
 pub use tls::accept_tls;

@@ -12,9 +12,9 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
-use crate::accounts::ClusterAccounts;
+use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, native};
-use crate::backend::{Claim, Credentials, LeaseError, Link, LinkError, Reuse};
+use crate::backend::{Announce, Approach, Claim, Credentials, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, Login};
 use crate::grants::{Account, LoginRequest, Refusal, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
@@ -54,6 +54,10 @@ pub(super) struct Credential {
     pub(super) max_packet: u32,
     pub(super) attributes: Option<Vec<u8>>,
     pub(super) failed_changes: u8,
+    /// Whose address the node sees.
+    pub(super) view: View,
+    /// `CURRENT_USER()` on the node; none where that cannot be asked or does not matter.
+    pub(super) current_user: Option<String>,
     /// Whether the link may have served another session, and may serve one afterwards.
     pub(super) reuse: Option<Reuse>,
 }
@@ -62,6 +66,8 @@ pub(super) struct Credential {
 struct Admitted {
     account: Arc<Account>,
     proof: native::Proof,
+    view: View,
+    current_user: Option<String>,
     reuse: Option<Reuse>,
 }
 
@@ -111,7 +117,7 @@ impl Session {
         }
         let using_password = !reply.is_empty();
         let judge = |accounts: &ClusterAccounts| {
-            self.judge(accounts, &asked.user, asked.capabilities, using_password, |account| {
+            self.judge(&cluster, accounts, &asked.user, asked.capabilities, using_password, |account| {
                 verify(&reply, &scramble, account)
             })
         };
@@ -124,6 +130,8 @@ impl Session {
             user: asked.user,
             account: admitted.account,
             proof: admitted.proof,
+            view: admitted.view,
+            current_user: admitted.current_user,
             reuse: admitted.reuse,
             cluster,
             database: asked.database,
@@ -146,18 +154,28 @@ impl Session {
             schema = %String::from_utf8_lossy(schema),
             "session asks for a schema of another cluster"
         );
-        let admitted = self.judge(&accounts, &moved.user, moved.capabilities, using_password, |account| {
-            let proof = &moved.proof;
-            stored(account).any(|s| proof.satisfies(&s)).then(|| proof.clone())
-        })?;
+        let admitted = self.judge(
+            &moved.cluster,
+            &accounts,
+            &moved.user,
+            moved.capabilities,
+            using_password,
+            |account| {
+                let proof = &moved.proof;
+                stored(account).any(|s| proof.satisfies(&s)).then(|| proof.clone())
+            },
+        )?;
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
+        moved.view = admitted.view;
+        moved.current_user = admitted.current_user;
         Ok(())
     }
 
     /// Finds the account, lets `check` verify the credential, and tells the reasons in the server's order.
     fn judge(
         &self,
+        cluster: &ClusterName,
         accounts: &ClusterAccounts,
         user: &[u8],
         capabilities: Capabilities,
@@ -165,10 +183,12 @@ impl Session {
         check: impl Fn(Option<&Account>) -> Option<native::Proof>,
     ) -> Result<Admitted, Fault> {
         let client = accounts.client_identity(&self.registered.entry.client);
+        let view = self.view(cluster, accounts);
+        let seen = accounts.seen(view, &client);
         let request = LoginRequest {
             user,
             client: &client,
-            proxy: &accounts.proxy,
+            proxy: &seen,
             // The node itself says whether the schema may be used: the same rows apply to this proxy
             // as to the client, and they may be newer there than here.
             database: None,
@@ -198,7 +218,8 @@ impl Session {
                 let reusable = !sandbox && snapshot.forbids_reuse(&account).is_none();
                 let reuse =
                     reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
-                Ok(Admitted { account, proof, reuse })
+                let current_user = (!sandbox && view != View::Trusted).then(|| account.current_user());
+                Ok(Admitted { account, proof, view, current_user, reuse })
             }
             Verdict::Refused(refusal) => {
                 if !refusal.is_immediate() {
@@ -207,6 +228,20 @@ impl Session {
                 Err(refused(&refusal))
             }
         }
+    }
+
+    /// Whose address the nodes of a cluster see on the links of this session.
+    fn view(&self, cluster: &ClusterName, accounts: &ClusterAccounts) -> View {
+        let policy = self
+            .shared
+            .config
+            .load()
+            .clusters
+            .get(cluster)
+            .map_or_else(Default::default, |c| c.client_address);
+        let topology = self.shared.topology.load();
+        let takes_headers = topology.cluster(cluster.as_str()).is_some_and(|c| c.takes_headers());
+        accounts.view(&self.registered.entry.client, policy, takes_headers)
     }
 
     fn cluster_for(&self, database: Option<&[u8]>) -> Result<ClusterName, Fault> {
@@ -260,11 +295,24 @@ impl Session {
                 max_packet: credential.max_packet,
                 attributes: credential.attributes.as_deref(),
             };
+            let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
+            let announce = match credential.view {
+                View::Own | View::Trusted => Announce::Nothing,
+                View::Client(version, client) if takes_header => Announce::Client(version, client),
+                // It came up since the client was judged.
+                View::Client(..) => {
+                    return Err(Fault::unavailable(
+                        "no_proxy_header",
+                        format!("node {} has not proved to take a PROXY header", node.name),
+                    ));
+                }
+            };
+            let source = self.source_address(&credential.cluster);
             let claim = Claim {
                 cluster: &cluster.name,
                 node: &node.name,
-                address: &node.address,
-                source: self.source_address(&credential.cluster),
+                approach: Approach { address: &node.address, source, announce },
+                account: credential.current_user.as_deref(),
                 credentials,
                 links: &links,
                 connect_timeout: limit,
@@ -286,6 +334,12 @@ impl Session {
                 }
             };
             self.shared.metrics.link_failed(&cluster.name, &node.name);
+            let stale = matches!(&error, LinkError::OtherAccount { .. })
+                || matches!(&error, LinkError::Refused(told) if told.code == 1045);
+            if stale {
+                // The next attempt is judged by what is in force there.
+                self.shared.accounts.doubt(&credential.cluster).await;
+            }
             let unreachable = matches!(error, LinkError::Connect(_) | LinkError::Broken(_));
             if !unreachable || attempt == ATTEMPTS {
                 return Err(Self::link_fault(
@@ -316,6 +370,9 @@ impl Session {
             // No privilege on the schema, no such schema, no valid name of one.
             LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {
                 Fault::told(Blame::Client, "database_denied", detail, told)
+            }
+            LinkError::OtherAccount { .. } => {
+                denied(&credential.user, host, !credential.proof.is_empty(), &detail)
             }
             LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
             _ => Fault::unavailable("link_failed", detail),

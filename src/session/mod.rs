@@ -38,7 +38,7 @@ use crate::grants::Transport;
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Gauge, Metrics, ServiceMetrics};
-use crate::net::{StdStream, Stream};
+use crate::net::{Announced, HeaderError, StdStream, Stream, read_header};
 use crate::routing::{self, Destination};
 use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
@@ -128,6 +128,14 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
             }
         },
     };
+    let (stream, client) = match announced(stream, client, &service, &config).await {
+        Ok(known) => known,
+        Err((peer, error)) => {
+            warn!(%peer, service = %service.name, %error, "connection closed: its client is not known");
+            shared.metrics.login_refused("proxy_header");
+            return;
+        }
+    };
     let registered = shared.registry.register(client, service.name.clone());
     let _open = Open::count(metrics.open.clone());
     let started = Instant::now();
@@ -144,6 +152,28 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
     };
     let outcome = session.run(stream, &config).await;
     session.report(&outcome, started.elapsed());
+}
+
+/// The client that a balancer announces; the peer itself where it is no balancer.
+async fn announced(
+    mut stream: Stream,
+    peer: ClientAddr,
+    service: &Service,
+    config: &Config,
+) -> Result<(Stream, ClientAddr), (ClientAddr, HeaderError)> {
+    let Some((header, _)) =
+        service.proxy_protocol.as_ref().zip(peer.ip()).filter(|(header, ip)| header.believes(*ip))
+    else {
+        return Ok((stream, peer));
+    };
+    let read = read_header(&mut stream, header.require);
+    let client = match timeout(config.runtime.handshake_timeout, read).await {
+        Ok(Ok(Announced::Client(client))) => ClientAddr::Tcp(client),
+        Ok(Ok(Announced::Itself)) => peer,
+        Ok(Err(error)) => return Err((peer, error)),
+        Err(_) => return Err((peer, HeaderError::Missing)),
+    };
+    Ok((stream, client))
 }
 
 /// Counts a session as open until it is dropped, in a panic too.

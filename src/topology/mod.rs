@@ -129,6 +129,8 @@ pub struct Facts {
     pub capabilities: Capabilities,
     /// Default collation id.
     pub collation: u8,
+    /// Whether it proved to take a PROXY header for the address of the client.
+    pub takes_header: bool,
 }
 
 /// How many sessions a node has now. Survives every snapshot in which the node does.
@@ -249,6 +251,12 @@ impl Cluster {
 
     /// The one node that serves writes: writable, of the highest priority, first by name.
     ///
+    /// Whether every node that was ever reached proved to take PROXY headers.
+    pub fn takes_headers(&self) -> bool {
+        let mut known = self.nodes.iter().filter_map(|node| node.facts.as_ref()).peekable();
+        known.peek().is_some() && known.all(|facts| facts.takes_header)
+    }
+
     /// A pure function of configuration and observed facts, so that every Spillway that sees the
     /// same facts names the same node.
     pub fn writer(&self) -> Option<&Node> {

@@ -22,6 +22,7 @@ mod lab;
 mod links;
 mod login;
 mod operations;
+mod proxy_protocol;
 mod raw;
 mod routing;
 mod startup;
@@ -77,6 +78,7 @@ fn main() {
         bulk::trials(),
         links::trials(),
         audit::trials(),
+        proxy_protocol::trials(),
         differential::trials(),
         operations::trials(),
         startup::trials(),

@@ -165,7 +165,11 @@ pub(crate) fn response_head(capabilities: u32) -> Vec<u8> {
 
 /// Connects and logs in; a refusal is the server's (or Spillway's) ERR packet.
 pub(crate) fn login(port: u16, credentials: &Credentials<'_>) -> Outcome<Login> {
-    let stream = connect(port, credentials.source)?;
+    login_over(connect(port, credentials.source)?, credentials)
+}
+
+/// Logs in over a connection on which nothing of MySQL's protocol was said yet.
+pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Outcome<Login> {
     let mut raw = Raw {
         stream,
         tls: None,

@@ -1,0 +1,225 @@
+//! Whose address counts: PROXY headers from balancers and to nodes, and what becomes of clients without them.
+
+use crate::harness::Outcome;
+use crate::harness::proxy::Spillway;
+use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
+use crate::harness::wait_for;
+use crate::harness::workspace::free_port;
+use crate::lab::{self, PASSWORD};
+use crate::raw::{self, Credentials, Login, Raw, first_value};
+use crate::{Verdict, ensure, same, trial};
+use libtest_mimic::Trial;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("proxy_protocol::nodes_see_the_client_v2", || nodes_see_the_client("proxy-protocol")),
+        trial("proxy_protocol::nodes_see_the_client_v1", || nodes_see_the_client("proxy-protocol-v1")),
+        trial("proxy_protocol::links_serve_one_address", links_serve_one_address),
+        trial("proxy_protocol::a_node_without_is_guarded", a_node_without_is_guarded),
+        trial("proxy_protocol::trust_is_explicit", trust_is_explicit),
+        trial("proxy_protocol::balancers_announce_clients", balancers_announce_clients),
+        trial("proxy_protocol::balancers_must_announce", balancers_must_announce),
+        trial("proxy_protocol::the_account_is_asserted", the_account_is_asserted),
+    ]
+}
+
+/// Where links come from.
+const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 9);
+const NEAR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// A server, and a Spillway before it with lines of the cluster's and the service's own.
+struct Stage {
+    server: Server,
+    spillway: Spillway,
+    port: u16,
+}
+
+fn stage(name: &str, server: &[&str], cluster: &str, service: &str) -> Outcome<Stage> {
+    let server = Server::standalone(name, &[&["--skip-name-resolve"], server].concat())?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost;
+         CREATE USER ann@'{NEAR}' IDENTIFIED BY '{PASSWORD}'; CREATE USER ann@'{SOURCE}' IDENTIFIED BY '{PASSWORD}';
+         CREATE USER bob@'127.%' IDENTIFIED BY '{PASSWORD}';"
+    ))?;
+    let port = free_port()?;
+    let configuration = format!(
+        "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
+         source_address = \"{SOURCE}\"\n{cluster}\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
+         \"{MONITOR_PASSWORD}\", interval = \"100ms\" }}\n\n{}",
+        server.address(),
+        lab::service_toml("lab", port, &format!("route = \"cluster:lab\"\n{service}")),
+    );
+    let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
+    Ok(Stage { server, spillway, port })
+}
+
+impl Stage {
+    fn login(&self, user: &str, from: Ipv4Addr) -> Outcome<Login> {
+        raw::login(self.port, &Credentials::new(user, PASSWORD, None).from(from))
+    }
+
+    fn session(&self, user: &str, from: Ipv4Addr) -> Outcome<Raw> {
+        self.login(user, from)?
+            .map_err(|refusal| format!("{user} from {from}: {refusal:?}\n{}", self.spillway.log()))
+    }
+}
+
+fn value(session: &mut Raw, query: &str) -> Outcome<String> {
+    first_value(&session.query(query)?)
+}
+
+fn nodes_see_the_client(way: &str) -> Verdict {
+    let networks = format!("--proxy-protocol-networks={SOURCE}");
+    let stage = stage(&format!("announced-{way}"), &[&networks], &format!("client_address = \"{way}\""), "")?;
+    let mut near = stage.session("ann", NEAR)?;
+    same!(value(&mut near, "SELECT USER()")?, format!("ann@{NEAR}"), "USER() through a header");
+    same!(value(&mut near, "SELECT CURRENT_USER()")?, format!("ann@{NEAR}"), "the account");
+    let refusal = stage.login("ann", OTHER)?.err().ok_or("an address without an account is let in")?;
+    same!(refusal.code, 1045, "{refusal:?}");
+    // On this machine itself: never announced as what it is, and the rows of both addresses differ.
+    ensure!(stage.login("ann", Ipv4Addr::LOCALHOST)?.is_err(), "a loopback client has become another one");
+    let mut bob = stage.session("bob", Ipv4Addr::LOCALHOST)?;
+    same!(value(&mut bob, "SELECT USER()")?, format!("bob@{SOURCE}"), "a client of this machine");
+    let answer = stage.spillway.ask(&format!("explain login ann {NEAR}"))?;
+    ensure!(answer.contains("announce the client's address") && answer.contains("let in as"), "{answer}");
+    Ok(())
+}
+
+fn links_serve_one_address() -> Verdict {
+    let networks = format!("--proxy-protocol-networks={SOURCE}");
+    let stage = stage("announced-links", &[&networks], "client_address = \"proxy-protocol\"", "")?;
+    for from in [NEAR, OTHER, NEAR, OTHER] {
+        for _ in 0..3 {
+            let mut bob = stage.session("bob", from)?;
+            same!(
+                value(&mut bob, "SELECT USER()")?,
+                format!("bob@{from}"),
+                "USER() of a link that may be used"
+            );
+            bob.command(&[1])?;
+        }
+    }
+    Ok(())
+}
+
+fn a_node_without_is_guarded() -> Verdict {
+    let stage = stage("guarded", &[], "client_address = \"proxy-protocol\"", "")?;
+    let refusal = stage.login("ann", NEAR)?.err().ok_or("ann has got rows of another address")?;
+    same!(refusal.code, 1045, "{refusal:?}");
+    let mut bob = stage.session("bob", NEAR)?;
+    same!(value(&mut bob, "SELECT USER()")?, format!("bob@{SOURCE}"), "without a header");
+    let log = stage.spillway.log();
+    ensure!(log.contains("does not take PROXY headers"), "{log}");
+    let answer = stage.spillway.ask(&format!("explain login ann {NEAR}"))?;
+    ensure!(answer.contains("grants differ by host"), "{answer}");
+    // Once the server is told, it is proved without a restart.
+    stage.server.sql(&format!("SET GLOBAL proxy_protocol_networks = '{SOURCE}'"))?;
+    wait_for("the proof", Duration::from_secs(30), || stage.session("ann", NEAR).map(drop))
+}
+
+fn trust_is_explicit() -> Verdict {
+    let stage = stage("trusting", &[], "client_address = \"trust\"", "")?;
+    let mut ann = stage.session("ann", NEAR)?;
+    same!(
+        value(&mut ann, "SELECT CURRENT_USER()")?,
+        format!("ann@{SOURCE}"),
+        "the account of Spillway's address"
+    );
+    ensure!(stage.login("ann", OTHER)?.is_err(), "an address without an account is let in");
+    let log = stage.spillway.log();
+    ensure!(log.contains("gets what the nodes allow this machine's address"), "{log}");
+    Ok(())
+}
+
+const BALANCER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
+
+/// A version 2 header for a client at `from`.
+fn header(from: Ipv4Addr) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend(from.octets());
+    header.extend([127, 0, 0, 1, 0x30, 0x39, 0x0c, 0xea]);
+    header
+}
+
+fn announced(stage: &Stage, user: &str, peer: Ipv4Addr, header: &[u8]) -> Outcome<Login> {
+    let mut stream = raw::connect(stage.port, peer)?;
+    stream.write_all(header).map_err(|e| e.to_string())?;
+    raw::login_over(stream, &Credentials::new(user, PASSWORD, None))
+}
+
+fn balancers_announce_clients() -> Verdict {
+    let networks = format!("--proxy-protocol-networks={SOURCE}");
+    let service = format!("proxy_protocol = {{ from = [\"{BALANCER}\"], require = false }}");
+    let stage = stage("balanced", &[&networks], "client_address = \"proxy-protocol\"", &service)?;
+    for header in [header(NEAR), format!("PROXY TCP4 {NEAR} 127.0.0.1 12345 3306\r\n").into_bytes()] {
+        let mut ann = announced(&stage, "ann", BALANCER, &header)?.map_err(|e| format!("{e:?}"))?;
+        same!(value(&mut ann, "SELECT USER()")?, format!("ann@{NEAR}"), "through two headers");
+        let sessions = stage.spillway.ask("show sessions")?;
+        ensure!(sessions.contains(&format!("{NEAR}:12345")), "{sessions}");
+        ensure!(
+            announced(&stage, "ann", OTHER, &header).map_or(true, |login| login.is_err()),
+            "a header of anybody"
+        );
+        ensure!(
+            announced(&stage, "bob", OTHER, &header).map_or(true, |login| login.is_err()),
+            "a header of anybody"
+        );
+    }
+    ensure!(
+        announced(&stage, "ann", BALANCER, &self::header(OTHER))?.is_err(),
+        "an announced address without account"
+    );
+    // A balancer that looks after itself, by LOCAL and by saying nothing.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let mut bob = announced(&stage, "bob", BALANCER, local)?.map_err(|e| format!("{e:?}"))?;
+    same!(value(&mut bob, "SELECT USER()")?, format!("bob@{BALANCER}"), "LOCAL");
+    let mut bob = stage.session("bob", BALANCER)?;
+    same!(value(&mut bob, "SELECT USER()")?, format!("bob@{BALANCER}"), "no header");
+    // Others are their own clients.
+    let mut bob = stage.session("bob", OTHER)?;
+    same!(value(&mut bob, "SELECT USER()")?, format!("bob@{OTHER}"), "a peer that is not listed");
+    Ok(())
+}
+
+fn balancers_must_announce() -> Verdict {
+    let service = format!("proxy_protocol = {{ from = [\"{BALANCER}/32\"] }}");
+    let stage = stage("must-announce", &[], "", &service)?;
+    let mut bob = announced(&stage, "bob", BALANCER, &header(NEAR))?.map_err(|e| format!("{e:?}"))?;
+    same!(value(&mut bob, "SELECT 1")?, "1", "with a header");
+    for wrong in
+        [&b"PROXY TCP4 nonsense\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[header(NEAR), vec![1]].concat()]
+    {
+        ensure!(announced(&stage, "bob", BALANCER, wrong).is_err(), "{wrong:?} is answered");
+    }
+    let stream = raw::connect(stage.port, BALANCER)?;
+    stream.shutdown(std::net::Shutdown::Write).map_err(|e| e.to_string())?;
+    ensure!(
+        raw::login_over(stream, &Credentials::new("bob", PASSWORD, None)).is_err(),
+        "greeted without a header"
+    );
+    wait_for("the log", Duration::from_secs(5), || {
+        let count = stage.spillway.log().matches("its client is not known").count();
+        if count == 4 { Ok(()) } else { Err(format!("{count} of 4 in the log")) }
+    })
+}
+
+/// Rows that came after the accounts were read give nobody another account.
+fn the_account_is_asserted() -> Verdict {
+    let stage = stage("asserted", &[], "links = { trust = \"0s\" }", "")?;
+    let mut before = stage.session("bob", NEAR)?;
+    same!(value(&mut before, "SELECT CURRENT_USER()")?, "bob@127.%", "the account");
+    before.command(&[1])?;
+    stage.server.sql(&format!("CREATE USER bob@'{SOURCE}' IDENTIFIED BY '{PASSWORD}'"))?;
+    let refusal = stage.login("bob", NEAR)?.err().ok_or("bob has got an account of Spillway's address")?;
+    same!(refusal.code, 1045, "{refusal:?}");
+    wait_for("both accounts in the log", Duration::from_secs(5), || {
+        let log = stage.spillway.log();
+        let found = log.contains(&format!("the account bob@{SOURCE}")) && log.contains("is bob@127.%");
+        if found { Ok(()) } else { Err(log) }
+    })
+}
