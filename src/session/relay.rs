@@ -8,6 +8,7 @@
 //! Commands that Spillway itself must handle stop the flow *before* their first byte; the relay then
 //! waits until every earlier command is answered and returns [`Event::Command`].
 
+mod awaited;
 mod flow;
 mod leftovers;
 
@@ -19,11 +20,12 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
+use awaited::Awaited;
 use flow::{Held, flush, is_disconnect, pass_on, read};
 use leftovers::Leftovers;
 
 use super::registry::Entry;
-use super::state::{Pending, SessionState, query_text};
+use super::state::{SessionState, query_text};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
 use crate::metrics::ServiceMetrics;
@@ -92,17 +94,6 @@ pub enum Follow {
     First(u16),
     /// None.
     None,
-}
-
-/// A command whose reply has not ended.
-#[derive(Debug)]
-struct Awaited {
-    expect: Expect,
-    pending: Pending,
-    /// Spillway sent it on its own account: the client does not see the reply.
-    own: bool,
-    /// Its success overwrites what another session left in `FOUND_ROWS()`.
-    overwrites: bool,
 }
 
 /// A client, its link, and the state between them.
@@ -310,18 +301,16 @@ impl Relay {
         let mut at = 0;
         loop {
             let mode = self.client_sends;
-            let classifies = self.follow != Follow::None;
+            let looks = self.follow != Follow::None || self.capabilities.contains(Capabilities::LOCAL_FILES);
             let needs = move |len: usize, first: u8| match (mode, Command::from_byte(first)) {
                 (ClientSends::Commands, Command::Query) if len <= VISIBLE_STATEMENT => {
-                    if classifies {
+                    if looks {
                         len
                     } else {
                         len.min(512)
                     }
                 }
-                (ClientSends::Commands, Command::StmtPrepare) if classifies && len <= VISIBLE_STATEMENT => {
-                    len
-                }
+                (ClientSends::Commands, Command::StmtPrepare) if looks && len <= VISIBLE_STATEMENT => len,
                 (ClientSends::Commands, Command::InitDb) => len.min(1024),
                 (ClientSends::Commands, Command::StmtClose) => len.min(5),
                 _ => 1,
@@ -363,11 +352,8 @@ impl Relay {
             return Ok(true);
         };
         if head.sequence != 0 {
-            return Err(Fault::silent(
-                Blame::Client,
-                "out_of_order",
-                "command packet with a sequence number",
-            ));
+            let detail = "command packet with a sequence number";
+            return Err(Fault::silent(Blame::Client, "out_of_order", detail));
         }
         let command = Command::from_byte(*byte);
         let whole = head.payload.len() == head.len;
@@ -422,7 +408,11 @@ impl Relay {
             Expect::Opaque => self.client_sends = ClientSends::Unknown,
             expect => {
                 around.entry.set_waits(false);
-                self.awaited.push_back(Awaited { expect, pending, own: false, overwrites });
+                let loads_file = command == Command::Query
+                    && whole
+                    && self.capabilities.contains(Capabilities::LOCAL_FILES)
+                    && sql::loads_local_file(text);
+                self.awaited.push_back(Awaited { overwrites, loads_file, ..Awaited::new(expect, pending) });
                 self.begin_next();
             }
         }
@@ -522,6 +512,11 @@ impl Relay {
         let end = match self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)? {
             Step::More => return Ok(()),
             Step::FileRequest => {
+                if !self.awaited.front().is_some_and(|first| first.loads_file) {
+                    return Err(Fault::bad_node(
+                        "a request for a file that no statement of the client names",
+                    ));
+                }
                 if self.awaited.len() > 1 {
                     let detail = "the server asks for a file while more commands are on their way";
                     return Err(Fault::silent(Blame::Client, "pipelined_file", detail));

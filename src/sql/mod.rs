@@ -3,9 +3,12 @@
 //! Only what is positively recognised is given a meaning. Everything else is
 //! [`Effect::Unknown`], and unknown means that the session stays where it is.
 
+mod harmless;
 mod lexer;
 
 pub use lexer::{Lexer, Token};
+
+use harmless::HARMLESS;
 
 /// What a statement leaves behind in its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,257 +26,6 @@ pub enum Effect {
     /// Anything else; the word that says why, such as `CREATE` or `CALL`.
     Unknown(&'static str),
 }
-
-/// Functions that neither read nor leave anything in the session. A call of any other function is
-/// unknown: it may take a lock, set a variable or be somebody's stored function.
-const HARMLESS: &[&str] = &[
-    "abs",
-    "adddate",
-    "addtime",
-    "against",
-    "all",
-    "and",
-    "any",
-    "as",
-    "ascii",
-    "atan",
-    "avg",
-    "between",
-    "bigint",
-    "bin",
-    "binary",
-    "bit_and",
-    "bit_count",
-    "bit_length",
-    "bit_or",
-    "bit_xor",
-    "by",
-    "case",
-    "cast",
-    "ceil",
-    "ceiling",
-    "char",
-    "char_length",
-    "character_length",
-    "coalesce",
-    "concat",
-    "concat_ws",
-    "connection_id",
-    "conv",
-    "convert",
-    "cos",
-    "cot",
-    "count",
-    "crc32",
-    "curdate",
-    "current_date",
-    "current_role",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "curtime",
-    "database",
-    "date",
-    "date_add",
-    "date_format",
-    "date_sub",
-    "datediff",
-    "datetime",
-    "day",
-    "dayname",
-    "dayofmonth",
-    "dayofweek",
-    "dayofyear",
-    "decimal",
-    "degrees",
-    "dense_rank",
-    "distinct",
-    "else",
-    "elt",
-    "exists",
-    "exp",
-    "extract",
-    "field",
-    "find_in_set",
-    "first_value",
-    "floor",
-    "force",
-    "format",
-    "from",
-    "from_base64",
-    "from_days",
-    "from_unixtime",
-    "greatest",
-    "group_concat",
-    "having",
-    "hex",
-    "hour",
-    "if",
-    "ifnull",
-    "ignore",
-    "in",
-    "index",
-    "inet6_aton",
-    "inet6_ntoa",
-    "inet_aton",
-    "inet_ntoa",
-    "insert",
-    "instr",
-    "int",
-    "integer",
-    "interval",
-    "is",
-    "isnull",
-    "join",
-    "json_array",
-    "json_arrayagg",
-    "json_contains",
-    "json_exists",
-    "json_extract",
-    "json_keys",
-    "json_length",
-    "json_merge",
-    "json_merge_patch",
-    "json_object",
-    "json_objectagg",
-    "json_quote",
-    "json_remove",
-    "json_replace",
-    "json_search",
-    "json_set",
-    "json_type",
-    "json_unquote",
-    "json_valid",
-    "json_value",
-    "key",
-    "lag",
-    "last_day",
-    "last_value",
-    "lcase",
-    "lead",
-    "least",
-    "left",
-    "length",
-    "like",
-    "ln",
-    "locate",
-    "log",
-    "log10",
-    "log2",
-    "lower",
-    "lpad",
-    "ltrim",
-    "make_set",
-    "makedate",
-    "maketime",
-    "match",
-    "max",
-    "md5",
-    "microsecond",
-    "mid",
-    "min",
-    "minute",
-    "mod",
-    "month",
-    "monthname",
-    "not",
-    "now",
-    "ntile",
-    "nullif",
-    "nvl",
-    "nvl2",
-    "octet_length",
-    "on",
-    "or",
-    "ord",
-    "over",
-    "partition",
-    "period_add",
-    "period_diff",
-    "pi",
-    "position",
-    "pow",
-    "power",
-    "quarter",
-    "quote",
-    "radians",
-    "rand",
-    "rank",
-    "regexp_instr",
-    "regexp_replace",
-    "regexp_substr",
-    "repeat",
-    "replace",
-    "reverse",
-    "right",
-    "round",
-    "row_number",
-    "rpad",
-    "rtrim",
-    "schema",
-    "sec_to_time",
-    "second",
-    "select",
-    "sha",
-    "sha1",
-    "sha2",
-    "sign",
-    "signed",
-    "sin",
-    "sleep",
-    "some",
-    "soundex",
-    "space",
-    "sqrt",
-    "std",
-    "stddev",
-    "str_to_date",
-    "strcmp",
-    "subdate",
-    "substr",
-    "substring",
-    "subtime",
-    "sum",
-    "sysdate",
-    "tan",
-    "then",
-    "time",
-    "time_format",
-    "time_to_sec",
-    "timediff",
-    "timestamp",
-    "timestampadd",
-    "timestampdiff",
-    "to_base64",
-    "to_days",
-    "to_seconds",
-    "trim",
-    "truncate",
-    "ucase",
-    "unhex",
-    "union",
-    "unix_timestamp",
-    "unsigned",
-    "upper",
-    "use",
-    "user",
-    "using",
-    "utc_timestamp",
-    "uuid",
-    "values",
-    "var_pop",
-    "var_samp",
-    "varchar",
-    "variance",
-    "version",
-    "week",
-    "weekday",
-    "weekofyear",
-    "when",
-    "where",
-    "year",
-    "yearweek",
-];
 
 /// Functions of the server's own that do leave something, all of which a reset of the connection takes away.
 const CLEARED: &[&str] = &[
@@ -378,6 +130,36 @@ pub fn used_schema(sql: &[u8]) -> Option<Vec<u8>> {
         },
         _ => None,
     }
+}
+
+/// Whether a statement of the text loads a file of the client (`LOAD DATA LOCAL INFILE`). What stands in a version comment
+/// does not count.
+pub fn loads_local_file(sql: &[u8]) -> bool {
+    let mut lexer = Lexer::new(sql);
+    let several = sql.contains(&b';');
+    let mut begins = true;
+    while let Some(token) = lexer.next() {
+        match token {
+            Token::Word(word) if begins && eq(word, "load") => {
+                let mut words = lexer.clone().filter_map(|token| match token {
+                    Token::Word(word) if !eq(word, "low_priority") && !eq(word, "concurrent") => Some(word),
+                    Token::Word(_) => None,
+                    _ => Some(&b""[..]),
+                });
+                let mut is =
+                    |wanted: &[&str]| words.next().is_some_and(|word| wanted.iter().any(|w| eq(word, w)));
+                if is(&["data", "xml"]) && is(&["local"]) && is(&["infile"]) {
+                    return true;
+                }
+                begins = false;
+            }
+            Token::Invalid => return false,
+            Token::Other(b';') => begins = true,
+            _ if !several => return false,
+            _ => begins = false,
+        }
+    }
+    false
 }
 
 /// Whether the first word of a text is one of `words`, which are in lower case.
@@ -720,6 +502,28 @@ mod tests {
             let lower = classify(text.to_ascii_lowercase().as_bytes());
             let upper = classify(text.to_ascii_uppercase().as_bytes());
             prop_assert_eq!(std::mem::discriminant(&lower), std::mem::discriminant(&upper));
+        }
+    }
+
+    #[test]
+    fn loading_a_file_of_the_client_is_recognised() {
+        for text in [
+            "LOAD DATA LOCAL INFILE 'f' INTO TABLE t",
+            "load /* so */ data low_priority local infile 'f' into table t",
+            "LOAD XML CONCURRENT LOCAL INFILE 'f' INTO TABLE t",
+            "CREATE TABLE t (a INT); LOAD DATA LOCAL INFILE 'f' INTO TABLE t; SELECT 1",
+        ] {
+            assert!(loads_local_file(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "",
+            "LOAD DATA INFILE 'f' INTO TABLE local",
+            "SELECT 'LOAD DATA LOCAL INFILE'",
+            "SELECT 1 -- ; LOAD DATA LOCAL INFILE 'f' INTO TABLE t",
+            "SELECT load FROM data; SELECT local FROM infile",
+            "/*!50000 LOAD DATA LOCAL INFILE 'f' INTO TABLE t */",
+        ] {
+            assert!(!loads_local_file(text.as_bytes()), "{text}");
         }
     }
 }

@@ -25,10 +25,13 @@ const CLIENTS: u64 = 80;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("differential::near", || differential(Ipv4Addr::LOCALHOST, 1)),
-        trial("differential::far", || differential(Ipv4Addr::new(127, 0, 1, 9), 2)),
+        trial("differential::guarded_near", || differential(Ipv4Addr::LOCALHOST, "guard", 1)),
+        trial("differential::guarded_far", || differential(FAR, "guard", 2)),
+        trial("differential::announced", || differential(FAR, "proxy-protocol", 3)),
     ]
 }
+
+const FAR: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 9);
 
 // === what is tried ===
 
@@ -193,8 +196,13 @@ struct Stage {
 }
 
 impl Stage {
-    fn set_up(name: &str, source: Ipv4Addr) -> Outcome<Self> {
-        let server = Server::standalone(name, &["--skip-name-resolve", "--character-set-server=utf8mb4"])?;
+    fn set_up(name: &str, source: Ipv4Addr, way: &str) -> Outcome<Self> {
+        let networks = format!("--proxy-protocol-networks={source}");
+        let mut options = vec!["--skip-name-resolve", "--character-set-server=utf8mb4"];
+        if way != "guard" {
+            options.push(&networks);
+        }
+        let server = Server::standalone(name, &options)?;
         server.create_monitor()?;
         server.sql(
             "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
@@ -210,7 +218,7 @@ impl Stage {
         let port = free_port()?;
         let configuration = format!(
             "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
-             source_address = \"{source}\"\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
+             source_address = \"{source}\"\nclient_address = \"{way}\"\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
              \"{MONITOR_PASSWORD}\" }}\n\n{}",
             server.address(),
             lab::service_toml("lab", port, "route = \"cluster:lab\""),
@@ -285,10 +293,10 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn differential(source: Ipv4Addr, stream: u64) -> Verdict {
-    let cases = number("CASES", 12_000) / 2;
+fn differential(source: Ipv4Addr, way: &str, stream: u64) -> Verdict {
+    let cases = number("CASES", 12_000) / 3;
     let mut dice = Dice(number("SEED", 20_261_125).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream);
-    let stage = Stage::set_up(&format!("differential-{stream}"), source)?;
+    let stage = Stage::set_up(&format!("differential-{stream}"), source, way)?;
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases ({eta} to go) {msg}");
     let bar = ProgressBar::new(cases).with_style(style.map_err(|e| e.to_string())?);
     let mut stricter: BTreeMap<String, u64> = BTreeMap::new();
@@ -312,7 +320,7 @@ fn differential(source: Ipv4Addr, stream: u64) -> Verdict {
         bar.set_message(format!("{let_in} let in, stricter {stricter:?}"));
     }
     bar.finish_and_clear();
-    let summary = format!("{cases} cases from {source}: {let_in} let in; stricter: {stricter:?}\n");
+    let summary = format!("{cases} cases from {source}, {way}: {let_in} let in; stricter: {stricter:?}\n");
     std::io::stderr().write_all(summary.as_bytes()).map_err(|e| e.to_string())?;
     // A test in which nearly everybody is refused would prove little.
     if let_in * 40 < cases {

@@ -94,7 +94,7 @@ impl Relay {
     /// Notes that what is no longer among the leftovers is put right by own commands.
     pub(super) fn send_own(&mut self, leftovers: Leftovers) {
         let before = std::mem::replace(&mut self.leftovers, leftovers);
-        let own = |expect| Awaited { expect, pending: Pending::Nothing, own: true, overwrites: false };
+        let own = |expect| Awaited { own: true, ..Awaited::new(expect, Pending::Nothing) };
         if before.session && !leftovers.session {
             self.awaited.push_back(own(Expect::Packet));
         }

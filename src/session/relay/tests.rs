@@ -45,7 +45,7 @@ async fn rig_with<C>(client: C, ours: Stream) -> Rig<C> {
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (node, _) = listener.accept().await.unwrap();
     node.set_nodelay(true).unwrap();
-    let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK;
+    let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK | Capabilities::LOCAL_FILES;
     let facts = Facts { version: "test".into(), capabilities, collation: 45, takes_header: false };
     let link = Link::new(stream, facts, 1, Bytes::new());
     let registry = Arc::new(Registry::default());
@@ -86,6 +86,44 @@ fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::new();
     packet::put_packet(&mut out, sequence, payload);
     out.to_vec()
+}
+
+const FILE_REQUEST: &[u8] = b"\xFB/etc/passwd";
+
+#[tokio::test]
+async fn a_file_is_asked_of_a_client_that_loads_one() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, b"\x03LOAD DATA LOCAL INFILE 'f' INTO TABLE t")).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&packet(1, FILE_REQUEST)).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_client(4 + FILE_REQUEST.len()).await, packet(1, FILE_REQUEST));
+    rig.client.write_all(&[packet(2, b"line\n"), packet(3, b"")].concat()).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(&packet(4, OK)).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_client(4 + OK.len()).await, packet(4, OK));
+}
+
+#[tokio::test]
+async fn no_file_is_asked_of_a_client_that_loads_none() {
+    for command in [
+        &b"\x03SELECT 'LOAD DATA LOCAL INFILE'"[..],
+        b"\x03LOAD DATA INFILE 'f' INTO TABLE t",
+        b"\x03/* LOAD DATA LOCAL INFILE */ SELECT 1",
+        b"\x17\x01\0\0\0\0\x01\0\0\0",
+    ] {
+        let mut rig = rig().await;
+        rig.client.write_all(&packet(0, command)).await.unwrap();
+        rig.settle().await;
+        rig.node.write_all(&packet(1, FILE_REQUEST)).await.unwrap();
+        let event = rig.run().await;
+        assert!(matches!(&event, Event::Failed(fault) if fault.label == "bad_node"), "{event:?}");
+        drop(rig.relay);
+        let mut told = Vec::new();
+        rig.client.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, [0; 0], "{command:?}");
+    }
 }
 
 const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
