@@ -19,8 +19,8 @@ use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::tls;
 use super::{
-    Admin, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat, Monitor, Node,
-    NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
+    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
+    Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -443,6 +443,9 @@ impl<'a> Checker<'a> {
             .or("handshake_timeout", default.handshake_timeout, |field| field.duration(MS_100..=MIN_10));
         let drain_timeout =
             section.or("drain_timeout", default.drain_timeout, |field| field.duration(Duration::ZERO..=DAY));
+        let backoff = section.or("backoff", default.backoff, |field| {
+            field.section().and_then(|section| Backoff::read(&section))
+        });
         let state_file = section.or("state_file", None, |field| self.around.path(field).map(Some));
         section.finish();
         Some(Runtime {
@@ -451,6 +454,7 @@ impl<'a> Checker<'a> {
             start_timeout: start_timeout?,
             handshake_timeout: handshake_timeout?,
             drain_timeout: drain_timeout?,
+            backoff: backoff?,
             state_file: state_file?,
         })
     }

@@ -224,6 +224,7 @@ fn runtime(changes: &mut Changes, old: &Runtime, new: &Runtime) {
         start_timeout,
         handshake_timeout,
         drain_timeout,
+        backoff,
         state_file,
     } = old;
     changes.restarting("workers", &or_none(*workers, "one per core"), &or_none(new.workers, "one per core"));
@@ -231,6 +232,7 @@ fn runtime(changes: &mut Changes, old: &Runtime, new: &Runtime) {
     changes.value("start_timeout", &human(*start_timeout), &human(new.start_timeout));
     changes.value("handshake_timeout", &human(*handshake_timeout), &human(new.handshake_timeout));
     changes.value("drain_timeout", &human(*drain_timeout), &human(new.drain_timeout));
+    changes.value("backoff", backoff, &new.backoff);
     changes.restarting("state_file", &path(state_file.as_deref()), &path(new.state_file.as_deref()));
 }
 

@@ -8,6 +8,7 @@
 //! A [`Config`] exists only when nothing is wrong with the file: whoever holds one need not check again. Reading stops
 //! at no problem, so that an operator sees all of them at once. No password or token is ever part of a message.
 
+mod backoff;
 mod check;
 mod client_address;
 mod credential;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
 pub use problem::{ConfigErrors, Position, Problem};
@@ -268,6 +270,8 @@ pub struct Runtime {
     pub handshake_timeout: Duration,
     /// How long sessions may finish after SIGTERM (default 30 s; up to 1 day).
     pub drain_timeout: Duration,
+    /// How logins are held back after others that failed.
+    pub backoff: Backoff,
     /// Where the operators' changes at run time are kept; `None`: nowhere, they end with the process. A change needs
     /// a restart.
     pub state_file: Option<PathBuf>,
@@ -467,6 +471,7 @@ impl Default for Runtime {
             start_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            backoff: Backoff::default(),
             state_file: None,
         }
     }

@@ -65,6 +65,7 @@ start_timeout = "20s"
 handshake_timeout = "5s"
 drain_timeout = "0s"
 state_file = "/var/lib/spillway/state.json"
+backoff = { per_address = 9, per_account = 0 }
 "#;
 
 const SECRETS: [&str; 4] = ["mon-s3cret", "other-s3cret", "con-s3cret", "tok-s3cret"];
@@ -267,6 +268,7 @@ fn every_value_arrives() {
         start_timeout: secs(20),
         handshake_timeout: secs(5),
         drain_timeout: secs(0),
+        backoff: Backoff { per_address: 9, per_account: 0, ..Backoff::default() },
         state_file: Some("/var/lib/spillway/state.json".into()),
     };
     assert_eq!(config.runtime, runtime);
@@ -365,6 +367,14 @@ fn the_shipped_example_is_right_and_says_everything() {
         "start_timeout",
         "handshake_timeout",
         "drain_timeout",
+        "backoff",
+        "per_address",
+        "per_account",
+        "client_address",
+        "source_address",
+        "revoked_sessions",
+        "proxy_protocol",
+        "require",
         "state_file",
     ] {
         assert!(EXAMPLE.contains(key), "{key} is not in the example");

@@ -188,6 +188,27 @@ pub const PERMISSIVENESS_COLUMNS: &[Column] = &[
     column("reason", "reason", Cell::Text, "why a login from there is refused here"),
 ];
 
+/// An address or account whose logins are held back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by BACKOFF_COLUMNS")]
+pub struct BackoffRow {
+    pub who: String,
+    pub failures: u32,
+    pub seconds_left: u64,
+}
+
+/// Columns of [`BackoffRow`].
+pub const BACKOFF_COLUMNS: &[Column] = &[
+    column("who", "who", Cell::Text, "an address, an IPv6 network, or user@cluster"),
+    column(
+        "failures",
+        "failures",
+        Cell::Number,
+        "logins that failed, none of them long after the one before",
+    ),
+    column("seconds_left", "seconds left", Cell::Number, "how much longer logins are refused unseen"),
+];
+
 /// One step of the decision on a login.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "described by STEP_COLUMNS")]
@@ -287,6 +308,7 @@ pub enum Rows {
     Accounts(Vec<AccountRow>),
     Permissiveness(Vec<PermissivenessRow>),
     Steps(Vec<StepRow>),
+    Backoffs(Vec<BackoffRow>),
     Listeners(Vec<ListenerRow>),
     Commands(Vec<CommandRow>),
 }
@@ -327,6 +349,7 @@ impl Rows {
             Self::Sessions(rows) => Table::new(SESSION_COLUMNS, rows),
             Self::Accounts(rows) => Table::new(ACCOUNT_COLUMNS, rows),
             Self::Permissiveness(rows) => Table::new(PERMISSIVENESS_COLUMNS, rows),
+            Self::Backoffs(rows) => Table::new(BACKOFF_COLUMNS, rows),
             Self::Steps(rows) => Table::new(STEP_COLUMNS, rows),
             Self::Listeners(rows) => Table::new(LISTENER_COLUMNS, rows),
             Self::Commands(rows) => Table::new(COMMAND_COLUMNS, rows),

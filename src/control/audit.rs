@@ -1,11 +1,11 @@
 //! What would become of a login, and where Spillway is stricter than the servers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use super::answer::{Answer, PermissivenessRow, Rows, StepRow};
+use super::answer::{Answer, BackoffRow, Done, PermissivenessRow, Rows, StepRow};
 use super::invocation::shown;
-use super::refusal::OperationError;
+use super::refusal::{Code, OperationError};
 use super::{Control, Invocation};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth;
@@ -61,6 +61,32 @@ impl Control {
             }
         }
         Ok(Answer::Rows(Rows::Permissiveness(rows)))
+    }
+
+    /// Who is held back after too many failed logins.
+    pub(super) fn show_backoffs(&self) -> Answer {
+        let now = Instant::now();
+        let rows = self.failed.held(now).into_iter().map(|(who, failures)| BackoffRow {
+            who: who.to_string(),
+            failures: failures.count,
+            seconds_left: failures.until.map_or(0, |until| until.duration_since(now).as_secs() + 1),
+        });
+        Answer::Rows(Rows::Backoffs(rows.collect()))
+    }
+
+    /// Forgets failed logins.
+    pub(super) fn clear_backoffs(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let who = wanted.get("who");
+        match (self.failed.clear(who), who) {
+            (0, Some(who)) => {
+                let message = format!("no failed logins of {} are remembered", shown(who));
+                Err(OperationError::new(Code::NotFound, message))
+            }
+            (count, _) => Ok(Answer::Done(Done {
+                result: format!("forgot the failed logins of {count}"),
+                changes: Vec::new(),
+            })),
+        }
     }
 
     fn policy(&self, cluster: &ClusterName) -> ClientAddress {

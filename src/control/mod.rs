@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::ids::ServiceName;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::session::backoff::Failed;
 use crate::session::registry::Registry;
 use crate::topology::TopologyStore;
 
@@ -86,6 +87,8 @@ pub struct Control {
     pub registry: Arc<Registry>,
     /// Links.
     pub gates: Arc<Gates>,
+    /// Logins that failed.
+    pub failed: Arc<Failed>,
     /// Accounts.
     pub accounts: Arc<AccountStore>,
     /// The configuration in force.
@@ -124,6 +127,8 @@ impl Control {
             Verb::ShowAccounts => self.show_accounts(wanted),
             Verb::ShowPermissiveness => self.show_permissiveness(wanted),
             Verb::ExplainLogin => self.explain_login(wanted),
+            Verb::ShowBackoffs => Ok(self.show_backoffs()),
+            Verb::ClearBackoffs => change::logged(caller, wanted, self.clear_backoffs(wanted)),
             Verb::ShowListeners => Ok(self.show_listeners()),
             Verb::ShowVersion => Ok(self.show_version()),
             Verb::SetNode => change::logged(caller, wanted, self.set_node(wanted).await),

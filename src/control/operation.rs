@@ -28,6 +28,8 @@ pub enum Verb {
     ShowAccounts,
     ShowPermissiveness,
     ExplainLogin,
+    ShowBackoffs,
+    ClearBackoffs,
     ShowListeners,
     ShowVersion,
     SetNode,
@@ -136,6 +138,12 @@ const STATE: Argument = Argument {
     required: true,
     help: "enabled: serve; drain: take no new sessions; maintenance: end sessions, too",
 };
+const HELD: Argument = Argument {
+    name: "who",
+    kind: Kind::Text,
+    required: false,
+    help: "only this one, as show backoffs writes it",
+};
 const SESSION: Argument = Argument {
     name: "id",
     kind: Kind::Session,
@@ -237,6 +245,24 @@ pub const OPERATIONS: &[Operation] = &[
         right: Right::Read,
         http: Some(get("/v1/explain/login")),
         result: Shape::List("steps", answer::STEP_COLUMNS),
+    },
+    Operation {
+        verb: Verb::ShowBackoffs,
+        words: &["show", "backoffs"],
+        arguments: &[],
+        help: "addresses and accounts whose logins are held back after too many that failed",
+        right: Right::Read,
+        http: Some(get("/v1/backoffs")),
+        result: Shape::List("backoffs", answer::BACKOFF_COLUMNS),
+    },
+    Operation {
+        verb: Verb::ClearBackoffs,
+        words: &["clear", "backoffs"],
+        arguments: &[HELD],
+        help: "forget the failed logins of an address or account, or of all",
+        right: Right::Write,
+        http: Some(Http { method: Method::Delete, path: "/v1/backoffs", selector: None }),
+        result: Shape::Done,
     },
     Operation {
         verb: Verb::ShowListeners,

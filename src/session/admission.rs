@@ -5,12 +5,13 @@
 //! exchange and the same computation, so that it cannot be told from a wrong password.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::Session;
+use super::backoff::Attempt;
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, native};
@@ -116,6 +117,13 @@ impl Session {
             return Err(denied(&asked.user, &host, !reply.is_empty(), &reason));
         }
         let using_password = !reply.is_empty();
+        let entry = Arc::clone(&self.registered.entry);
+        let attempt = Attempt { client: &entry.client, cluster: &cluster, user: &asked.user };
+        if let Some(who) = self.shared.failed.holds_back(&attempt, Instant::now()) {
+            let host = accounts.client_identity(&entry.client).host_or_ip().into_owned();
+            let reason = format!("held back after too many failed logins: {who}");
+            return Err(Fault { label: "held_back", ..denied(&asked.user, &host, using_password, &reason) });
+        }
         let judge = |accounts: &ClusterAccounts| {
             self.judge(&cluster, accounts, &asked.user, asked.capabilities, using_password, |account| {
                 verify(&reply, &scramble, account)
@@ -123,8 +131,23 @@ impl Session {
         };
         let admitted = match judge(&accounts) {
             // The account may be newer than what was read.
-            Err(_) if self.shared.accounts.doubt(&cluster).await => judge(&*self.accounts_of(&cluster)?)?,
-            verdict => verdict?,
+            Err(_) if self.shared.accounts.doubt(&cluster).await => judge(&*self.accounts_of(&cluster)?),
+            verdict => verdict,
+        };
+        let admitted = match admitted {
+            Ok(admitted) => {
+                self.shared.failed.succeeded(&attempt, Instant::now());
+                admitted
+            }
+            Err(fault) => {
+                if fault.label == "access_denied" {
+                    let config = &self.shared.config.load().runtime.backoff;
+                    for who in self.shared.failed.failed(&attempt, config, Instant::now()) {
+                        warn!(%who, "logins are held back after too many that failed");
+                    }
+                }
+                return Err(fault);
+            }
         };
         Ok(Credential {
             user: asked.user,

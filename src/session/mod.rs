@@ -8,10 +8,12 @@
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
+//! | [`backoff`] | logins that are held back because others failed |
 //! | [`limits`] | sessions of one service, user or address |
 //! | [`upkeep`] | the pool in order, idle sessions closed |
 
 mod admission;
+pub mod backoff;
 mod commands;
 mod handshake;
 pub mod limits;
@@ -44,6 +46,7 @@ use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
 use admission::Credential;
+use backoff::Failed;
 use limits::{Counts, Places};
 use registry::{Ending, Entry, Registered, Registry};
 use relay::{Elsewhere, Event, Follow, Relay};
@@ -68,6 +71,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Sessions of users and addresses.
     pub counts: Arc<Counts>,
+    /// Logins that failed.
+    pub failed: Arc<Failed>,
     /// How many links each node has.
     pub gates: Arc<Gates>,
     /// The stage of the process.

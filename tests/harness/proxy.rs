@@ -170,8 +170,14 @@ fn with_admin(configuration: &str, console_port: u16, api_port: u16) -> String {
         Ok(workers) if !configuration.contains("[runtime]") => format!("[runtime]\nworkers = {workers}\n"),
         _ => String::new(),
     };
+    // Tests fail logins by the thousand; those that are about that say so.
+    let backoff = if configuration.contains("[runtime.backoff]") {
+        ""
+    } else {
+        "[runtime.backoff]\nper_address = 0\nper_account = 0\n"
+    };
     format!(
-        "{configuration}\n{workers}[admin]\nconsole = [\"127.0.0.1:{console_port}\"]\npassword = \"{CONSOLE_PASSWORD}\"\n\
+        "{configuration}\n{workers}{backoff}[admin]\nconsole = [\"127.0.0.1:{console_port}\"]\npassword = \"{CONSOLE_PASSWORD}\"\n\
          api = [\"127.0.0.1:{api_port}\"]\ntoken = \"{API_TOKEN}\"\n"
     )
 }

@@ -14,6 +14,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("audit::new_accounts_are_known_at_once", new_accounts_are_known_at_once),
         trial("audit::revoked_sessions_end", revoked_sessions_end),
         trial("audit::revoked_sessions_may_stay", revoked_sessions_may_stay),
+        trial("audit::guessing_is_held_back", guessing_is_held_back),
+        trial("audit::spraying_is_held_back", spraying_is_held_back),
     ]
 }
 
@@ -119,6 +121,63 @@ fn revoked_sessions_end() -> Verdict {
         let log = own.spillway.log();
         let count = log.matches("account_revoked").count();
         if count == 4 { Ok(()) } else { Err(format!("{count} sessions in the log:\n{log}")) }
+    })
+}
+
+fn from(port: u16, user: &str, password: &str, address: [u8; 4]) -> Result<raw::Login, String> {
+    raw::login(port, &Credentials::new(user, password, None).from(address.into()))
+}
+
+fn guessing_is_held_back() -> Verdict {
+    let own = lab::private_solo(
+        "spillway-guessing",
+        "[runtime.backoff]\nper_account = 4\nper_address = 0\nfirst = \"1h\"\nlongest = \"1h\"\n",
+    )?;
+    drop(session(own.port, "app", PASSWORD)?);
+    for n in 0..4 {
+        let refusal = from(own.port, "app", "guess", [127, 0, 0, 66])?.err().ok_or("a guess is right")?;
+        same!(refusal.code, 1045, "guess {n}: {refusal:?}");
+    }
+    // The right password is not looked at, and told apart from a wrong one by nothing.
+    let held = from(own.port, "app", PASSWORD, [127, 0, 0, 66])?.err().ok_or("held back from nothing")?;
+    let wrong = from(own.port, "app", "guess", [127, 0, 0, 66])?.err().ok_or("a guess is right")?;
+    same!((held.code, &held.message), (wrong.code, &wrong.message), "two refusals");
+    ensure!(
+        from(own.port, "app", PASSWORD, [127, 0, 0, 67])?.is_err(),
+        "the account is held back everywhere else"
+    );
+    // Who logged in from there before goes on, and others are not concerned.
+    drop(session(own.port, "app", PASSWORD)?);
+    drop(from(own.port, "other", PASSWORD, [127, 0, 0, 66])?.map_err(|e| format!("{e:?}"))?);
+    ensure!(from(own.port, "app", PASSWORD, [127, 0, 0, 66])?.is_err(), "no longer held back");
+    let table = own.spillway.ask("show backoffs")?;
+    ensure!(table.contains("app@lab"), "{table}");
+    let rows = own.spillway.get("/v1/backoffs")?;
+    same!(rows["backoffs"][0]["who"], "app@lab", "{rows}");
+    let log = own.spillway.log();
+    same!(log.matches("logins are held back").count(), 1, "{log}");
+    let answer = own.spillway.ask("clear backoffs app@lab")?;
+    ensure!(answer.contains("of 1"), "{answer}");
+    drop(from(own.port, "app", PASSWORD, [127, 0, 0, 66])?.map_err(|e| format!("{e:?}"))?);
+    ensure!(own.spillway.ask("clear backoffs nobody@lab")?.contains("error"), "nobody is cleared");
+    Ok(())
+}
+
+fn spraying_is_held_back() -> Verdict {
+    let own = lab::private_solo(
+        "spillway-spraying",
+        "[runtime.backoff]\nper_account = 0\nper_address = 6\nfirst = \"300ms\"\nlongest = \"300ms\"\n",
+    )?;
+    for n in 0..6 {
+        ensure!(
+            from(own.port, &format!("nobody{n}"), "guess", [127, 0, 0, 66])?.is_err(),
+            "nobody is let in"
+        );
+    }
+    ensure!(from(own.port, "app", PASSWORD, [127, 0, 0, 66])?.is_err(), "the address is not held back");
+    drop(from(own.port, "app", PASSWORD, [127, 0, 0, 67])?.map_err(|e| format!("{e:?}"))?);
+    wait_for("the end of the pause", Duration::from_secs(5), || {
+        from(own.port, "app", PASSWORD, [127, 0, 0, 66])?.map(drop).map_err(|e| format!("{e:?}"))
     })
 }
 
