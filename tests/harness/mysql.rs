@@ -93,7 +93,8 @@ fn chroot() -> Outcome<Command> {
     Ok(command)
 }
 
-fn give_to_server_user(path: &Path) -> Outcome<()> {
+/// Gives a file or a directory with all it holds to the user that servers run as.
+pub(super) fn give_to_server_user(path: &Path) -> Outcome<()> {
     process::run(chroot()?.args(["chown", "-R", &format!("{USER}:"), &inside(path)?])).map(drop)
 }
 
@@ -145,20 +146,22 @@ fn template() -> Outcome<PathBuf> {
     // One rename: two runs that get here together do not disturb each other, and a half-made template never has the
     // template's name.
     let renamed = fs::rename(&made, &kept);
-    if kept.join("mysql").is_dir() { Ok(kept) } else { Err(format!("cannot keep {}: {renamed:?}", kept.display())) }
+    if kept.join("mysql").is_dir() {
+        Ok(kept)
+    } else {
+        Err(format!("cannot keep {}: {renamed:?}", kept.display()))
+    }
 }
 
 /// The statements that create the monitor account, with names of `MySQL` 9.7.
 pub(crate) fn monitor_statements() -> String {
     let account = format!("'{MONITOR_USER}'@'%'");
-    let mut statements = format!(
+    let grants = MONITOR_TABLES.map(|table| format!("GRANT SELECT ON mysql.{table} TO {account};\n"));
+    format!(
         "CREATE USER {account} IDENTIFIED WITH caching_sha2_password BY '{MONITOR_PASSWORD}';\n\
-         GRANT SHOW DATABASES, REPLICATION CLIENT ON *.* TO {account};\n"
-    );
-    for table in MONITOR_TABLES {
-        statements += &format!("GRANT SELECT ON mysql.{table} TO {account};\n");
-    }
-    statements
+         GRANT SHOW DATABASES, REPLICATION CLIENT ON *.* TO {account};\n{}",
+        grants.concat()
+    )
 }
 
 /// The tables of the schema `mysql` that the monitor account may read.

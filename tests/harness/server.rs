@@ -2,6 +2,8 @@
 
 use super::process::{Process, RunAs};
 use super::{Outcome, client, mysql, wait_for, workspace};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -99,6 +101,18 @@ impl Server {
     /// Adds an option for the next start.
     pub(crate) fn option(&mut self, option: String) {
         self.options.push(option);
+    }
+
+    /// Puts a file into the server's directory and returns its path as the server sees it.
+    pub(crate) fn file(&self, name: &str, content: &str) -> Outcome<String> {
+        let path = self.directory.join(name);
+        fs::write(&path, content).map_err(|e| format!("{}: {e}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
+        match self.make {
+            Make::MariaDb => workspace::give_to_server_user(&path)?,
+            Make::MySql => mysql::give_to_server_user(&path)?,
+        }
+        self.seen(&path)
     }
 
     /// Starts the server, with `once` as options of this start alone, and waits until it answers.

@@ -32,7 +32,11 @@ static GIVEN_PORTS: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default
 
 /// The directory of this run; made at the first call, after the remains of dead runs were swept.
 pub(crate) fn root() -> Outcome<PathBuf> {
-    WORKSPACE.get_or_init(|| open(&std::env::temp_dir())).as_ref().map(|workspace| workspace.root.clone()).map_err(Clone::clone)
+    WORKSPACE
+        .get_or_init(|| open(&std::env::temp_dir()))
+        .as_ref()
+        .map(|workspace| workspace.root.clone())
+        .map_err(Clone::clone)
 }
 
 /// Makes a new directory of this run that the server's user can use.
