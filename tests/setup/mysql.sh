@@ -110,7 +110,7 @@ trap 'exit 143' TERM HUP
 
 # The end of the log as one line.
 last_words() {
-    grep -v '^ *$' "$log" | tail -n 3 | tr -s '\n\t ' ' ' | cut -c 1-400
+    grep -v '^ *$' "$log" | tail -n 3 | tr -s '\n\t ' ' ' | cut -c 1-400 | sed 's/ $//'
 }
 
 say() {
