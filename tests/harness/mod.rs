@@ -2,7 +2,8 @@
 //!
 //! * [`workspace`]: the directory of one run, the template data directory, free ports.
 //! * [`process`]: child processes that end with the run, however it ends.
-//! * [`server`]: one `mariadbd`.
+//! * [`server`]: one server, `mariadbd` or `mysqld`.
+//! * [`mysql`]: what is peculiar to `mysqld`, which lives in a root of its own.
 //! * [`cluster`]: a Galera cluster, a primary with a replica.
 //! * [`proxy`]: `spillway run`, its console and its HTTP API.
 //! * [`client`]: the `mariadb` program as a client.
@@ -14,6 +15,7 @@
 
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod mysql;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod server;

@@ -1,7 +1,9 @@
-//! One `MariaDB` server on loopback, with its own data directory.
+//! One server on loopback, with its own data directory.
 
 use super::process::{Process, RunAs};
-use super::{Outcome, client, wait_for, workspace};
+use super::{Outcome, client, mysql, wait_for, workspace};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,10 +16,44 @@ pub(crate) const MONITOR_USER: &str = "spillway";
 /// See [`MONITOR_USER`].
 pub(crate) const MONITOR_PASSWORD: &str = "monitor-secret";
 
+/// Whose server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// `mariadbd` of this machine.
+    MariaDb,
+    /// `mysqld` in its own root, see [`mysql`].
+    MySql,
+}
+
+/// Options of every server. Small and quick rather than durable: the data lives as long as the test.
+const OPTIONS: &[&str] = &[
+    "--bind-address=127.0.0.1",
+    "--max-allowed-packet=128M",
+    "--max-connections=700",
+    // The server speaks first: a connection that overflows its backlog hangs for ever.
+    "--back-log=2048",
+    "--local-infile=1",
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-flush-method=nosync",
+    "--innodb-doublewrite=0",
+    "--innodb-fast-shutdown=2",
+    "--sync-binlog=0",
+    "--key-buffer-size=1M",
+    "--net-read-timeout=120",
+    "--net-write-timeout=120",
+];
+
+/// And of `MariaDB` alone.
+const MARIADB_OPTIONS: &[&str] =
+    &["--innodb-log-file-size=32M", "--aria-pagecache-buffer-size=8M", "--performance-schema=OFF"];
+
 /// One server.
 pub(crate) struct Server {
     /// The node's name in the tests' configuration.
     pub(crate) name: String,
+    /// Whose server it is.
+    pub(crate) make: Make,
     /// TCP port on 127.0.0.1.
     pub(crate) port: u16,
     directory: PathBuf,
@@ -26,19 +62,38 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Makes the data directory; the server is not started yet.
+    /// Makes the data directory of a `MariaDB` server; it is not started yet.
     ///
     /// `options` are server options such as `--skip-name-resolve`; they win over the harness's own.
     pub(crate) fn prepare(name: &str, options: &[&str]) -> Outcome<Self> {
         let directory = workspace::directory(name)?;
         workspace::data_directory(&directory.join("data"))?;
-        let options = options.iter().map(|&option| option.to_owned()).collect();
-        Ok(Self { name: name.to_owned(), port: workspace::free_port()?, directory, options, process: None })
+        Self::with_directory(Make::MariaDb, name, directory, options)
     }
 
-    /// A plain server that runs and answers.
+    /// The same for a `MySQL` server; fails where there is none, see [`mysql::root`].
+    pub(crate) fn prepare_mysql(name: &str, options: &[&str]) -> Outcome<Self> {
+        let directory = mysql::directory(name)?;
+        mysql::data_directory(&directory.join("data"))?;
+        Self::with_directory(Make::MySql, name, directory, options)
+    }
+
+    fn with_directory(make: Make, name: &str, directory: PathBuf, options: &[&str]) -> Outcome<Self> {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let port = workspace::free_port()?;
+        Ok(Self { name: name.to_owned(), make, port, directory, options, process: None })
+    }
+
+    /// A plain `MariaDB` server that runs and answers.
     pub(crate) fn standalone(name: &str, options: &[&str]) -> Outcome<Self> {
         let mut server = Self::prepare(name, options)?;
+        server.start(&[])?;
+        Ok(server)
+    }
+
+    /// A plain `MySQL` server that runs and answers.
+    pub(crate) fn mysql(name: &str, options: &[&str]) -> Outcome<Self> {
+        let mut server = Self::prepare_mysql(name, options)?;
         server.start(&[])?;
         Ok(server)
     }
@@ -46,6 +101,18 @@ impl Server {
     /// Adds an option for the next start.
     pub(crate) fn option(&mut self, option: String) {
         self.options.push(option);
+    }
+
+    /// Puts a file into the server's directory and returns its path as the server sees it.
+    pub(crate) fn file(&self, name: &str, content: &str) -> Outcome<String> {
+        let path = self.directory.join(name);
+        fs::write(&path, content).map_err(|e| format!("{}: {e}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
+        match self.make {
+            Make::MariaDb => workspace::give_to_server_user(&path)?,
+            Make::MySql => mysql::give_to_server_user(&path)?,
+        }
+        self.seen(&path)
     }
 
     /// Starts the server, with `once` as options of this start alone, and waits until it answers.
@@ -56,45 +123,40 @@ impl Server {
 
     /// Starts the server without waiting.
     pub(crate) fn launch(&mut self, once: &[&str]) -> Outcome<()> {
-        let data = self.directory.join("data");
         let mut arguments = vec![
             "--no-defaults".to_owned(),
-            format!("--datadir={}", data.display()),
-            format!("--socket={}", self.socket().display()),
+            format!("--datadir={}", self.seen(&self.directory.join("data"))?),
+            format!("--socket={}", self.seen(&self.socket())?),
             format!("--port={}", self.port),
-            format!("--pid-file={}", self.directory.join("pid").display()),
-            format!("--log-error={}", self.log().display()),
-            format!("--tmpdir={}", self.directory.display()),
+            format!("--pid-file={}", self.seen(&self.directory.join("pid"))?),
+            format!("--log-error={}", self.seen(&self.log())?),
+            format!("--tmpdir={}", self.seen(&self.directory)?),
         ];
-        // Small and quick rather than durable: the data lives as long as the test.
-        for option in [
-            "--bind-address=127.0.0.1",
-            "--max-allowed-packet=128M",
-            "--max-connections=700",
-            // The server speaks first: a connection that overflows its backlog hangs for ever.
-            "--back-log=2048",
-            "--local-infile=1",
-            "--innodb-buffer-pool-size=64M",
-            "--innodb-log-file-size=32M",
-            "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-flush-method=nosync",
-            "--innodb-doublewrite=0",
-            "--innodb-fast-shutdown=2",
-            "--sync-binlog=0",
-            "--key-buffer-size=1M",
-            "--aria-pagecache-buffer-size=8M",
-            "--performance-schema=OFF",
-            "--net-read-timeout=120",
-            "--net-write-timeout=120",
-        ] {
-            arguments.push(option.to_owned());
-        }
+        let of_make = match self.make {
+            Make::MariaDb => MARIADB_OPTIONS,
+            Make::MySql => mysql::OPTIONS,
+        };
+        arguments.extend(OPTIONS.iter().chain(of_make).map(|&option| option.to_owned()));
         arguments.extend(self.options.iter().cloned());
         arguments.extend(once.iter().map(|&option| option.to_owned()));
-        let program = Path::new(workspace::mariadbd());
         let output = self.directory.join("output.log");
-        self.process = Some(Process::start(&self.name, program, &arguments, &[], &output, RunAs::Server)?);
+        let process = match self.make {
+            Make::MariaDb => {
+                let program = Path::new(workspace::mariadbd());
+                Process::start(&self.name, program, &arguments, &[], &output, RunAs::Server)?
+            }
+            Make::MySql => mysql::start(&self.name, &arguments, &output)?,
+        };
+        self.process = Some(process);
         Ok(())
+    }
+
+    /// A path as the server sees it.
+    fn seen(&self, path: &Path) -> Outcome<String> {
+        match self.make {
+            Make::MariaDb => Ok(path.display().to_string()),
+            Make::MySql => mysql::inside(path),
+        }
     }
 
     /// Waits until the server answers on its socket; a server that ended is reported at once.
@@ -120,10 +182,8 @@ impl Server {
 
     /// Runs statements as administrator over the server's socket.
     pub(crate) fn sql(&self, statements: &str) -> Outcome<String> {
-        let mut command = Command::new("mariadb");
-        command.args(["--no-defaults", "--batch", "--raw", "--skip-column-names"]);
-        command.arg(format!("--socket={}", self.socket().display()));
-        command.arg(format!("--user={}", workspace::current_user()));
+        let mut command = self.administrator()?;
+        command.args(["--raw", "--skip-column-names"]);
         let printed = client::run_with_input(&mut command, statements.as_bytes())?;
         let text = printed.success().map_err(|reason| format!("server {}: {reason}", self.name))?;
         Ok(text.trim_end().to_owned())
@@ -132,11 +192,21 @@ impl Server {
     /// The same, passing over statements that the server refuses.
     #[allow(dead_code, reason = "not every program of the harness makes statements at random")]
     pub(crate) fn sql_going_on(&self, statements: &str) -> Outcome<()> {
-        let mut command = Command::new("mariadb");
-        command.args(["--no-defaults", "--batch", "--force"]);
-        command.arg(format!("--socket={}", self.socket().display()));
-        command.arg(format!("--user={}", workspace::current_user()));
+        let mut command = self.administrator()?;
+        command.arg("--force");
         client::run_with_input(&mut command, statements.as_bytes()).map(drop)
+    }
+
+    /// The client program as administrator, in batch mode.
+    fn administrator(&self) -> Outcome<Command> {
+        let (mut command, user) = match self.make {
+            Make::MariaDb => (Command::new("mariadb"), workspace::current_user()),
+            Make::MySql => (mysql::client()?, "root"),
+        };
+        command.args(["--no-defaults", "--batch"]);
+        command.arg(format!("--socket={}", self.seen(&self.socket())?));
+        command.arg(format!("--user={user}"));
+        Ok(command)
     }
 
     /// `127.0.0.1:PORT`.
@@ -193,7 +263,11 @@ impl Server {
 
     /// Creates the account with which Spillway looks at the servers, with the least that it needs.
     pub(crate) fn create_monitor(&self) -> Outcome<()> {
-        self.sql(&monitor_statements()).map(drop)
+        let statements = match self.make {
+            Make::MariaDb => monitor_statements(),
+            Make::MySql => mysql::monitor_statements(),
+        };
+        self.sql(&statements).map(drop)
     }
 }
 

@@ -18,8 +18,10 @@ const PREFIX: &str = "spillway-run-";
 /// Counts up whenever what [`template`] puts into the template changes.
 const TEMPLATE_LAYOUT: u32 = 1;
 
-struct Workspace {
-    root: PathBuf,
+/// A directory that this run owns.
+pub(super) struct Workspace {
+    /// The directory.
+    pub(super) root: PathBuf,
     lock_path: PathBuf,
     _lock: File,
 }
@@ -30,7 +32,11 @@ static GIVEN_PORTS: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default
 
 /// The directory of this run; made at the first call, after the remains of dead runs were swept.
 pub(crate) fn root() -> Outcome<PathBuf> {
-    WORKSPACE.get_or_init(open).as_ref().map(|workspace| workspace.root.clone()).map_err(Clone::clone)
+    WORKSPACE
+        .get_or_init(|| open(&std::env::temp_dir()))
+        .as_ref()
+        .map(|workspace| workspace.root.clone())
+        .map_err(Clone::clone)
 }
 
 /// Makes a new directory of this run that the server's user can use.
@@ -41,18 +47,26 @@ pub(crate) fn directory(name: &str) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-/// Removes the run's directory. Call it when every process of the run has ended.
+/// Removes the run's directories. Call it when every process of the run has ended.
 pub(crate) fn remove() {
     if let Some(Ok(workspace)) = WORKSPACE.get() {
+        workspace.remove();
+    }
+    super::mysql::remove();
+}
+
+impl Workspace {
+    /// Removes the directory.
+    pub(super) fn remove(&self) {
         // What cannot be removed now is swept by the next run.
-        let _ = fs::remove_dir_all(&workspace.root);
-        let _ = fs::remove_file(&workspace.lock_path);
+        let _ = fs::remove_dir_all(&self.root);
+        let _ = fs::remove_file(&self.lock_path);
     }
 }
 
-fn open() -> Outcome<Workspace> {
-    let base = std::env::temp_dir();
-    sweep(&base);
+/// Makes a directory of this run in `base`, after the remains of dead runs there were swept.
+pub(super) fn open(base: &Path) -> Outcome<Workspace> {
+    sweep(base);
     for attempt in 0..100 {
         let name = format!("{PREFIX}{}-{attempt}", std::process::id());
         let lock_path = base.join(format!("{name}.lock"));
@@ -165,7 +179,8 @@ fn template() -> Outcome<PathBuf> {
     if kept.join("mysql").is_dir() { Ok(kept) } else { Err(format!("cannot keep {}", kept.display())) }
 }
 
-fn cache_directory() -> PathBuf {
+/// Where templates are kept; `tests/setup/mysql.sh` knows the same place.
+pub(super) fn cache_directory() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     base.or_else(home).unwrap_or_else(std::env::temp_dir).join("spillway")

@@ -6,8 +6,11 @@ use crate::harness::cluster::{Galera, Replication};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
 use crate::harness::workspace::free_port;
+use crate::tls::Authority;
+use rustls::ClientConfig;
+use rustls::version::TLS13;
 use std::path::{Path, PathBuf};
-use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Password of every account here that has one.
 pub(crate) const PASSWORD: &str = "app-secret";
@@ -161,6 +164,42 @@ fn start_solo() -> Outcome<Solo> {
     let spillway = Spillway::start(binary(), "spillway-solo", &configuration)?;
     let ways = Ways { direct: server.port, proxied: port };
     Ok(Solo { server, spillway, ways })
+}
+
+// === one plain MySQL server ===
+
+/// One `MySQL` 9.7 with TLS. Tests make the accounts that they need, under names of their own.
+pub(crate) struct MySql {
+    pub(crate) server: Server,
+    /// A client that trusts the server's certificate.
+    pub(crate) client: Arc<ClientConfig>,
+}
+
+static MYSQL: OnceLock<Outcome<MySql>> = OnceLock::new();
+
+/// The `MySQL` server with the schema `lab` and the monitor account; fails where there is no `MySQL`.
+pub(crate) fn mysql() -> Outcome<&'static MySql> {
+    MYSQL.get_or_init(start_mysql).as_ref().map_err(Clone::clone)
+}
+
+fn start_mysql() -> Outcome<MySql> {
+    let authority = Authority::new("mysql")?;
+    let issued = authority.server()?;
+    let mut server = Server::prepare_mysql("mysql", &["--skip-name-resolve"])?;
+    for (option, name, content) in [
+        ("--ssl-ca", "ca.pem", &authority.pem),
+        ("--ssl-cert", "tls.crt", &issued.certificate),
+        ("--ssl-key", "tls.key", &issued.key),
+    ] {
+        let path = server.file(name, content)?;
+        server.option(format!("{option}={path}"));
+    }
+    server.start(&[])?;
+    server.create_monitor()?;
+    server.sql(
+        "CREATE DATABASE lab; CREATE TABLE lab.greeting (word VARCHAR(20)); INSERT INTO lab.greeting VALUES ('hello');",
+    )?;
+    Ok(MySql { server, client: authority.trusted_by(&TLS13, None)? })
 }
 
 // === two clusters ===

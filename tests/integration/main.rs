@@ -6,6 +6,9 @@
 //! The direct run proves the test itself; a difference is Spillway's doing. Servers are started once and shared
 //! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects
 //! it: `cargo test --test integration -- login`.
+//!
+//! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
+//! words of the run say so.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
 #![allow(clippy::needless_pass_by_value, reason = "errors travel as text")]
@@ -21,8 +24,10 @@ mod health;
 mod lab;
 mod links;
 mod login;
+mod mysql;
 mod operations;
 mod proxy_protocol;
+mod proof;
 mod raw;
 mod routing;
 mod startup;
@@ -31,6 +36,7 @@ mod tls;
 
 use harness::Outcome;
 use libtest_mimic::{Arguments, Trial};
+use std::io::Write as _;
 
 /// What a test returns.
 pub(crate) type Verdict = Outcome<()>;
@@ -65,6 +71,22 @@ pub(crate) fn trial(name: &str, test: fn() -> Verdict) -> Trial {
     Trial::test(name, move || test().map_err(Into::into))
 }
 
+/// A named test that needs `MySQL`: ignored, and said so at the end, where there is none.
+pub(crate) fn mysql_trial(name: &str, test: fn() -> Verdict) -> Trial {
+    trial(name, test).with_ignored_flag(harness::mysql::root().is_err())
+}
+
+/// Says which tests were left out, in words that nobody overlooks.
+fn mourn(ignored: u64) {
+    if let (Err(reason), true) = (harness::mysql::root(), ignored > 0) {
+        let line = "=".repeat(71);
+        let text =
+            format!("\n{line}\n  {ignored} TESTS AGAINST MYSQL 9.7 WERE SKIPPED\n  {reason}\n{line}\n\n");
+        // The verdict of the run does not hang on this.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
 fn main() {
     let mut arguments = Arguments::from_args();
     // Most of a test's time is spent waiting for a server.
@@ -83,11 +105,13 @@ fn main() {
         operations::trials(),
         startup::trials(),
         tls::trials(),
+        mysql::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();
     }
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     harness::process::stop_everything();
+    mourn(if arguments.list { 0 } else { conclusion.num_ignored });
     conclusion.exit();
 }

@@ -2,8 +2,8 @@
 //! misunderstanding there does not cancel out here.
 
 use crate::harness::Outcome;
+use crate::proof::{self, Plugin, Way};
 use rustls::{ClientConfig, ClientConnection};
-use sha1::{Digest, Sha1};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -91,6 +91,12 @@ pub(crate) struct Raw {
     sequence: u8,
     capabilities: u32,
     scramble: Vec<u8>,
+    /// The plugin that the last answer was for.
+    plugin: Plugin,
+    /// How the last login or change of user ended well.
+    pub(crate) way: Way,
+    /// The plugin that the greeting names.
+    pub(crate) default_plugin: String,
     /// The server's version text.
     pub(crate) version: String,
     /// Capability bits of the greeting.
@@ -114,6 +120,8 @@ pub(crate) struct Credentials<'a> {
     pub(crate) source: Ipv4Addr,
     /// TLS, if the client wants it.
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// The plugin that the first answer is for; the greeting's, if it is one of ours, unless a test is about that.
+    pub(crate) plugin: Option<Plugin>,
 }
 
 impl<'a> Credentials<'a> {
@@ -125,6 +133,7 @@ impl<'a> Credentials<'a> {
             capabilities: capability::USUAL,
             source: Ipv4Addr::LOCALHOST,
             tls: None,
+            plugin: None,
         }
     }
 
@@ -176,6 +185,9 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
         sequence: 0,
         capabilities: 0,
         scramble: Vec::new(),
+        plugin: Plugin::Native,
+        way: Way::Answer,
+        default_plugin: String::new(),
         version: String::new(),
         offered: 0,
         offered_extended: 0,
@@ -187,6 +199,7 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
         return Refusal::parse(&greeting).map(Err);
     }
     raw.read_greeting(&greeting)?;
+    raw.plugin = credentials.plugin.unwrap_or(raw.plugin);
     raw.capabilities = credentials.capabilities & raw.offered;
     if credentials.schema.is_some() {
         raw.capabilities |= capability::CONNECT_WITH_DB;
@@ -204,27 +217,17 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
     let mut response = response_head(raw.capabilities);
     response.extend_from_slice(credentials.user.as_bytes());
     response.push(0);
-    let proof = prove(credentials.password, &raw.scramble);
+    let proof = raw.plugin.answer(credentials.password, &raw.scramble);
     response.push(proof.len() as u8);
     response.extend_from_slice(&proof);
     if let Some(schema) = credentials.schema {
         response.extend_from_slice(schema.as_bytes());
         response.push(0);
     }
-    response.extend_from_slice(b"mysql_native_password\0");
+    response.extend_from_slice(raw.plugin.name().as_bytes());
+    response.push(0);
     raw.send(&response)?;
     Ok(raw.finish_login(credentials.password)?.map(|()| raw))
-}
-
-/// The `mysql_native_password` answer to a scramble; empty for an empty password.
-fn prove(password: &str, scramble: &[u8]) -> Vec<u8> {
-    if password.is_empty() {
-        return Vec::new();
-    }
-    let stage1 = Sha1::digest(password.as_bytes());
-    let stage2 = Sha1::digest(stage1);
-    let mask = Sha1::new().chain_update(scramble).chain_update(stage2).finalize();
-    stage1.iter().zip(mask.iter()).map(|(a, b)| a ^ b).collect()
 }
 
 impl Raw {
@@ -240,27 +243,51 @@ impl Raw {
         self.scramble = [&rest[4..12], &rest[31..43]].concat();
         self.charset = rest[15];
         self.offered = u32::from_le_bytes([rest[13], rest[14], rest[18], rest[19]]);
+        let name = rest.get(44..).unwrap_or_default().split(|&byte| byte == 0).next().unwrap_or_default();
+        self.default_plugin = String::from_utf8_lossy(name).into_owned();
+        self.plugin = Plugin::named(name).unwrap_or(Plugin::Native);
         self.offered_extended = u32::from_le_bytes([rest[27], rest[28], rest[29], rest[30]]);
         Ok(())
     }
 
-    /// Answers an authentication switch if one comes, and reads the verdict.
+    /// Answers whatever the server asks for, and reads the verdict.
     fn finish_login(&mut self, password: &str) -> Outcome<Result<(), Refusal>> {
+        self.way = Way::Answer;
         loop {
             let packet = self.packet()?;
             match packet.first() {
                 Some(0x00) => return Ok(Ok(())),
                 Some(0xff) => return Refusal::parse(&packet).map(Err),
                 Some(0xfe) => {
-                    let rest = packet.strip_prefix(b"\xfemysql_native_password\0");
-                    let data = rest.ok_or_else(|| format!("switch to another plugin: {packet:?}"))?;
-                    self.scramble = data.get(..20).ok_or("a short scramble")?.to_vec();
-                    let proof = prove(password, &self.scramble);
+                    let bad = || format!("switch to another plugin: {packet:?}");
+                    let end = packet.iter().position(|&byte| byte == 0).ok_or_else(bad)?;
+                    self.plugin = Plugin::named(&packet[1..end]).ok_or_else(bad)?;
+                    self.scramble = packet.get(end + 1..end + 21).ok_or("a short scramble")?.to_vec();
+                    let proof = self.plugin.answer(password, &self.scramble);
                     self.send(&proof)?;
                 }
+                Some(0x01) if self.plugin == Plugin::CachingSha2 => match packet[1..] {
+                    [3] => self.way = Way::Cache,
+                    [4] => self.send_password(password)?,
+                    _ => return Err(format!("neither of the answers about a cache: {packet:?}")),
+                },
                 _ => return Err(format!("unexpected packet in the login: {packet:?}")),
             }
         }
+    }
+
+    /// The full exchange of `caching_sha2_password`: the server has not seen the password since it started.
+    fn send_password(&mut self, password: &str) -> Outcome<()> {
+        if self.tls.is_some() {
+            self.way = Way::Cleartext;
+            return self.send(&[password.as_bytes(), &[0]].concat());
+        }
+        self.way = Way::PublicKey;
+        self.send(&[2])?;
+        let packet = self.packet()?;
+        let pem = packet.strip_prefix(&[1]).ok_or_else(|| format!("no public key: {packet:?}"))?;
+        let sealed = proof::under_key(password, &self.scramble, pem)?;
+        self.send(&sealed)
     }
 
     /// Sends one logical packet in as many physical ones as it takes.
@@ -432,13 +459,14 @@ impl Raw {
         let mut payload = vec![0x11];
         payload.extend_from_slice(user.as_bytes());
         payload.push(0);
-        let proof = prove(password, &self.scramble);
+        let proof = self.plugin.answer(password, &self.scramble);
         payload.push(proof.len() as u8);
         payload.extend_from_slice(&proof);
         payload.extend_from_slice(schema.as_bytes());
         payload.push(0);
         payload.extend_from_slice(&45_u16.to_le_bytes());
-        payload.extend_from_slice(b"mysql_native_password\0");
+        payload.extend_from_slice(self.plugin.name().as_bytes());
+        payload.push(0);
         self.command(&payload)?;
         self.finish_login(password)
     }

@@ -42,15 +42,15 @@ pub(crate) fn trials() -> Vec<Trial> {
 // === certificates ===
 
 /// An authority that issues certificates.
-struct Authority {
-    pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key as PEM.
-struct Issued {
-    certificate: String,
-    key: String,
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 fn text(e: impl std::fmt::Display) -> String {
@@ -58,7 +58,7 @@ fn text(e: impl std::fmt::Display) -> String {
 }
 
 impl Authority {
-    fn new(name: &str) -> Outcome<Self> {
+    pub(crate) fn new(name: &str) -> Outcome<Self> {
         let mut params = CertificateParams::new(Vec::new()).map_err(text)?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -77,7 +77,7 @@ impl Authority {
         Ok(Issued { certificate, key: key.serialize_pem() })
     }
 
-    fn server(&self) -> Outcome<Issued> {
+    pub(crate) fn server(&self) -> Outcome<Issued> {
         self.issue(ExtendedKeyUsagePurpose::ServerAuth)
     }
 
@@ -86,7 +86,7 @@ impl Authority {
     }
 
     /// A client that trusts this authority.
-    fn trusted_by(
+    pub(crate) fn trusted_by(
         &self,
         version: &'static SupportedProtocolVersion,
         own: Option<&Issued>,

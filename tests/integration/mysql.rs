@@ -1,0 +1,139 @@
+//! `MySQL` 9.7 itself: what the other tests take for granted about it, and that the tests' own client can log in.
+
+use crate::harness::mysql::MONITOR_TABLES;
+use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER};
+use crate::lab::{self, PASSWORD};
+use crate::proof::{Plugin, Way};
+use crate::raw::{self, Credentials, Refusal, first_value};
+use crate::{Verdict, ensure, mysql_trial, same};
+use libtest_mimic::Trial;
+use std::sync::Arc;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        mysql_trial("mysql::version_and_plugins", version_and_plugins),
+        mysql_trial("mysql::cold_and_warm_cache_in_plain_text", || cold_and_warm_cache("plain", false)),
+        mysql_trial("mysql::cold_and_warm_cache_over_tls", || cold_and_warm_cache("secret", true)),
+        mysql_trial("mysql::client_that_names_another_plugin", client_that_names_another_plugin),
+        mysql_trial("mysql::empty_password", empty_password),
+        mysql_trial("mysql::change_user", change_user),
+        mysql_trial("mysql::monitor_account", monitor_account),
+    ]
+}
+
+/// An account that the server has not seen a password of, with rights on `lab`.
+fn account(name: &str, password: &str) -> Verdict {
+    lab::mysql()?
+        .server
+        .sql(&format!("CREATE USER {name}@'%' IDENTIFIED BY '{password}'; GRANT ALL ON lab.* TO {name}@'%'"))
+        .map(drop)
+}
+
+fn version_and_plugins() -> Verdict {
+    let server = &lab::mysql()?.server;
+    let version = server.sql("SELECT VERSION()")?;
+    ensure!(version.starts_with("9."), "version {version}");
+    let session = raw::login(server.port, &Credentials::new(MONITOR_USER, MONITOR_PASSWORD, None))?
+        .map_err(|refusal| format!("{refusal:?}"))?;
+    same!(session.version, version, "version in the greeting");
+    same!(session.default_plugin, Plugin::CachingSha2.name(), "plugin in the greeting");
+    let native =
+        "SELECT COUNT(*) FROM information_schema.PLUGINS WHERE PLUGIN_NAME = 'mysql_native_password'";
+    same!(server.sql(native)?, "0", "mysql_native_password among the plugins");
+    let created = server.sql("CREATE USER native@'%' IDENTIFIED WITH mysql_native_password BY 'x'");
+    let refused = created.err().ok_or("an account by mysql_native_password was made")?;
+    ensure!(refused.contains("1524"), "{refused}");
+    Ok(())
+}
+
+/// The first login sends the password itself, later ones find it in the server's cache; a changed account is new again. A
+/// wrong password is refused either way, and does not spoil the cache.
+fn cold_and_warm_cache(user: &str, tls: bool) -> Verdict {
+    let lab = lab::mysql()?;
+    account(user, PASSWORD)?;
+    let login = |password: &str| {
+        let tls = tls.then(|| Arc::clone(&lab.client));
+        let login = raw::login(
+            lab.server.port,
+            &Credentials { tls, ..Credentials::new(user, password, Some("lab")) },
+        )?;
+        match login {
+            Ok(mut session) => {
+                let word = first_value(&session.query("SELECT word FROM greeting")?)?;
+                same!(word, "hello", "first row");
+                Ok(Ok(session.way))
+            }
+            Err(refusal) => Ok(Err(refusal.code)),
+        }
+    };
+    let cold = if tls { Way::Cleartext } else { Way::PublicKey };
+    same!(login("wrong")?, Err(1045), "wrong password, cold cache");
+    same!(login(PASSWORD)?, Ok(cold), "cold cache");
+    same!(login(PASSWORD)?, Ok(Way::Cache), "warm cache");
+    same!(login("wrong")?, Err(1045), "wrong password, warm cache");
+    same!(login(PASSWORD)?, Ok(Way::Cache), "still warm");
+    lab.server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY 'another-secret'"))?;
+    same!(login(PASSWORD)?, Err(1045), "the old password");
+    same!(login("another-secret")?, Ok(cold), "cold cache once more");
+    same!(login("another-secret")?, Ok(Way::Cache), "warm cache once more");
+    // Longer than the scramble that masks it.
+    let long = "long".repeat(20);
+    lab.server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY '{long}'"))?;
+    same!(login(&long)?, Ok(cold), "a long password, cold cache");
+    same!(login(&long)?, Ok(Way::Cache), "a long password, warm cache");
+    Ok(())
+}
+
+fn client_that_names_another_plugin() -> Verdict {
+    let port = lab::mysql()?.server.port;
+    account("switched", PASSWORD)?;
+    let who = Credentials { plugin: Some(Plugin::Native), ..Credentials::new("switched", PASSWORD, None) };
+    for way in [Way::PublicKey, Way::Cache] {
+        let session = raw::login(port, &who)?.map_err(|refusal| format!("{refusal:?}"))?;
+        same!(session.way, way, "after the switch");
+    }
+    Ok(())
+}
+
+fn empty_password() -> Verdict {
+    let port = lab::mysql()?.server.port;
+    account("open", "")?;
+    let session = raw::login(port, &Credentials::new("open", "", Some("lab")))?;
+    same!(session.map_err(|refusal| format!("{refusal:?}"))?.way, Way::Answer, "an empty password");
+    let refusal = raw::login(port, &Credentials::new("open", "something", None))?.err();
+    same!(refusal.map(|refusal| refusal.code), Some(1045), "a password where there is none");
+    Ok(())
+}
+
+fn change_user() -> Verdict {
+    let port = lab::mysql()?.server.port;
+    account("early", PASSWORD)?;
+    account("late", PASSWORD)?;
+    let mut session = raw::login(port, &Credentials::new("early", PASSWORD, None))?
+        .map_err(|refusal| format!("{refusal:?}"))?;
+    for way in [Way::PublicKey, Way::Cache] {
+        session.change_user("late", PASSWORD, "lab")?.map_err(|refusal| format!("{refusal:?}"))?;
+        same!(session.way, way, "after the change");
+        let user = first_value(&session.query("SELECT CURRENT_USER()")?)?;
+        same!(user, "late@%", "current user");
+    }
+    Ok(())
+}
+
+/// The monitor account reads what Spillway needs and nothing beside it.
+fn monitor_account() -> Verdict {
+    let port = lab::mysql()?.server.port;
+    let mut session = raw::login(port, &Credentials::new(MONITOR_USER, MONITOR_PASSWORD, None))?
+        .map_err(|refusal| format!("{refusal:?}"))?;
+    for table in MONITOR_TABLES {
+        let count = first_value(&session.query(&format!("SELECT COUNT(*) FROM mysql.{table}"))?)?;
+        ensure!(count.parse::<u32>().is_ok(), "{table}: {count}");
+    }
+    let reply = session.query("SHOW REPLICA STATUS")?;
+    ensure!(reply[0].first() != Some(&0xff), "{reply:?}");
+    let databases = session.query("SHOW DATABASES")?;
+    ensure!(databases.iter().any(|row| row.ends_with(b"lab")), "{databases:?}");
+    let denied = session.query("SELECT * FROM lab.greeting")?;
+    same!(Refusal::parse(&denied[0])?.code, 1142, "a table that is none of its business");
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What a client sends to prove that it knows a password, by `mysql_native_password` and by `caching_sha2_password`: written
+//! here, apart from Spillway's own code, like all of [`raw`](crate::raw).
+
+use crate::harness::Outcome;
+use rsa::PublicKey;
+use rsa::pkcs8::DecodePublicKey;
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+
+/// An authentication plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plugin {
+    /// `mysql_native_password`: one answer, and the verdict.
+    Native,
+    /// `caching_sha2_password`: one answer, which does if the server has the password in its cache; otherwise the
+    /// password itself, over TLS or under the server's public key.
+    CachingSha2,
+}
+
+/// How a login ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// One answer was enough, without a word about a cache.
+    Answer,
+    /// `caching_sha2_password`: the server had the password in its cache.
+    Cache,
+    /// `caching_sha2_password`: the password itself, inside TLS.
+    Cleartext,
+    /// `caching_sha2_password`: the password under the server's public key, which was asked for.
+    PublicKey,
+}
+
+impl Plugin {
+    /// The plugin of that name.
+    pub(crate) fn named(name: &[u8]) -> Option<Self> {
+        [Self::Native, Self::CachingSha2].into_iter().find(|plugin| plugin.name().as_bytes() == name)
+    }
+
+    /// Its name in the protocol.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "mysql_native_password",
+            Self::CachingSha2 => "caching_sha2_password",
+        }
+    }
+
+    /// The answer to a scramble.
+    pub(crate) fn answer(self, password: &str, scramble: &[u8]) -> Vec<u8> {
+        match (self, password.is_empty()) {
+            (Self::Native, true) => Vec::new(),
+            // The plugin of MySQL's client library sends an empty password with its terminator.
+            (Self::CachingSha2, true) => vec![0],
+            (Self::Native, false) => {
+                let once = Sha1::digest(password.as_bytes());
+                let mask = Sha1::new().chain_update(scramble).chain_update(Sha1::digest(once)).finalize();
+                xor(&once, &mask)
+            }
+            (Self::CachingSha2, false) => {
+                let once = Sha256::digest(password.as_bytes());
+                let twice = Sha256::digest(once);
+                let mask = Sha256::new().chain_update(twice).chain_update(scramble).finalize();
+                xor(&once, &mask)
+            }
+        }
+    }
+}
+
+/// The password for a server that sent its public key as PEM: with its terminator, masked with the scramble, and
+/// encrypted with OAEP over SHA-1.
+pub(crate) fn under_key(password: &str, scramble: &[u8], pem: &[u8]) -> Outcome<Vec<u8>> {
+    let pem = String::from_utf8_lossy(pem);
+    let key = PublicKey::from_public_key_pem(pem.trim()).map_err(|e| format!("{e}: {pem:?}"))?;
+    let mask: Vec<u8> = scramble.iter().copied().cycle().take(password.len() + 1).collect();
+    let masked = xor(&[password.as_bytes(), &[0]].concat(), &mask);
+    key.oaep_encrypt::<Sha1>(&masked).map_err(|e| e.to_string())
+}
+
+fn xor(left: &[u8], right: &[u8]) -> Vec<u8> {
+    left.iter().zip(right).map(|(a, b)| a ^ b).collect()
+}
