@@ -1,6 +1,13 @@
 //! Authentication plugins, pure: what proves a password, and what answers a server's challenge.
 
+pub mod caching_sha2;
+pub mod clear;
+pub mod ed25519;
 pub mod native;
+pub mod parsec;
+pub mod rsa;
+pub mod sha256_crypt;
+pub mod sha256_password;
 
 use std::cell::RefCell;
 
@@ -8,6 +15,19 @@ use crate::wire::handshake::{SCRAMBLE, Scramble};
 
 /// Plugins whose replies can be verified here, by the servers' names.
 pub const VERIFIED: &[&str] = &[native::PLUGIN];
+
+/// The random bytes that a signature of `ed25519` or `parsec` is made over.
+pub type Nonce = [u8; 32];
+
+/// A fresh nonce from the operating system's random numbers: any bytes.
+///
+/// # Errors
+/// When the operating system gives no random numbers; no login is possible then.
+pub fn nonce() -> Result<Nonce, getrandom::Error> {
+    let mut bytes = Nonce::default();
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A fresh scramble from the operating system's random numbers.
 ///
