@@ -1,4 +1,4 @@
-//! One row of `mysql.global_priv`, read the way `MariaDB` reads it.
+//! An account, and one row of `mysql.global_priv` read the way `MariaDB` reads it.
 //!
 //! A field of the wrong JSON type counts as absent (`"account_locked":"true"` is *not* locked). A row whose
 //! meaning cannot be told keeps its place in the order, so that no other row wins in its stead, and is never
@@ -8,11 +8,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::host::HostPattern;
+use super::host::{HostPattern, HostSyntax};
+use super::json::Json;
 use super::rows::{GlobalPrivRow, ServerVariables};
 
 /// The plugin of a row that names none.
@@ -108,7 +108,7 @@ impl PasswordAge {
 pub struct Account {
     /// User name; empty for an anonymous account, which takes any login name.
     pub user: String,
-    /// Host pattern; `%` where the row has none.
+    /// Host pattern; `%` where a row of `MariaDB` has none.
     pub host: String,
     /// Alternatives in the order in which the server tries them; never empty unless the row is unreadable.
     pub authentication: Vec<Authentication>,
@@ -118,12 +118,18 @@ pub struct Account {
     pub password: PasswordAge,
     /// What the account demands of the client's link.
     pub tls: TlsRequirement,
-    /// Name of the role that is set at login; empty for none.
+    /// Name of the role that is set at login, or several (`MySQL`); empty for none.
     pub default_role: String,
     /// Global privileges as the server's bit mask, after the check of the row's `version_id`.
     pub access: u64,
     /// Limits on resources.
     pub limits: Limits,
+    /// `FAILED_LOGIN_ATTEMPTS` of `MySQL`: wrong passwords in a row after which the server blocks the account. The
+    /// server counts them itself; nothing here depends on it.
+    pub failed_login_limit: Option<u32>,
+    /// Partial revokes of `MySQL`: databases with the global privileges that do not count there, as bits of
+    /// [`Self::access`].
+    pub(super) restrictions: Vec<(String, u64)>,
     /// Why nobody can be logged in to this account, where its row cannot be understood with certainty.
     pub unreadable: Option<String>,
     /// `user@host` as error messages and logs write it.
@@ -134,6 +140,34 @@ pub struct Account {
 }
 
 impl Account {
+    /// An account without a password, and with no privilege, limit or demand.
+    pub(super) fn new(
+        user: &str,
+        host: &str,
+        pattern: HostPattern,
+        rank: impl Fn(&HostPattern) -> u64,
+        digest: [u8; 32],
+    ) -> Self {
+        Self {
+            user: user.to_owned(),
+            host: host.to_owned(),
+            authentication: Vec::new(),
+            locked: false,
+            password: PasswordAge { last_changed: None, lifetime: -1 },
+            tls: TlsRequirement::None,
+            default_role: String::new(),
+            access: 0,
+            limits: Limits::default(),
+            failed_login_limit: None,
+            restrictions: Vec::new(),
+            unreadable: None,
+            label: label(user, host),
+            rank: rank(&pattern),
+            pattern,
+            digest,
+        }
+    }
+
     /// SHA-256 of the whole row: a link that was logged in under another digest is not this account's any more.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
@@ -163,6 +197,8 @@ impl Account {
             && self.default_role == other.default_role
             && self.access == other.access
             && self.limits == other.limits
+            && self.failed_login_limit == other.failed_login_limit
+            && self.restrictions == other.restrictions
             && self.unreadable.is_none()
             && other.unreadable.is_none()
     }
@@ -227,26 +263,11 @@ pub(super) fn parse(
     }
 
     let host = if row.host.is_empty() { "%" } else { row.host.as_str() };
-    let pattern = HostPattern::parse(host);
+    let pattern = HostPattern::parse(host, HostSyntax::MariaDb);
     if skip_name_resolve && pattern.needs_resolving() {
         return Parsed::Ignored("the host needs name resolving, which the server has switched off");
     }
-    let mut account = Account {
-        user: row.user.clone(),
-        host: host.to_owned(),
-        authentication: Vec::new(),
-        locked: false,
-        password: PasswordAge { last_changed: None, lifetime: -1 },
-        tls: TlsRequirement::None,
-        default_role: String::new(),
-        access: 0,
-        limits: Limits::default(),
-        unreadable: None,
-        label: label(&row.user, host),
-        rank: rank(&pattern),
-        pattern,
-        digest: row_digest(row),
-    };
+    let mut account = Account::new(&row.user, host, pattern, rank, row_digest(row));
     match fields.and_then(|f| fill(&mut account, &f, &row.priv_json)) {
         Ok(Kept::Yes) => {}
         Ok(Kept::No) => return Parsed::Ignored("auth_or holds something other than plugins"),
@@ -393,89 +414,5 @@ impl Fields {
             _ => 40,
         };
         Ok(if access >> known_bits == 0 { access } else { 0 })
-    }
-}
-
-/// JSON as the server sees it: of members with the same name, the first counts.
-enum Json {
-    Null,
-    Bool(bool),
-    /// Any integer of 64 bits; one without a sign that needs the highest bit has wrapped, as in the server.
-    Integer(i64),
-    /// A fraction, an exponent, or more digits than 64 bits hold.
-    OtherNumber,
-    String(String),
-    Array(Vec<Json>),
-    Object(Vec<(String, Json)>),
-}
-
-impl Json {
-    fn get(&self, name: &str) -> Option<&Json> {
-        let Self::Object(members) = self else { return None };
-        members.iter().find(|(key, _)| key == name).map(|(_, value)| value)
-    }
-}
-
-impl Drop for Json {
-    fn drop(&mut self) {
-        if let Self::String(text) = self {
-            text.zeroize();
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(JsonVisitor)
-    }
-}
-
-struct JsonVisitor;
-
-impl<'de> Visitor<'de> for JsonVisitor {
-    type Value = Json;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Json, E> {
-        Ok(Json::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-        Ok(Json::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-        Ok(Json::Integer(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-        Ok(Json::Integer(value.cast_signed()))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::OtherNumber)
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-        Ok(Json::String(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Json, A::Error> {
-        let mut array = Vec::new();
-        while let Some(element) = elements.next_element()? {
-            array.push(element);
-        }
-        Ok(Json::Array(array))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
-        let mut object = Vec::new();
-        while let Some(member) = members.next_entry()? {
-            object.push(member);
-        }
-        Ok(Json::Object(object))
     }
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::account::{Account, DATABASE_PRIVILEGES};
 use super::host::{HostIdentity, HostPattern, Match, Wildcards};
+use super::product::Product;
 use super::snapshot::{Snapshot, UserRows};
 
 /// The longest name of a database in characters.
@@ -44,6 +45,9 @@ const DB_COLUMNS: [&str; 21] = [
     "Show_create_routine_priv",
 ];
 
+/// Those of them that `MariaDB` alone counts, or has.
+const OF_MARIADB_ONLY: [&str; 3] = ["Grant_priv", "Delete_history_priv", "Show_create_routine_priv"];
+
 /// Whether an account may use a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseAccess<'s> {
@@ -68,6 +72,8 @@ pub enum DatabaseAccess<'s> {
 /// A row of `mysql.db`.
 pub(super) struct DbGrant {
     pub(super) host: HostPattern,
+    /// The pattern as it is written, in the server's own case.
+    pub(super) name: String,
     pub(super) pattern: Wildcards,
     /// Place in the server's order by host, then by database: the smaller, the earlier.
     pub(super) rank: (u64, u64),
@@ -78,10 +84,11 @@ pub(super) struct DbGrant {
 
 impl DbGrant {
     /// Whether any of the columns is a privilege on the database.
-    pub(super) fn has_access(privileges: &[(String, bool)]) -> bool {
-        privileges
-            .iter()
-            .any(|(name, granted)| *granted && DB_COLUMNS.iter().any(|c| c.eq_ignore_ascii_case(name)))
+    pub(super) fn has_access(privileges: &[(String, bool)], product: &Product) -> bool {
+        let counts = |column: &&str| !product.is_mysql() || !OF_MARIADB_ONLY.contains(column);
+        privileges.iter().any(|(name, granted)| {
+            *granted && DB_COLUMNS.iter().filter(|c| counts(c)).any(|c| c.eq_ignore_ascii_case(name))
+        })
     }
 }
 
@@ -89,6 +96,8 @@ impl DbGrant {
 pub(super) struct ObjectGrant {
     pub(super) host: HostPattern,
     pub(super) db: String,
+    /// Whether it lets its user into the database.
+    pub(super) opens_database: bool,
     pub(super) label: String,
 }
 
@@ -164,14 +173,14 @@ impl Role {
 }
 
 /// What one source of privileges says.
-enum Answer<'s> {
+pub(super) enum Answer<'s> {
     Yes(&'static str, Cow<'s, str>),
     No,
     Unknown(String),
 }
 
 /// One row of an ordered list of which only the first match counts.
-struct Candidate<'s> {
+pub(super) struct Candidate<'s> {
     rank: (u64, u64, bool),
     outcome: Match,
     access: bool,
@@ -211,10 +220,18 @@ impl Snapshot {
                 None
             }
         };
+        if self.product.is_mysql() {
+            let answers = self.mysql_access(account, client, db);
+            return answers
+                .into_iter()
+                .find_map(ask)
+                .or_else(|| Some(DatabaseAccess::NotDecided { reason: unknown? }))
+                .unwrap_or(DatabaseAccess::Denied);
+        }
         let role = self.active_role(account, client);
         let public = self.public_role();
         let answer = ask(self.global_access(account, &role))
-            .or_else(|| ask(first_match(self.db_rows(&account.user, client, db).collect())))
+            .or_else(|| ask(self.first_db_row(account, client, db)))
             .or_else(|| ask(self.object_access(account, client, db)))
             .or_else(|| ask(self.role_access(&role, db)))
             .or_else(|| ask(public.map_or(Answer::No, |name| self.named_role_access(name, db, false))));
@@ -283,17 +300,22 @@ impl Snapshot {
         }
     }
 
+    fn first_db_row<'s>(&'s self, account: &Account, client: &HostIdentity, db: &str) -> Answer<'s> {
+        let fits = |row: &DbGrant| row.pattern.matches(db.as_bytes(), false);
+        first_match(self.db_rows(&account.user, client, fits).collect())
+    }
+
     /// Rows of `mysql.db` that may decide for a user, in no order.
-    fn db_rows<'s>(
+    pub(super) fn db_rows<'s>(
         &'s self,
         user: &str,
         client: &HostIdentity,
-        db: &str,
+        fits: impl Fn(&DbGrant) -> bool + Copy,
     ) -> impl Iterator<Item = Candidate<'s>> {
         let named = self.rows_of(user).into_iter().map(|rows| (rows, user.is_empty()));
         let anonymous = self.rows_of("").filter(|_| !user.is_empty()).into_iter().map(|rows| (rows, true));
         named.chain(anonymous).flat_map(move |(rows, anonymous)| {
-            rows.db.iter().filter(|row| row.pattern.matches(db.as_bytes(), false)).map(move |row| Candidate {
+            rows.db.iter().filter(move |row| fits(row)).map(move |row| Candidate {
                 rank: (row.rank.0, row.rank.1, anonymous),
                 outcome: row.host.matches(client),
                 access: row.access,
@@ -302,11 +324,16 @@ impl Snapshot {
         })
     }
 
-    fn object_access<'s>(&'s self, account: &'s Account, client: &HostIdentity, db: &str) -> Answer<'s> {
+    pub(super) fn object_access<'s>(
+        &'s self,
+        account: &'s Account,
+        client: &HostIdentity,
+        db: &str,
+    ) -> Answer<'s> {
         let Some(rows) = self.rows_of(&account.user) else { return Answer::No };
         let mut unknown = None;
         for (table, list) in [("tables_priv", &rows.tables), ("procs_priv", &rows.routines)] {
-            for row in list.iter().filter(|row| row.db == db) {
+            for row in list.iter().filter(|row| row.opens_database && row.db == db) {
                 match row.host.matches(client) {
                     Match::Yes => return Answer::Yes(table, Cow::Borrowed(&row.label)),
                     Match::Maybe => unknown = unknown.or(Some(&row.label)),
@@ -385,7 +412,7 @@ fn depends_on_name(row: &str) -> String {
 
 /// The answer of the first row that matches. Rows of equal rank stand in no order that the server promises, and
 /// rows that may match may be the first: all that can be first must agree.
-fn first_match(mut candidates: Vec<Candidate<'_>>) -> Answer<'_> {
+pub(super) fn first_match(mut candidates: Vec<Candidate<'_>>) -> Answer<'_> {
     candidates.retain(|row| row.outcome != Match::No);
     candidates.sort_by_key(|row| row.rank);
     let mut possible: Vec<&Candidate<'_>> = Vec::new();

@@ -11,7 +11,7 @@ use super::database::DatabaseAccess;
 use super::host::{HostIdentity, Match};
 use super::masked::{MaskedDifference, MaskedHost, both};
 use super::matching::{Blind, Found, Observer};
-use super::product::Product;
+use super::product::{Product, Vendor};
 use super::snapshot::Snapshot;
 
 /// How the client is connected.
@@ -78,7 +78,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No row of any user matches the host: 1130, in place of the greeting.
-    HostNotAllowed,
+    HostNotAllowed(Vendor),
     /// The server would read the name as another one.
     BadUserName(&'static str),
     /// No row matches the name and the host.
@@ -91,14 +91,13 @@ pub enum Refusal {
         plugins: Vec<String>,
     },
     /// `require_secure_transport` is on and the client is not on TLS.
-    InsecureTransport {
-        /// The server says so in so many words, and before it looks at the credential.
-        spoken: bool,
-    },
+    InsecureTransport(InsecureTransport),
+    /// `offline_mode` is on; the server lets administrators in, and nobody is known here to be one.
+    Offline,
     /// The account demands more of the client's TLS than there is.
     TlsRequired(TlsRequirement),
     /// The account is locked.
-    Locked,
+    Locked(Vendor),
     /// The password is expired, and the server opens no sandbox for this client.
     PasswordExpired,
     /// A plugin may map the login to another account by this row of `proxies_priv`.
@@ -123,13 +122,39 @@ pub enum Refusal {
     GrantsDifferByHost(Box<MaskedDifference>),
 }
 
+/// How a server refuses a login without TLS where it requires TLS of everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsecureTransport {
+    /// Like a wrong password (`MariaDB` before 11.4).
+    Unspoken,
+    /// In so many words, before it looks at the credential (`MariaDB` 11.4 and later).
+    First,
+    /// In so many words, after a correct credential (`MySQL`).
+    Afterwards,
+}
+
+impl InsecureTransport {
+    fn of(product: &Product) -> Self {
+        if product.is_mysql() {
+            Self::Afterwards
+        } else if product.is_mariadb_at_least(11, 4) {
+            // MDEV-30178: the refusal got its own words, and its place before the credential.
+            Self::First
+        } else {
+            Self::Unspoken
+        }
+    }
+}
+
 impl Refusal {
     /// The server's error number.
     pub fn code(&self) -> u16 {
         match self {
-            Self::HostNotAllowed => 1130,
-            Self::InsecureTransport { spoken: true } => 3159,
-            Self::Locked => 4151,
+            Self::HostNotAllowed(_) => 1130,
+            Self::InsecureTransport(InsecureTransport::First | InsecureTransport::Afterwards) => 3159,
+            Self::Offline => 3032,
+            Self::Locked(Vendor::MariaDb) => 4151,
+            Self::Locked(Vendor::MySql) => 3118,
             Self::PasswordExpired => 1862,
             Self::DatabaseDenied { .. } => 1044,
             Self::UnknownDatabase(_) => 1049,
@@ -138,7 +163,7 @@ impl Refusal {
             | Self::NoAccount
             | Self::Undecidable(_)
             | Self::UnsupportedPlugin { .. }
-            | Self::InsecureTransport { spoken: false }
+            | Self::InsecureTransport(InsecureTransport::Unspoken)
             | Self::TlsRequired(_)
             | Self::ProxyUser { .. }
             | Self::GrantsDifferByHost(_) => 1045,
@@ -150,14 +175,14 @@ impl Refusal {
         match self.code() {
             1045 => "28000",
             1044 | 1049 | 1102 => "42000",
-            3159 => "08004",
+            3159 if *self == Self::InsecureTransport(InsecureTransport::First) => "08004",
             _ => "HY000",
         }
     }
 
     /// Whether the server answers so before it looks at the credential.
     pub fn is_immediate(&self) -> bool {
-        matches!(self, Self::HostNotAllowed | Self::InsecureTransport { spoken: true })
+        matches!(self, Self::HostNotAllowed(_) | Self::InsecureTransport(InsecureTransport::First))
     }
 
     /// Whether a server that sees the client itself, over any connection that it asks for, might have let it in.
@@ -167,14 +192,15 @@ impl Refusal {
             | Self::UnsupportedPlugin { .. }
             | Self::TlsRequired(TlsRequirement::Specified { .. })
             | Self::ProxyUser { .. }
+            | Self::Offline
             | Self::GrantsDifferByHost(_) => true,
             Self::DatabaseDenied { reason, .. } => reason.is_some(),
-            Self::HostNotAllowed
+            Self::HostNotAllowed(_)
             | Self::BadUserName(_)
             | Self::NoAccount
-            | Self::InsecureTransport { .. }
+            | Self::InsecureTransport(_)
             | Self::TlsRequired(_)
-            | Self::Locked
+            | Self::Locked(_)
             | Self::PasswordExpired
             | Self::UnknownDatabase(_)
             | Self::BadDatabaseName(_) => false,
@@ -185,12 +211,19 @@ impl Refusal {
     pub fn client_message(&self, request: &LoginRequest<'_>) -> String {
         let host = request.client.host_or_ip();
         match self {
-            Self::HostNotAllowed => format!("Host '{host}' is not allowed to connect to this MariaDB server"),
-            Self::InsecureTransport { spoken: true } => {
+            Self::HostNotAllowed(vendor) => {
+                format!("Host '{host}' is not allowed to connect to this {vendor} server")
+            }
+            Self::Offline => "The server is currently in offline mode".to_owned(),
+            Self::InsecureTransport(InsecureTransport::First | InsecureTransport::Afterwards) => {
                 "Connections using insecure transport are prohibited while --require_secure_transport=ON."
                     .to_owned()
             }
-            Self::Locked => "Access denied, this account is locked".to_owned(),
+            Self::Locked(Vendor::MariaDb) => "Access denied, this account is locked".to_owned(),
+            Self::Locked(Vendor::MySql) => {
+                let user = String::from_utf8_lossy(request.user);
+                format!("Access denied for user '{user}'@'{host}'. Account is locked.")
+            }
             Self::PasswordExpired => {
                 "Your password has expired. To log in you must change it using a client that \
                                       supports expired passwords"
@@ -217,16 +250,15 @@ impl std::fmt::Display for Refusal {
     /// The true reason, for the log and for operators.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::HostNotAllowed => f.write_str("no account of any user matches the client's host"),
+            Self::HostNotAllowed(_) => f.write_str("no account of any user matches the client's host"),
             Self::BadUserName(reason) => f.write_str(reason),
             Self::NoAccount => f.write_str("no account matches the user name and the client's host"),
             Self::Undecidable(reason) => write!(f, "what the server would do cannot be told: {reason}"),
             Self::UnsupportedPlugin { plugins } => {
                 write!(f, "the account's credential cannot be verified here (plugin {})", plugins.join(", "))
             }
-            Self::InsecureTransport { .. } => {
-                f.write_str("the server requires TLS (require_secure_transport)")
-            }
+            Self::Offline => f.write_str("the server is in offline mode, which lets administrators in alone"),
+            Self::InsecureTransport(_) => f.write_str("the server requires TLS (require_secure_transport)"),
             Self::TlsRequired(TlsRequirement::Any) => f.write_str("the account requires TLS"),
             Self::TlsRequired(TlsRequirement::X509) => {
                 f.write_str("the account requires a client certificate")
@@ -234,7 +266,7 @@ impl std::fmt::Display for Refusal {
             Self::TlsRequired(_) => f.write_str(
                 "the account has requirements on cipher, issuer or subject that are not verified here",
             ),
-            Self::Locked => f.write_str("the account is locked"),
+            Self::Locked(_) => f.write_str("the account is locked"),
             Self::PasswordExpired => f.write_str("the password is expired"),
             Self::ProxyUser { row } => {
                 write!(f, "a plugin may map the login to another account (proxies_priv {row})")
@@ -356,17 +388,17 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         Notes::note(notes, stage, || format!("refused: {refusal}"));
         Verdict::Refused(refusal)
     };
+    let vendor = snapshot.product().vendor();
     notes.note("host", || describe_host(request));
     let admission = snapshot.admission(request.client);
     if admission == Match::No {
-        return refuse(notes, "host", Refusal::HostNotAllowed);
+        return refuse(notes, "host", Refusal::HostNotAllowed(vendor));
     }
 
-    // MDEV-30178: the refusal got its own words, and its place before the credential.
-    let insecure = snapshot.variables().require_secure_transport && request.transport == Transport::Plain;
-    let spoken = speaks_of_insecure_transport(snapshot.product());
-    if insecure && spoken {
-        return refuse(notes, "tls", Refusal::InsecureTransport { spoken });
+    let insecure = (snapshot.variables().require_secure_transport && request.transport == Transport::Plain)
+        .then(|| InsecureTransport::of(snapshot.product()));
+    if let Some(how @ InsecureTransport::First) = insecure {
+        return refuse(notes, "tls", Refusal::InsecureTransport(how));
     }
 
     let account = match notes.find(snapshot, request.user, request.client) {
@@ -388,15 +420,23 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
     notes.note("credential", || format!("must be right for {}", plugins().join(" or ")));
 
     let mut after = After { refusal: None, notes };
-    if insecure {
-        after.check("tls", Err::<fn() -> String, _>(Refusal::InsecureTransport { spoken }));
+    if let Some(how @ InsecureTransport::Unspoken) = insecure {
+        after.check("tls", Err::<fn() -> String, _>(Refusal::InsecureTransport(how)));
+    }
+    if !after.is_done() && snapshot.product().is_mysql() && snapshot.variables().offline_mode {
+        after.check("state", Err::<fn() -> String, _>(Refusal::Offline));
     }
     if !after.is_done() {
         after.check("tls", tls(&account, request.transport));
     }
     if !after.is_done() {
         let open = || "the account is not locked".to_owned();
-        after.check("state", if account.locked { Err(Refusal::Locked) } else { Ok(open) });
+        after.check("state", if account.locked { Err(Refusal::Locked(vendor)) } else { Ok(open) });
+    }
+    if !after.is_done()
+        && let Some(how @ InsecureTransport::Afterwards) = insecure
+    {
+        after.check("tls", Err::<fn() -> String, _>(Refusal::InsecureTransport(how)));
     }
     let expired = account.password.is_expired(snapshot.variables(), request.now);
     let sandbox = expired
@@ -408,7 +448,7 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         after.check("state", if expired && !sandbox { Err(Refusal::PasswordExpired) } else { Ok(fresh) });
     }
     if !after.is_done()
-        && let Some(row) = proxy_row(snapshot, &account, request.client)
+        && let Some(row) = proxy_row(snapshot, &account, request)
     {
         after.check("state", Err::<fn() -> String, _>(Refusal::ProxyUser { row: row.to_owned() }));
     }
@@ -440,10 +480,6 @@ fn describe_host(request: &LoginRequest<'_>) -> String {
     text
 }
 
-fn speaks_of_insecure_transport(product: &Product) -> bool {
-    product.is_mariadb_at_least(11, 4)
-}
-
 fn tls(account: &Account, transport: Transport) -> Result<impl FnOnce() -> String, Refusal> {
     let satisfied = match account.tls {
         TlsRequirement::None => true,
@@ -459,25 +495,32 @@ fn tls(account: &Account, transport: Transport) -> Result<impl FnOnce() -> Strin
     }
 }
 
-/// A row by which a plugin may map the login to another account. Plugins that take the name as it is never do.
-fn proxy_row<'s>(snapshot: &'s Snapshot, account: &Account, client: &HostIdentity) -> Option<&'s str> {
-    const KEEP_THE_NAME: [&str; 7] = [
-        "mysql_native_password",
-        "mysql_old_password",
-        "ed25519",
-        "parsec",
-        "unix_socket",
-        "caching_sha2_password",
-        "sha256_password",
-    ];
-    if account.authentication.iter().all(|a| KEEP_THE_NAME.contains(&a.plugin.as_str())) {
+/// A row by which the login may be mapped to another account.
+fn proxy_row<'s>(snapshot: &'s Snapshot, account: &Account, request: &LoginRequest<'_>) -> Option<&'s str> {
+    if account.authentication.iter().all(|a| keeps_the_name(snapshot, &a.plugin)) {
         return None;
     }
-    let users = if account.user.is_empty() { &[""][..] } else { &[account.user.as_str(), ""][..] };
+    let client = request.client;
+    // MySQL looks for the login name, which is not that of an anonymous account.
+    let login = std::str::from_utf8(request.user).unwrap_or_default();
+    let mut users = vec![account.user.as_str(), login, ""];
+    users.dedup();
     let rows = users.iter().filter_map(|user| snapshot.rows_of(user)).flat_map(|rows| &rows.proxies);
     rows.filter(|row| !row.is_default)
         .find(|row| both(row.host.matches(client), row.proxied_host.matches(client)) != Match::No)
         .map(|row| row.label.as_str())
+}
+
+/// Whether a plugin takes the login name as it is, and the server maps it no further.
+fn keeps_the_name(snapshot: &Snapshot, plugin: &str) -> bool {
+    let v = snapshot.variables();
+    let is_mapped = snapshot.product().is_mysql() && v.check_proxy_users;
+    match plugin {
+        "mysql_native_password" => !(is_mapped && v.native_proxy_users),
+        "sha256_password" | "caching_sha2_password" => !(is_mapped && v.sha256_proxy_users),
+        "mysql_old_password" | "ed25519" | "parsec" | "unix_socket" => true,
+        _ => false,
+    }
 }
 
 fn may_use<'s>(

@@ -252,22 +252,89 @@ impl Wildcards {
     }
 }
 
+/// How a server reads a Host column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HostSyntax {
+    /// `a.b.c.d/m.m.m.m` with any mask is a network; an empty column has been replaced, or is that of a role.
+    MariaDb,
+    /// `MySQL` before 8.0.23: the same networks; an empty column is any host.
+    MySqlMasks,
+    /// `MySQL` 8.0.23 and later: `a.b.c.d` is compared as a number, `/n` is a network too, and masks have no gaps.
+    MySqlNetworks,
+}
+
+/// What `a.b.c.d` with or without something behind it stands for.
+#[derive(Clone, Copy, Debug)]
+struct Network {
+    /// It is *not* masked, so with host bits set it matches nothing.
+    ip: u32,
+    mask: u32,
+    kind: NetworkKind,
+}
+
+/// In the order in which `MySQL` 8.0.23 and later try them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NetworkKind {
+    Address,
+    Prefix,
+    Mask,
+}
+
 /// A Host column, ready to be matched.
 #[derive(Clone, Debug)]
 pub(super) struct HostPattern {
     text: String,
     wildcards: Wildcards,
-    /// Address and mask of `a.b.c.d/m.m.m.m`; the address is *not* masked, so with host bits set it matches nothing.
-    network: Option<(u32, u32)>,
+    network: Option<Network>,
     may_match_a_name: bool,
+    /// Matches everybody: the empty column of `MySQL`.
+    is_anything: bool,
+    oddity: Option<Oddity>,
+}
+
+/// What makes a Host column of `MySQL` 8.0.23 and later hard to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Oddity {
+    /// An address with something behind it that is no mask: a wildcard pattern that stands somewhere among the networks.
+    PlaceUnknown,
+    /// `/0`: the server shifts a number by its whole width, which may give any mask.
+    MaskUnknown,
 }
 
 impl HostPattern {
-    /// Reads a Host column; an empty one must have been replaced by `%` (or left empty for a role).
-    pub(super) fn parse(text: &str) -> Self {
+    /// Reads a Host column; for `MariaDB`, an empty one must have been replaced by `%` (or left empty for a role).
+    pub(super) fn parse(text: &str, syntax: HostSyntax) -> Self {
         let wildcards = Wildcards::parse(text);
         let may_match_a_name = wildcards.may_match_a_name();
-        Self { text: text.to_owned(), network: network(text), wildcards, may_match_a_name }
+        let (network, oddity) = match syntax {
+            HostSyntax::MariaDb | HostSyntax::MySqlMasks => (masked_network(text), None),
+            HostSyntax::MySqlNetworks => numeric_network(text),
+        };
+        let is_anything = syntax != HostSyntax::MariaDb && text.is_empty();
+        Self { text: text.to_owned(), wildcards, network, may_match_a_name, is_anything, oddity }
+    }
+
+    /// Place among the hosts that `MySQL` 8.0.23 and later try first; none for a host that is not among them.
+    pub(super) fn network_place(&self) -> Option<u64> {
+        if self.oddity.is_some() {
+            return Some(0);
+        }
+        let Network { ip, mask, kind } = self.network?;
+        (ip != 0).then_some(((kind as u64) << 32) | u64::from(!mask))
+    }
+
+    /// Whether [`Self::network_place`] is only the first of the possible ones.
+    pub(super) fn place_is_unknown(&self) -> bool {
+        self.oddity.is_some()
+    }
+
+    /// Why the pattern may match, where [`Self::matches`] says so.
+    pub(super) fn condition(&self) -> &'static str {
+        if self.oddity == Some(Oddity::MaskUnknown) {
+            "if the server takes a mask of /0 so, which it does not define"
+        } else {
+            "if the server resolves the client's address to a fitting name, which is not known here"
+        }
     }
 
     pub(super) fn text(&self) -> &str {
@@ -278,10 +345,18 @@ impl HostPattern {
         &self.wildcards
     }
 
-    /// Whether a client matches: `compare_hostname` in `MariaDB`'s sources.
+    /// Whether a client matches: `compare_hostname` in the servers' sources.
     pub(super) fn matches(&self, client: &HostIdentity) -> Match {
-        if let (Some((network, mask)), Some(IpAddr::V4(ip))) = (self.network, client.ip) {
-            return if ip.to_bits() & mask == network { Match::Yes } else { Match::No };
+        if self.is_anything {
+            return Match::Yes;
+        }
+        if let Some(IpAddr::V4(ip)) = client.ip {
+            if self.oddity == Some(Oddity::MaskUnknown) {
+                return Match::Maybe;
+            }
+            if let Some(network) = self.network {
+                return if ip.to_bits() & network.mask == network.ip { Match::Yes } else { Match::No };
+            }
         }
         let by_name = client.name().is_some_and(|name| self.wildcards.matches(name.as_bytes(), true));
         let by_ip = || client.text.as_ref().is_some_and(|ip| self.wildcards.matches(ip.as_bytes(), false));
@@ -297,16 +372,16 @@ impl HostPattern {
     /// An address that matches; none for a name, and for what matches no address.
     pub(super) fn specimen(&self) -> Option<IpAddr> {
         let fits = |ip: &IpAddr| self.matches(&HostIdentity::without_name(*ip)) == Match::Yes;
-        if let Some((network, mask)) = self.network {
+        if let Some(Network { ip, mask, .. }) = self.network {
             // The first host of a network rather than its own number, where there is one.
-            let candidates =
-                [network | (!mask & 1), network].map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)));
+            let candidates = [ip | (!mask & 1), ip].map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)));
             return candidates.into_iter().find(fits);
         }
         if self.text.eq_ignore_ascii_case("localhost") {
             return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
         }
-        let filled = |one: &str, many: &str| self.text.replace('_', one).replace('%', many);
+        let text = if self.is_anything { "%" } else { self.text.as_str() };
+        let filled = |one: &str, many: &str| text.replace('_', one).replace('%', many);
         let candidates = ["1", "0", "1.1", "1.1.1", "10.1.1.1", ":1", "::1"].map(|many| filled("1", many));
         candidates.iter().filter_map(|text| text.parse().ok()).find(fits)
     }
@@ -316,10 +391,11 @@ impl HostPattern {
         self.wildcards.matches(b"", true)
     }
 
-    /// Whether the row lets the client reach the greeting: `acl_check_host` in `MariaDB`'s sources, which unlike
+    /// Whether the row lets the client reach the greeting: `acl_check_host` in the servers' sources, which unlike
     /// [`Self::matches`] knows no escapes in a text without wildcard characters.
     pub(super) fn admits(&self, client: &HostIdentity) -> Match {
-        if self.network.is_some() || self.text.contains(['%', '_']) {
+        let is_numeric = self.network.is_some() || self.oddity.is_some();
+        if self.is_anything || is_numeric || self.text.contains(['%', '_']) {
             return self.matches(client);
         }
         let is = |text: &str| self.text.eq_ignore_ascii_case(text);
@@ -341,24 +417,59 @@ impl HostPattern {
 }
 
 /// `a.b.c.d/m.m.m.m` with a mask other than 0.0.0.0; any bit pattern is a mask.
-fn network(text: &str) -> Option<(u32, u32)> {
+fn masked_network(text: &str) -> Option<Network> {
     let (ip, mask) = text.split_once('/')?;
     let (ip, mask) = (dotted_quad(ip)?, dotted_quad(mask)?);
-    (mask != 0).then_some((ip, mask))
+    (mask != 0).then_some(Network { ip, mask, kind: NetworkKind::Mask })
+}
+
+/// `a.b.c.d`, `a.b.c.d/m.m.m.m` with a mask of ones and then zeros, or `a.b.c.d/n`.
+fn numeric_network(text: &str) -> (Option<Network>, Option<Oddity>) {
+    let Some((ip, rest)) = leading_quad(text) else { return (None, None) };
+    if rest.is_empty() {
+        return (Some(Network { ip, mask: u32::MAX, kind: NetworkKind::Address }), None);
+    }
+    let Some(mask) = rest.strip_prefix('/') else {
+        return (None, (ip != 0).then_some(Oddity::PlaceUnknown));
+    };
+    if let Some(mask) = dotted_quad(mask) {
+        let is_contiguous = mask != 0 && mask.leading_ones() + mask.trailing_zeros() == 32;
+        return (is_contiguous.then_some(Network { ip, mask, kind: NetworkKind::Mask }), None);
+    }
+    match number(mask) {
+        Some(0) => (None, Some(Oddity::MaskUnknown)),
+        Some(bits @ 1..=32) => {
+            (Some(Network { ip, mask: u32::MAX << (32 - bits), kind: NetworkKind::Prefix }), None)
+        }
+        _ => (None, None),
+    }
 }
 
 fn dotted_quad(text: &str) -> Option<u32> {
-    let mut octets = text.split('.');
-    let mut value = 0u32;
-    for _ in 0..4 {
-        value = (value << 8) | octet(octets.next()?)?;
-    }
-    octets.next().is_none().then_some(value)
+    leading_quad(text).filter(|(_, rest)| rest.is_empty()).map(|(value, _)| value)
 }
 
-/// An octet as the server's `str2int` reads it: blanks, a sign and leading zeros are accepted.
-fn octet(text: &str) -> Option<u32> {
-    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+/// An address at the start of a text, and what comes behind it.
+fn leading_quad(text: &str) -> Option<(u32, &str)> {
+    let (a, rest) = text.split_once('.')?;
+    let (b, rest) = rest.split_once('.')?;
+    let (c, rest) = rest.split_once('.')?;
+    let blank = rest.len() - rest.trim_start_matches(BLANKS).len();
+    let sign = usize::from(rest[blank..].starts_with(['+', '-']));
+    let digits = rest[blank + sign..].bytes().take_while(u8::is_ascii_digit).count();
+    let (d, rest) = rest.split_at(blank + sign + digits);
+    let mut value = 0u32;
+    for part in [a, b, c, d] {
+        value = (value << 8) | number(part).filter(|octet| *octet <= 255)?;
+    }
+    Some((value, rest))
+}
+
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
+
+/// A number as the server's `str2int` reads it: blanks, a sign and leading zeros are accepted.
+fn number(text: &str) -> Option<u32> {
+    let text = text.trim_start_matches(BLANKS);
     let (negative, digits) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),
@@ -369,5 +480,21 @@ fn octet(text: &str) -> Option<u32> {
     }
     let value = digits.trim_start_matches('0');
     let value: u32 = if value.is_empty() { 0 } else { value.parse().ok()? };
-    (value <= 255 && !(negative && value != 0)).then_some(value)
+    (!(negative && value != 0)).then_some(value)
+}
+
+/// How specific `MySQL` holds a pattern to be (`get_sort` in its sources): 128 without wildcards, else by the place of
+/// the first wildcard, 1 for `%` alone, 0 for an empty text. The greater, the earlier it is tried.
+pub(super) fn wildcard_sort(text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if at + 1 < bytes.len() => at += 2,
+            b'%' if bytes.len() == 1 => return 1,
+            b'%' | b'_' => return (at as u64 + 2).min(127),
+            _ => at += 1,
+        }
+    }
+    if text.is_empty() { 0 } else { 128 }
 }

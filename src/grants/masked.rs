@@ -1,7 +1,8 @@
 //! Whether the server, which sees the proxy's address, judges by the same rows as it would for the client's.
 //!
 //! If exactly the same rows match both addresses, every decision of the server is the same for both. Any
-//! difference, or a row for which it cannot be told, makes the answer [`MaskedHost::Differs`].
+//! difference, or a row for which it cannot be told, makes the answer [`MaskedHost::Differs`]. Tables that name accounts
+//! exactly (the roles and the dynamic privileges of `MySQL`) say the same for the same account, and need no comparison.
 
 use super::host::{HostIdentity, HostPattern, Match};
 use super::matching::Found;
@@ -61,6 +62,7 @@ impl Snapshot {
         if client.is_same_peer(proxy) {
             return MaskedHost::Same;
         }
+        let table = self.product.account_table();
         let account = |host| match self.find(user, host) {
             Found::Account(account) => Some(account.label.clone()),
             _ => None,
@@ -76,14 +78,14 @@ impl Snapshot {
             }))
         };
         let Ok(name) = std::str::from_utf8(user) else {
-            return difference("global_priv", "(the user name is not UTF-8)", Match::Maybe, Match::Maybe);
+            return difference(table, "(the user name is not UTF-8)", Match::Maybe, Match::Maybe);
         };
         if !client.is_textual() || !proxy.is_textual() {
-            return difference("global_priv", "(any, for a link-local address)", Match::Maybe, Match::Maybe);
+            return difference(table, "(any, for a link-local address)", Match::Maybe, Match::Maybe);
         }
         let names = if name.is_empty() { &[""][..] } else { &[name, ""][..] };
         for rows in names.iter().filter_map(|name| self.rows_of(name)) {
-            for row in applicable(rows) {
+            for row in applicable(rows, table) {
                 let (a, b) = (row.to(client), row.to(proxy));
                 if a != b || a == Match::Maybe {
                     return difference(row.table, row.row, a, b);
@@ -109,10 +111,9 @@ impl Applicable<'_> {
 }
 
 /// Every row of a user.
-fn applicable(rows: &UserRows) -> impl Iterator<Item = Applicable<'_>> {
+fn applicable<'r>(rows: &'r UserRows, table: &'static str) -> impl Iterator<Item = Applicable<'r>> {
     let by_host = |table, row, host| Applicable { table, row, host, proxied_host: None };
-    let accounts =
-        rows.accounts.iter().map(move |row| by_host("global_priv", row.label.as_str(), &row.pattern));
+    let accounts = rows.accounts.iter().map(move |row| by_host(table, row.label.as_str(), &row.pattern));
     let db = rows.db.iter().map(move |row| by_host("db", row.label.as_str(), &row.host));
     let objects =
         [("tables_priv", &rows.tables), ("columns_priv", &rows.columns), ("procs_priv", &rows.routines)]

@@ -91,8 +91,9 @@ impl Snapshot {
             return Found::Undecidable { reason };
         }
 
-        let mut chosen = None;
+        let mut chosen: Option<&Arc<Account>> = None;
         let mut obstacle: Option<&Account> = None;
+        let mut rival: Option<&Account> = None;
         for account in self.candidates(user) {
             let outcome = account.pattern.matches(client);
             let wins = outcome == Match::Yes && chosen.is_none();
@@ -100,19 +101,27 @@ impl Snapshot {
             match outcome {
                 Match::Maybe if chosen.is_none() => obstacle = obstacle.or(Some(account)),
                 Match::Yes if chosen.is_none() => chosen = Some(account),
+                Match::Maybe | Match::Yes
+                    if chosen.is_some_and(|first| self.product.ties(first, account)) =>
+                {
+                    rival = rival.or(Some(account));
+                }
                 Match::No | Match::Maybe | Match::Yes => {}
             }
-            if chosen.is_some() && !O::SEES_ALL {
+            if chosen.is_some_and(|first| !self.product.ties(first, account)) && !O::SEES_ALL {
                 break;
             }
         }
         match (obstacle, chosen) {
-            (Some(row), _) => Found::Undecidable {
-                reason: format!(
-                    "{row} comes first if the server resolves {} to a fitting name, which is not known here",
-                    client.host_or_ip()
-                ),
-            },
+            (Some(row), _) => {
+                Found::Undecidable { reason: format!("{row} comes first {}", row.pattern.condition()) }
+            }
+            (None, Some(account)) if rival.is_some() => {
+                let rival = rival.map_or("", |rival| rival.label.as_str());
+                let reason =
+                    format!("{account} and {rival} both match, and the server promises no order for the two");
+                Found::Undecidable { reason }
+            }
             (None, Some(account)) => match &account.unreadable {
                 Some(reason) => Found::Undecidable { reason: format!("{account}: {reason}") },
                 None => Found::Account(account),

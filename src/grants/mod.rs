@@ -9,10 +9,15 @@
 //! | `rows` | which rows and variables are read from the server |
 //! | `product` | which server this is, and in which order it tries matching rows |
 //! | `host` | who a client is for the server, and whether a Host column matches it |
-//! | `account` | what one row of `mysql.global_priv` says |
-//! | `snapshot` | all of it, indexed; rows that the server ignores; digests |
+//! | `account` | what an account is, and what one row of `MariaDB`'s `mysql.global_priv` says |
+//! | `mysql_account` | what one row of `MySQL`'s `mysql.user` says |
+//! | `mysql_roles` | which roles of `MySQL` are active after a login |
+//! | `json` | JSON in the grant tables |
+//! | `snapshot` | all of it, indexed; rows that the server ignores |
+//! | `digest` | whether two readings are the same |
 //! | `matching` | which account a login gets |
 //! | `database` | whether that account may use a database at connect |
+//! | `mysql_database` | the same by the rules of `MySQL` |
 //! | `masked` | whether the server sees the same rows for the proxy's address as for the client's |
 //! | `reuse` | whether a second session may have an account's link |
 //! | `decision` | all of the above in the server's order, as one verdict with a trace |
@@ -20,9 +25,14 @@
 mod account;
 mod database;
 mod decision;
+mod digest;
 mod host;
+mod json;
 mod masked;
 mod matching;
+mod mysql_account;
+mod mysql_database;
+mod mysql_roles;
 mod product;
 mod reuse;
 mod revocation;
@@ -33,14 +43,16 @@ mod tests;
 
 pub use account::{Account, Authentication, Limits, PasswordAge, TlsRequirement};
 pub use database::DatabaseAccess;
-pub use decision::{Decision, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain};
+pub use decision::{
+    Decision, InsecureTransport, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain,
+};
 pub use host::{HostIdentity, Match};
 pub use masked::{MaskedDifference, MaskedHost};
 pub use matching::Found;
-pub use product::Product;
+pub use product::{Product, Vendor};
 pub use revocation::Revocation;
 pub use rows::{
-    ColumnRow, DbRow, GlobalPrivRow, ProxyRow, RawAccounts, RoleMappingRow, RoutineRow, ServerVariables,
-    TableRow,
+    ColumnRow, DbRow, DefaultRoleRow, GlobalGrantRow, GlobalPrivRow, MySqlUserRow, ProxyRow, RawAccounts,
+    RoleEdgeRow, RoleMappingRow, RoutineRow, ServerVariables, TableRow,
 };
 pub use snapshot::{IgnoredRow, Snapshot};

@@ -12,8 +12,10 @@ use zeroize::Zeroizing;
 pub struct RawAccounts {
     /// Variables that change how rows are matched and judged.
     pub variables: ServerVariables,
-    /// `mysql.global_priv`: accounts and roles.
+    /// `mysql.global_priv`: accounts and roles of `MariaDB`.
     pub global_priv: Vec<GlobalPrivRow>,
+    /// `mysql.user`: accounts, and so roles, of `MySQL`.
+    pub mysql_users: Vec<MySqlUserRow>,
     /// `mysql.db`.
     pub db: Vec<DbRow>,
     /// `mysql.tables_priv`.
@@ -22,8 +24,14 @@ pub struct RawAccounts {
     pub columns: Vec<ColumnRow>,
     /// `mysql.procs_priv`.
     pub routines: Vec<RoutineRow>,
-    /// `mysql.roles_mapping`.
+    /// `mysql.roles_mapping` (`MariaDB`).
     pub roles: Vec<RoleMappingRow>,
+    /// `mysql.role_edges` (`MySQL` 8.0 and later).
+    pub role_edges: Vec<RoleEdgeRow>,
+    /// `mysql.default_roles` (`MySQL` 8.0 and later).
+    pub default_roles: Vec<DefaultRoleRow>,
+    /// `mysql.global_grants` (`MySQL` 8.0 and later).
+    pub global_grants: Vec<GlobalGrantRow>,
     /// `mysql.proxies_priv`.
     pub proxies: Vec<ProxyRow>,
     /// The names that `SHOW DATABASES` gives.
@@ -58,6 +66,20 @@ pub struct ServerVariables {
     /// Seconds after which the server closes an idle connection: the lesser of `wait_timeout` and
     /// `interactive_timeout`.
     pub wait_timeout: u64,
+    /// `partial_revokes` (`MySQL`): `%` and `_` in names of databases stand for themselves.
+    pub partial_revokes: bool,
+    /// `mandatory_roles` (`MySQL`): roles that everybody is granted, as the server writes them.
+    pub mandatory_roles: String,
+    /// `activate_all_roles_on_login` (`MySQL`).
+    pub activate_all_roles_on_login: bool,
+    /// `check_proxy_users` (`MySQL`): whether plugins that map no names may be mapped by `proxies_priv` after all.
+    pub check_proxy_users: bool,
+    /// `mysql_native_password_proxy_users` (`MySQL`).
+    pub native_proxy_users: bool,
+    /// `sha256_password_proxy_users` (`MySQL`): for `sha256_password` and `caching_sha2_password`.
+    pub sha256_proxy_users: bool,
+    /// `offline_mode` (`MySQL`): only administrators may log in.
+    pub offline_mode: bool,
 }
 
 impl Default for ServerVariables {
@@ -76,6 +98,13 @@ impl Default for ServerVariables {
             default_plugin: String::new(),
             init_connect: false,
             wait_timeout: 28_800,
+            partial_revokes: false,
+            mandatory_roles: String::new(),
+            activate_all_roles_on_login: false,
+            check_proxy_users: false,
+            native_proxy_users: false,
+            sha256_proxy_users: false,
+            offline_mode: false,
         }
     }
 }
@@ -98,6 +127,98 @@ impl fmt::Debug for GlobalPrivRow {
             .field("user", &self.user)
             .finish_non_exhaustive()
     }
+}
+
+/// A row of `mysql.user` (`MySQL` 5.7 and later).
+#[derive(Clone, Default)]
+pub struct MySqlUserRow {
+    /// `Host`.
+    pub host: String,
+    /// `User`.
+    pub user: String,
+    /// Every column whose name ends in `_priv`, with whether it is `Y`.
+    pub privileges: Vec<(String, bool)>,
+    /// `plugin`.
+    pub plugin: String,
+    /// `authentication_string`: the stored hash, which may hold any byte of seven bits. Wiped, never printed.
+    pub authentication_string: Zeroizing<Vec<u8>>,
+    /// `password_expired` is `Y`.
+    pub password_expired: bool,
+    /// `password_last_changed` in seconds since 1970.
+    pub password_last_changed: Option<i64>,
+    /// `password_lifetime` in days; none is the server's `default_password_lifetime`.
+    pub password_lifetime: Option<i64>,
+    /// `account_locked` is `Y`.
+    pub account_locked: bool,
+    /// `ssl_type`: empty, `ANY`, `X509` or `SPECIFIED`.
+    pub ssl_type: String,
+    /// `ssl_cipher`.
+    pub ssl_cipher: String,
+    /// `x509_issuer`.
+    pub x509_issuer: String,
+    /// `x509_subject`.
+    pub x509_subject: String,
+    /// `max_questions`.
+    pub max_questions: i64,
+    /// `max_updates`.
+    pub max_updates: i64,
+    /// `max_connections`.
+    pub max_connections: i64,
+    /// `max_user_connections`.
+    pub max_user_connections: i64,
+    /// `User_attributes`: a JSON object, or none (and in 5.7). It may hold a second hash. Wiped, never printed.
+    pub user_attributes: Option<Zeroizing<String>>,
+}
+
+impl fmt::Debug for MySqlUserRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MySqlUserRow")
+            .field("host", &self.host)
+            .field("user", &self.user)
+            .field("plugin", &self.plugin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A row of `mysql.role_edges`: `from` has been granted to `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleEdgeRow {
+    /// `FROM_HOST`, of the role.
+    pub from_host: String,
+    /// `FROM_USER`.
+    pub from_user: String,
+    /// `TO_HOST`, of the grantee.
+    pub to_host: String,
+    /// `TO_USER`.
+    pub to_user: String,
+    /// `WITH_ADMIN_OPTION` is `Y`.
+    pub admin: bool,
+}
+
+/// A row of `mysql.default_roles`: a role that an account gets at login, if it has been granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultRoleRow {
+    /// `HOST` of the account.
+    pub host: String,
+    /// `USER`.
+    pub user: String,
+    /// `DEFAULT_ROLE_HOST`.
+    pub role_host: String,
+    /// `DEFAULT_ROLE_USER`.
+    pub role_user: String,
+}
+
+/// A row of `mysql.global_grants`: a dynamic privilege.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalGrantRow {
+    /// `USER`.
+    pub user: String,
+    /// `HOST`.
+    pub host: String,
+    /// `PRIV`, such as `CONNECTION_ADMIN`.
+    pub privilege: String,
+    /// `WITH_GRANT_OPTION` is `Y`.
+    pub grant_option: bool,
 }
 
 /// A row of `mysql.db`.

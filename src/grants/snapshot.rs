@@ -12,7 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::account::{self, Account, Parsed};
 use super::database::{DbGrant, ObjectGrant, Role};
+use super::digest;
 use super::host::{HostIdentity, HostPattern, Wildcards};
+use super::mysql_account;
+use super::mysql_roles::{RoleGraph, default_role_labels};
 use super::product::Product;
 use super::rows::{RawAccounts, ServerVariables};
 
@@ -64,6 +67,8 @@ pub struct Snapshot {
     pub(super) variables: ServerVariables,
     pub(super) users: HashMap<String, UserRows>,
     pub(super) roles: BTreeMap<String, Role>,
+    /// Roles of `MySQL`.
+    pub(super) role_graph: RoleGraph,
     /// Every login account, by name, then in the server's order.
     accounts: Vec<Arc<Account>>,
     /// One account for every Host text.
@@ -77,7 +82,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads and indexes rows. Rows that the server itself ignores are left out and listed in [`Self::ignored`].
     pub fn build(raw: RawAccounts, loaded_at: SystemTime) -> Self {
-        let digest = digest(&raw);
+        let digest = digest::of(&raw);
         let mut builder = Builder {
             product: Product::from_version(&raw.variables.version),
             variables: raw.variables.clone(),
@@ -92,13 +97,26 @@ impl Snapshot {
         builder.proxies(&raw);
         builder.inherit();
         let Builder { product, variables, users, roles, ignored } = builder;
+        let role_graph = RoleGraph::build(&raw);
         let databases = raw.databases.into_iter().map(|name| fold(&variables, &name).into_owned()).collect();
         let by_name: BTreeMap<&String, &UserRows> = users.iter().collect();
         let accounts: Vec<_> = by_name.values().flat_map(|rows| &rows.accounts).cloned().collect();
         let by_host: BTreeMap<&str, &Arc<Account>> = accounts.iter().map(|a| (a.host.as_str(), a)).collect();
         // `%` sorts before letters and digits: where it is, the first look finds it.
         let hosts = by_host.into_values().cloned().collect();
-        Self { product, variables, users, roles, accounts, hosts, databases, ignored, digest, loaded_at }
+        Self {
+            product,
+            variables,
+            users,
+            roles,
+            role_graph,
+            accounts,
+            hosts,
+            databases,
+            ignored,
+            digest,
+            loaded_at,
+        }
     }
 
     /// SHA-256 over all rows, variables and names of databases, in no particular order: equal if and only if
@@ -220,6 +238,12 @@ struct Builder {
     ignored: Vec<IgnoredRow>,
 }
 
+/// `Grant` in `Table_priv`.
+const GRANT_TABLE: u64 = 1 << 6;
+
+/// `Grant` in `Proc_priv`.
+const GRANT_ROUTINE: u64 = 1 << 2;
+
 const NEEDS_NAME: &str = "the host needs name resolving, which the server has switched off";
 
 impl Builder {
@@ -234,15 +258,20 @@ impl Builder {
         self.users.entry(user.to_owned()).or_default()
     }
 
-    /// The pattern of a Host column other than that of `global_priv`; none if the server ignores the row.
+    /// Whether the server leaves rows out that need a name which it does not resolve; `MySQL` keeps them.
+    fn drops_names(&self) -> bool {
+        self.variables.skip_name_resolve && !self.product.is_mysql()
+    }
+
+    /// The pattern of a Host column other than that of an account; none if the server ignores the row.
     fn host(&mut self, table: &'static str, host: &str, user: &str, label: &str) -> Option<HostPattern> {
         let host = match host {
-            "" if self.roles.contains_key(user) => "",
+            "" if self.product.is_mysql() || self.roles.contains_key(user) => "",
             "" => "%",
             host => host,
         };
-        let pattern = HostPattern::parse(host);
-        if self.variables.skip_name_resolve && pattern.needs_resolving() {
+        let pattern = HostPattern::parse(host, self.product.host_syntax());
+        if self.drops_names() && pattern.needs_resolving() {
             self.ignore(table, label.to_owned(), NEEDS_NAME);
             return None;
         }
@@ -251,6 +280,12 @@ impl Builder {
 
     fn accounts(&mut self, raw: &RawAccounts) {
         let mut groups: BTreeMap<String, Vec<Account>> = BTreeMap::new();
+        let roles = default_role_labels(&raw.default_roles);
+        for row in &raw.mysql_users {
+            let mut account = mysql_account::parse(row, &self.product);
+            account.default_role = roles.get(&(&*row.user, &*row.host)).cloned().unwrap_or_default();
+            groups.entry(account.user.clone()).or_default().push(account);
+        }
         for row in &raw.global_priv {
             let label = account::label(&row.user, &row.host);
             let product = &self.product;
@@ -262,6 +297,7 @@ impl Builder {
                 Parsed::Ignored(reason) => self.ignore("global_priv", label, reason),
             }
         }
+        let table = self.product.account_table();
         for (user, mut accounts) in groups {
             // The last key makes the outcome independent of the order of rows; the server has no such key.
             accounts.sort_by(|a, b| {
@@ -276,11 +312,7 @@ impl Builder {
                                 "two rows for the same user and host differ, and the server uses either";
                             last.unreadable = Some(reason.to_owned());
                         }
-                        self.ignore(
-                            "global_priv",
-                            account.label,
-                            "another row is for the same user and host",
-                        );
+                        self.ignore(table, account.label, "another row is for the same user and host");
                     }
                     _ => kept.push(account),
                 }
@@ -324,9 +356,10 @@ impl Builder {
             }
             let Some(host) = self.host("db", &row.host, &row.user, &label) else { continue };
             let pattern = Wildcards::parse(&fold(&self.variables, &row.db));
-            let rank = (self.product.host_rank(&host), self.product.db_rank(&pattern));
-            let access = DbGrant::has_access(&row.privileges);
-            self.rows(&row.user).db.push(DbGrant { host, pattern, rank, access, label });
+            let name = fold(&self.variables, &row.db).into_owned();
+            let rank = (self.product.host_rank(&host), self.product.db_rank(&name, &pattern));
+            let access = DbGrant::has_access(&row.privileges, &self.product);
+            self.rows(&row.user).db.push(DbGrant { host, name, pattern, rank, access, label });
         }
         for rows in self.users.values_mut() {
             rows.db.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
@@ -348,7 +381,10 @@ impl Builder {
                 self.ignore("tables_priv", label, "no privilege");
                 continue;
             }
-            self.rows(&row.user).tables.push(ObjectGrant { host, db, label });
+            // MySQL demands more than the right to grant.
+            let opens_database =
+                !self.product.is_mysql() || columns || row.table_privileges & !GRANT_TABLE != 0;
+            self.rows(&row.user).tables.push(ObjectGrant { host, db, opens_database, label });
         }
         for row in &raw.columns {
             let label = format!(
@@ -360,7 +396,7 @@ impl Builder {
             );
             let Some(host) = self.host("columns_priv", &row.host, &row.user, &label) else { continue };
             let db = fold(&self.variables, &row.db).into_owned();
-            self.rows(&row.user).columns.push(ObjectGrant { host, db, label });
+            self.rows(&row.user).columns.push(ObjectGrant { host, db, opens_database: false, label });
         }
         for row in &raw.routines {
             let who = account::label(&row.user, &row.host);
@@ -371,7 +407,8 @@ impl Builder {
             }
             let Some(host) = self.host("procs_priv", &row.host, &row.user, &label) else { continue };
             let db = fold(&self.variables, &row.db).into_owned();
-            self.rows(&row.user).routines.push(ObjectGrant { host, db, label });
+            let opens_database = !self.product.is_mysql() || row.privileges & !GRANT_ROUTINE != 0;
+            self.rows(&row.user).routines.push(ObjectGrant { host, db, opens_database, label });
         }
         for rows in self.users.values_mut() {
             for list in [&mut rows.tables, &mut rows.columns, &mut rows.routines] {
@@ -382,18 +419,22 @@ impl Builder {
     }
 
     fn proxies(&mut self, raw: &RawAccounts) {
-        let pattern = |host: &str| HostPattern::parse(if host.is_empty() { "%" } else { host });
+        let (syntax, is_mysql) = (self.product.host_syntax(), self.product.is_mysql());
+        let pattern =
+            |host: &str| HostPattern::parse(if host.is_empty() && !is_mysql { "%" } else { host }, syntax);
         for row in &raw.proxies {
             let who = account::label(&row.user, &row.host);
             let label = format!("{who} as {}", account::label(&row.proxied_user, &row.proxied_host));
             let (host, proxied_host) = (pattern(&row.host), pattern(&row.proxied_host));
-            if self.variables.skip_name_resolve && (host.needs_resolving() || proxied_host.needs_resolving())
-            {
+            if self.drops_names() && (host.needs_resolving() || proxied_host.needs_resolving()) {
                 self.ignore("proxies_priv", label, NEEDS_NAME);
                 continue;
             }
             let is_default = row.with_grant && row.proxied_host.is_empty() && row.proxied_user.is_empty();
-            self.rows(&row.user).proxies.push(ProxyGrant { host, proxied_host, is_default, label });
+            // MySQL takes the user for a pattern; it then may be anybody.
+            let is_pattern = is_mysql && row.user.contains(['%', '_', '\\']);
+            let user = if is_pattern { "" } else { row.user.as_str() };
+            self.rows(user).proxies.push(ProxyGrant { host, proxied_host, is_default, label });
         }
         for rows in self.users.values_mut() {
             rows.proxies.sort_by(|a, b| a.label.cmp(&b.label));
@@ -411,77 +452,4 @@ impl Builder {
             }
         }
     }
-}
-
-/// SHA-256 over everything that was read. Each row is written with the lengths of its parts; rows are sorted.
-fn digest(raw: &RawAccounts) -> [u8; 32] {
-    fn row(table: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let mut hasher = Sha256::new();
-        hasher.update([table]);
-        for part in parts {
-            hasher.update((part.len() as u64).to_be_bytes());
-            hasher.update(part);
-        }
-        hasher.finalize().into()
-    }
-    let v = &raw.variables;
-    let mut rows = vec![row(
-        0,
-        &[
-            v.version.as_bytes(),
-            &[u8::from(v.skip_name_resolve), v.lower_case_table_names, u8::from(v.require_secure_transport)],
-            &v.default_password_lifetime.to_be_bytes(),
-            &[u8::from(v.disconnect_on_expired_password)],
-            &v.max_password_errors.to_be_bytes(),
-            &v.max_connections.to_be_bytes(),
-            &v.max_user_connections.to_be_bytes(),
-            v.default_plugin.as_bytes(),
-            &[u8::from(v.init_connect)],
-            &v.wait_timeout.to_be_bytes(),
-        ],
-    )];
-    rows.extend(
-        raw.global_priv
-            .iter()
-            .map(|r| row(1, &[r.host.as_bytes(), r.user.as_bytes(), r.priv_json.as_bytes()])),
-    );
-    rows.extend(raw.db.iter().map(|r| {
-        let mut privileges: Vec<_> =
-            r.privileges.iter().filter(|(_, granted)| *granted).map(|(p, _)| p).collect();
-        privileges.sort_unstable();
-        let mut parts = vec![r.host.as_bytes(), r.user.as_bytes(), r.db.as_bytes()];
-        parts.extend(privileges.into_iter().map(String::as_bytes));
-        row(2, &parts)
-    }));
-    rows.extend(raw.tables.iter().map(|r| {
-        let names = [r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes(), r.table.as_bytes()];
-        let (table, column) = (r.table_privileges.to_be_bytes(), r.column_privileges.to_be_bytes());
-        row(3, &[names[0], names[1], names[2], names[3], &table, &column])
-    }));
-    rows.extend(raw.columns.iter().map(|r| {
-        let privileges = r.privileges.to_be_bytes();
-        let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
-        row(4, &[host, db, user, r.table.as_bytes(), r.column.as_bytes(), &privileges])
-    }));
-    rows.extend(raw.routines.iter().map(|r| {
-        let privileges = r.privileges.to_be_bytes();
-        let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
-        row(5, &[host, db, user, r.routine.as_bytes(), r.kind.as_bytes(), &privileges])
-    }));
-    rows.extend(
-        raw.roles.iter().map(|r| {
-            row(6, &[r.host.as_bytes(), r.user.as_bytes(), r.role.as_bytes(), &[u8::from(r.admin)]])
-        }),
-    );
-    rows.extend(raw.proxies.iter().map(|r| {
-        let (host, user) = (r.host.as_bytes(), r.user.as_bytes());
-        row(7, &[host, user, r.proxied_host.as_bytes(), r.proxied_user.as_bytes(), &[u8::from(r.with_grant)]])
-    }));
-    rows.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
-    rows.sort_unstable();
-    let mut hasher = Sha256::new();
-    for row in &rows {
-        hasher.update(row);
-    }
-    hasher.finalize().into()
 }

@@ -1,4 +1,5 @@
-//! Decisions against tables of cases that were predicted from the server's sources and confirmed on `MariaDB` 10.11.
+//! Decisions against tables of cases that were predicted from the servers' sources; those of `MariaDB` are confirmed on
+//! 10.11.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,6 +30,50 @@ impl Rows {
         rows
     }
 
+    fn of(version: &str) -> Self {
+        Self::new().with(|v| {
+            v.version = version.to_owned();
+            v.disconnect_on_expired_password = true;
+        })
+    }
+
+    /// An account of `MySQL` with a native password, changed at will.
+    fn row(mut self, user: &str, host: &str, change: impl FnOnce(&mut MySqlUserRow)) -> Self {
+        let mut row = MySqlUserRow {
+            host: host.to_owned(),
+            user: user.to_owned(),
+            plugin: "mysql_native_password".to_owned(),
+            authentication_string: Zeroizing::new(PASSWORD.as_bytes().to_vec()),
+            ..MySqlUserRow::default()
+        };
+        change(&mut row);
+        self.0.mysql_users.push(row);
+        self
+    }
+
+    fn attributes(self, json: &str) -> Self {
+        self.row("u", "%", |row| row.user_attributes = Some(Zeroizing::new(json.to_owned())))
+    }
+
+    /// `from` is granted to `to`, both `user@host`.
+    fn edge(mut self, from: &str, to: &str) -> Self {
+        let split =
+            |who: &str| who.split_once('@').map(|(u, h)| (u.to_owned(), h.to_owned())).expect("user@host");
+        let ((from_user, from_host), (to_user, to_host)) = (split(from), split(to));
+        self.0.role_edges.push(RoleEdgeRow { from_host, from_user, to_host, to_user, admin: false });
+        self
+    }
+
+    fn default_role(mut self, user: (&str, &str), role: (&str, &str)) -> Self {
+        self.0.default_roles.push(DefaultRoleRow {
+            host: user.1.to_owned(),
+            user: user.0.to_owned(),
+            role_host: role.1.to_owned(),
+            role_user: role.0.to_owned(),
+        });
+        self
+    }
+
     fn json(mut self, user: &str, host: &str, json: &str) -> Self {
         let priv_json = Zeroizing::new(json.to_owned());
         self.0.global_priv.push(GlobalPrivRow { host: host.to_owned(), user: user.to_owned(), priv_json });
@@ -37,6 +82,9 @@ impl Rows {
 
     /// An account with a native password and nothing else.
     fn user(self, user: &str, host: &str) -> Self {
+        if Product::from_version(&self.0.variables.version).is_mysql() {
+            return self.row(user, host, |_| {});
+        }
         self.user_with(user, host, "")
     }
 
@@ -170,6 +218,7 @@ fn found(found: &Found<'_>) -> String {
 }
 
 /// How a case's client is connected.
+#[derive(Clone, Copy)]
 enum From {
     /// TCP; the server resolves names and has none for the address.
     Ip(&'static str),
@@ -182,93 +231,161 @@ enum From {
 }
 
 #[test]
-fn the_first_matching_row_in_the_order_of_mariadb_is_chosen() {
+fn the_first_matching_row_in_the_order_of_the_server_is_chosen() {
     use From::{Ip, Name, Own, Skip, Socket};
     let cases = [
-        (1, "u@%, u@127.0.0.5", Ip("127.0.0.5"), "u@127.0.0.5"),
-        (2, "u@%, u@127.0.0.%", Ip("127.0.0.5"), "u@127.0.0.%"),
-        (3, "u@127.%, u@127.0.0.%", Ip("127.0.0.5"), "u@127.0.0.%"),
-        (4, "u@127.0.0._, u@127.0.0.%", Ip("127.0.0.5"), "u@127.0.0._"),
-        (5, "u@%.5, u@127.%", Ip("127.0.0.5"), "u@127.%"),
-        (6, "u@%.0.0.5, u@127.%", Ip("127.0.0.5"), "u@%.0.0.5"),
-        (7, "u@1%, u@%.0.0.5", Ip("127.0.0.5"), "u@%.0.0.5"),
-        (8, "u@127.0.0.0/255.255.255.0, u@%", Ip("127.0.0.7"), "u@127.0.0.0/255.255.255.0"),
-        (9, "u@127.0.0.10, u@127.0.0.8/255.255.255.248", Ip("127.0.0.10"), "u@127.0.0.8/255.255.255.248"),
-        (10, "u@127.0.0.5, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.5"),
-        (11, "u@127.0.0.5, u@127.0.0.5/255.255.255.255", Ip("127.0.0.5"), "u@127.0.0.5/255.255.255.255"),
+        (1, "u@%, u@127.0.0.5", Ip("127.0.0.5"), ["u@127.0.0.5", "u@127.0.0.5", "u@127.0.0.5"]),
+        (2, "u@%, u@127.0.0.%", Ip("127.0.0.5"), ["u@127.0.0.%", "u@127.0.0.%", "u@127.0.0.%"]),
+        (3, "u@127.%, u@127.0.0.%", Ip("127.0.0.5"), ["u@127.0.0.%", "u@127.0.0.%", "u@127.0.0.%"]),
+        (4, "u@127.0.0._, u@127.0.0.%", Ip("127.0.0.5"), ["u@127.0.0._", "undecidable", "undecidable"]),
+        (5, "u@%.5, u@127.%", Ip("127.0.0.5"), ["u@127.%", "u@127.%", "u@127.%"]),
+        (6, "u@%.0.0.5, u@127.%", Ip("127.0.0.5"), ["u@%.0.0.5", "u@127.%", "u@127.%"]),
+        (7, "u@1%, u@%.0.0.5", Ip("127.0.0.5"), ["u@%.0.0.5", "u@1%", "u@1%"]),
+        (
+            8,
+            "u@127.0.0.0/255.255.255.0, u@%",
+            Ip("127.0.0.7"),
+            ["u@127.0.0.0/255.255.255.0", "u@127.0.0.0/255.255.255.0", "u@127.0.0.0/255.255.255.0"],
+        ),
+        (
+            9,
+            "u@127.0.0.10, u@127.0.0.8/255.255.255.248",
+            Ip("127.0.0.10"),
+            ["u@127.0.0.8/255.255.255.248", "undecidable", "u@127.0.0.10"],
+        ),
+        (
+            10,
+            "u@127.0.0.5, u@127.0.0.0/255.255.255.0",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.5", "undecidable", "u@127.0.0.5"],
+        ),
+        (
+            11,
+            "u@127.0.0.5, u@127.0.0.5/255.255.255.255",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.5/255.255.255.255", "undecidable", "u@127.0.0.5"],
+        ),
         (
             12,
             "u@127.0.0.0/255.0.0.0, u@127.0.0.0/255.255.255.0",
             Ip("127.0.0.5"),
-            "u@127.0.0.0/255.255.255.0",
+            ["u@127.0.0.0/255.255.255.0", "undecidable", "u@127.0.0.0/255.255.255.0"],
         ),
         (
             13,
             "u@127.0.0.0/255.255.0.0, u@127.0.0.0/255.255.255.0",
             Ip("127.0.9.5"),
-            "u@127.0.0.0/255.255.0.0",
+            ["u@127.0.0.0/255.255.0.0", "u@127.0.0.0/255.255.0.0", "u@127.0.0.0/255.255.0.0"],
         ),
-        (14, "u@127.0.0.0/8, u@%", Ip("127.0.0.5"), "u@%"),
-        (15, "u@127.0.0.0/8", Ip("127.0.0.5"), "none"),
-        (16, "u@127.0.0.0/8, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.0/255.255.255.0"),
-        (17, "u@127.0.0.0/8, u@127.0.0.0/24", Ip("127.0.0.5"), "none"),
-        (18, "u@127.0.0.5/24, u@%", Ip("127.0.0.5"), "u@%"),
-        (19, "u@127.0.0.5/255.255.255.0, u@%", Ip("127.0.0.5"), "u@%"),
-        (20, "u@127.0.0.1/255.0.0.255, u@%", Ip("127.9.9.1"), "u@127.0.0.1/255.0.0.255"),
-        (21, "u@0.0.0.0/0.0.0.0", Ip("127.0.0.5"), "none"),
-        (22, "u@localhost, u@127.0.0.1", Own("127.0.0.1"), "u@localhost"),
-        (23, "u@localhost, u@127.0.0.1", Skip("127.0.0.1"), "u@127.0.0.1"),
-        (24, "u@localhost, u@%", Own("127.0.0.1"), "u@localhost"),
-        (25, "u@localhost, u@%", Own("127.0.0.5"), "u@%"),
-        (26, "u@localhost", Skip("127.0.0.1"), "none"),
-        (27, "u@localhost, u@127.0.0.1", Socket, "u@localhost"),
-        (28, "u@127.0.0.1", Socket, "none"),
-        (29, "u@%", Socket, "u@%"),
-        (30, "''@localhost, u@%", Own("127.0.0.1"), "@localhost"),
-        (31, "''@127.0.0.1, u@localhost", Own("127.0.0.1"), "u@localhost"),
-        (32, "''@127.0.0.%, u@%", Ip("127.0.0.5"), "@127.0.0.%"),
-        (33, "''@%, u@%", Ip("127.0.0.5"), "u@%"),
-        (34, "''@%, u@127.0.0.9", Ip("127.0.0.5"), "@%"),
-        (35, "''@127.0.0.0/255.255.255.0, u@127.0.0.5", Ip("127.0.0.5"), "u@127.0.0.5"),
-        (36, "''@127.0.0.5, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.0/255.255.255.0"),
-        (37, "u@LOCALHOST", Own("127.0.0.1"), "u@LOCALHOST"),
-        (38, "U@%", Ip("127.0.0.5"), "none"),
-        (39, "u@''", Ip("127.0.0.5"), "u@%"),
-        (40, "u@'', u@%", Ip("127.0.0.5"), "u@%"),
-        (41, "u@127.0.0.05", Ip("127.0.0.5"), "none"),
-        (42, "u@127.0.0.5%, u@127.0.0.0/24", Ip("127.0.0.5"), "u@127.0.0.5%"),
-        (43, "u@127.0.0.5%, u@127.0.0.0/255.255.255.0", Ip("127.0.0.5"), "u@127.0.0.0/255.255.255.0"),
-        (44, "u@%%, u@%", Ip("127.0.0.5"), "u@%%"),
-        (45, "u@_%, u@%", Ip("127.0.0.5"), "u@_%"),
-        (46, "u@127\\.0.0.5, u@%", Ip("127.0.0.5"), "u@127\\.0.0.5"),
-        (47, "u@::1, u@localhost", Own("::1"), "u@localhost"),
-        (48, "u@::1, u@%", Own("::1"), "u@::1"),
-        (49, "u@::%, u@%", Own("::1"), "u@::%"),
-        (50, "u@c21.test, u@127.0.0.21", Name("127.0.0.21", "c21.test"), "u@c21.test"),
-        (51, "u@%.test, u@127.0.0.%", Name("127.0.0.21", "c21.test"), "u@127.0.0.%"),
-        (52, "u@C21.TEST, u@%", Name("127.0.0.21", "c21.test"), "u@C21.TEST"),
-        (53, "u@c21.test, u@%", Skip("127.0.0.21"), "u@%"),
-        (54, "u@%.evil.test, u@%", Ip("127.0.0.25"), "u@%"),
-        (55, "u@c_1.test, u@%.test", Name("127.0.0.21", "c21.test"), "u@c_1.test"),
+        (14, "u@127.0.0.0/8, u@%", Ip("127.0.0.5"), ["u@%", "u@%", "u@127.0.0.0/8"]),
+        (15, "u@127.0.0.0/8", Ip("127.0.0.5"), ["none", "none", "u@127.0.0.0/8"]),
+        (
+            16,
+            "u@127.0.0.0/8, u@127.0.0.0/255.255.255.0",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.0/255.255.255.0", "u@127.0.0.0/255.255.255.0", "u@127.0.0.0/8"],
+        ),
+        (17, "u@127.0.0.0/8, u@127.0.0.0/24", Ip("127.0.0.5"), ["none", "none", "u@127.0.0.0/24"]),
+        (18, "u@127.0.0.5/24, u@%", Ip("127.0.0.5"), ["u@%", "u@%", "u@%"]),
+        (19, "u@127.0.0.5/255.255.255.0, u@%", Ip("127.0.0.5"), ["u@%", "u@%", "u@%"]),
+        (
+            20,
+            "u@127.0.0.1/255.0.0.255, u@%",
+            Ip("127.9.9.1"),
+            ["u@127.0.0.1/255.0.0.255", "u@127.0.0.1/255.0.0.255", "u@%"],
+        ),
+        (21, "u@0.0.0.0/0.0.0.0", Ip("127.0.0.5"), ["none", "none", "none"]),
+        (22, "u@localhost, u@127.0.0.1", Own("127.0.0.1"), ["u@localhost", "undecidable", "u@127.0.0.1"]),
+        (23, "u@localhost, u@127.0.0.1", Skip("127.0.0.1"), ["u@127.0.0.1", "u@127.0.0.1", "u@127.0.0.1"]),
+        (24, "u@localhost, u@%", Own("127.0.0.1"), ["u@localhost", "u@localhost", "u@localhost"]),
+        (25, "u@localhost, u@%", Own("127.0.0.5"), ["u@%", "u@%", "u@%"]),
+        (26, "u@localhost", Skip("127.0.0.1"), ["none", "none", "none"]),
+        (27, "u@localhost, u@127.0.0.1", Socket, ["u@localhost", "u@localhost", "u@localhost"]),
+        (28, "u@127.0.0.1", Socket, ["none", "none", "none"]),
+        (29, "u@%", Socket, ["u@%", "u@%", "u@%"]),
+        (30, "''@localhost, u@%", Own("127.0.0.1"), ["@localhost", "@localhost", "@localhost"]),
+        (31, "''@127.0.0.1, u@localhost", Own("127.0.0.1"), ["u@localhost", "u@localhost", "@127.0.0.1"]),
+        (32, "''@127.0.0.%, u@%", Ip("127.0.0.5"), ["@127.0.0.%", "@127.0.0.%", "@127.0.0.%"]),
+        (33, "''@%, u@%", Ip("127.0.0.5"), ["u@%", "u@%", "u@%"]),
+        (34, "''@%, u@127.0.0.9", Ip("127.0.0.5"), ["@%", "@%", "@%"]),
+        (
+            35,
+            "''@127.0.0.0/255.255.255.0, u@127.0.0.5",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.5", "u@127.0.0.5", "u@127.0.0.5"],
+        ),
+        (
+            36,
+            "''@127.0.0.5, u@127.0.0.0/255.255.255.0",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.0/255.255.255.0", "u@127.0.0.0/255.255.255.0", "@127.0.0.5"],
+        ),
+        (37, "u@LOCALHOST", Own("127.0.0.1"), ["u@LOCALHOST", "u@LOCALHOST", "u@LOCALHOST"]),
+        (38, "U@%", Ip("127.0.0.5"), ["none", "none", "none"]),
+        (39, "u@''", Ip("127.0.0.5"), ["u@%", "u@", "u@"]),
+        (40, "u@'', u@%", Ip("127.0.0.5"), ["u@%", "u@%", "u@%"]),
+        (41, "u@127.0.0.05", Ip("127.0.0.5"), ["none", "none", "u@127.0.0.05"]),
+        (
+            42,
+            "u@127.0.0.5%, u@127.0.0.0/24",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.5%", "u@127.0.0.5%", "undecidable"],
+        ),
+        (
+            43,
+            "u@127.0.0.5%, u@127.0.0.0/255.255.255.0",
+            Ip("127.0.0.5"),
+            ["u@127.0.0.0/255.255.255.0", "u@127.0.0.0/255.255.255.0", "undecidable"],
+        ),
+        (44, "u@%%, u@%", Ip("127.0.0.5"), ["u@%%", "u@%%", "u@%%"]),
+        (45, "u@_%, u@%", Ip("127.0.0.5"), ["u@_%", "u@_%", "u@_%"]),
+        (46, "u@127\\.0.0.5, u@%", Ip("127.0.0.5"), ["u@127\\.0.0.5", "u@127\\.0.0.5", "u@127\\.0.0.5"]),
+        (47, "u@::1, u@localhost", Own("::1"), ["u@localhost", "undecidable", "undecidable"]),
+        (48, "u@::1, u@%", Own("::1"), ["u@::1", "u@::1", "u@::1"]),
+        (49, "u@::%, u@%", Own("::1"), ["u@::%", "u@::%", "u@::%"]),
+        (
+            50,
+            "u@c21.test, u@127.0.0.21",
+            Name("127.0.0.21", "c21.test"),
+            ["u@c21.test", "undecidable", "u@127.0.0.21"],
+        ),
+        (
+            51,
+            "u@%.test, u@127.0.0.%",
+            Name("127.0.0.21", "c21.test"),
+            ["u@127.0.0.%", "u@127.0.0.%", "u@127.0.0.%"],
+        ),
+        (52, "u@C21.TEST, u@%", Name("127.0.0.21", "c21.test"), ["u@C21.TEST", "u@C21.TEST", "u@C21.TEST"]),
+        (53, "u@c21.test, u@%", Skip("127.0.0.21"), ["u@%", "u@%", "u@%"]),
+        (54, "u@%.evil.test, u@%", Ip("127.0.0.25"), ["u@%", "u@%", "u@%"]),
+        (
+            55,
+            "u@c_1.test, u@%.test",
+            Name("127.0.0.21", "c21.test"),
+            ["u@c_1.test", "u@c_1.test", "u@c_1.test"],
+        ),
     ];
-    for (number, rows, from, expected) in cases {
-        let rows = Rows::new().users(rows);
-        let (snapshot, client) = match from {
-            Ip(text) => (rows.build(), HostIdentity::without_name(ip(text))),
-            Name(text, name) => (rows.build(), HostIdentity::with_name(ip(text), name)),
-            Socket => (rows.build(), HostIdentity::socket()),
-            Own(text) => {
-                let snapshot = rows.build();
-                let client = snapshot.host_identity(ip(text));
-                (snapshot, client)
-            }
-            Skip(text) => {
-                let snapshot = rows.without_names().build();
-                let client = snapshot.host_identity(ip(text));
-                (snapshot, client)
-            }
-        };
-        assert_eq!(found(&snapshot.find(b"u", &client)), expected, "case {number}");
+    let versions = ["10.11.19-MariaDB", "8.0.22", "8.0.23"];
+    for (number, list, from, expected) in cases {
+        for (version, expected) in versions.into_iter().zip(expected) {
+            let rows = Rows::of(version).users(list);
+            let (snapshot, client) = match from {
+                Ip(text) => (rows.build(), HostIdentity::without_name(ip(text))),
+                Name(text, name) => (rows.build(), HostIdentity::with_name(ip(text), name)),
+                Socket => (rows.build(), HostIdentity::socket()),
+                Own(text) => {
+                    let snapshot = rows.build();
+                    let client = snapshot.host_identity(ip(text));
+                    (snapshot, client)
+                }
+                Skip(text) => {
+                    let snapshot = rows.without_names().build();
+                    let client = snapshot.host_identity(ip(text));
+                    (snapshot, client)
+                }
+            };
+            assert_eq!(found(&snapshot.find(b"u", &client)), expected, "case {number} on {version}");
+        }
     }
 }
 
@@ -684,7 +801,9 @@ fn two_rows_for_one_host_are_used_only_if_they_say_the_same() {
 #[test]
 fn a_server_of_unknown_order_admits_nobody() {
     let client = HostIdentity::without_name(ip("127.0.0.5"));
-    for version in ["", "8.0.36", "10.3.39-MariaDB", "MariaDB", "10.x-MariaDB"] {
+    for version in
+        ["", "5.6.51", "8.0", "10.0.1", "8.0.11-TiDB-v7.5.0", "10.3.39-MariaDB", "MariaDB", "10.x-MariaDB"]
+    {
         let snapshot = Rows::new().user("u", "%").with(|v| v.version = version.into()).build();
         assert_eq!(found(&snapshot.find(b"u", &client)), "undecidable", "{version}");
     }
@@ -779,6 +898,272 @@ fn pathological_patterns_take_no_time() {
     let snapshot = Rows::new().user("u", &pattern).db("u", "%", &"%a".repeat(30), "Select_priv").build();
     let client = HostIdentity::with_name(ip("127.0.0.5"), "a".repeat(250) + "b");
     assert_eq!(found(&snapshot.find(b"u", &client)), "none");
+}
+
+/// `MySQL` with a row for `u@%` that is changed at will.
+fn mysql_u(change: impl FnOnce(&mut MySqlUserRow)) -> Rows {
+    Rows::of("8.0.36").row("u", "%", change)
+}
+
+#[test]
+fn the_default_database_is_judged_by_the_rules_of_mysql() {
+    let u = || mysql_u(|_| {});
+    let global = |row: &mut MySqlUserRow| row.privileges.push(("Select_priv".to_owned(), true));
+    let narrow = || u().user("u", "127.0.0.%");
+    let partial = |rows: Rows| rows.with(|v| v.partial_revokes = true);
+    let all = |rows: Rows| rows.with(|v| v.activate_all_roles_on_login = true);
+    let mandatory = |rows: Rows| rows.with(|v| v.mandatory_roles = "r".to_owned());
+    let revoked = r#"{"Restrictions":[{"Database":"app","Privileges":["SELECT"]}]}"#;
+    let some_revoked = move |row: &mut MySqlUserRow| {
+        global(row);
+        row.user_attributes = Some(Zeroizing::new(revoked.to_owned()));
+    };
+    let with_role = || u().user("r", "%").edge("r@%", "u@%");
+    let default = |rows: Rows| rows.default_role(("u", "%"), ("r", "%"));
+    let select = "Select_priv";
+    let cases = [
+        ("56", u(), "app", "1044"),
+        ("57", u(), "nosuch", "1044"),
+        ("58", mysql_u(global), "nosuch", "1049"),
+        ("58, there", mysql_u(global), "app", "u@%"),
+        ("59", u(), "INFORMATION_SCHEMA", "u@%"),
+        ("60", u(), "mysql", "1044"),
+        ("61", u().db("u", "%", "app", select), "app", "u@%"),
+        ("62", u().db("u", "%", "ap_", select), "app", "u@%"),
+        ("62, partial revokes", partial(u().db("u", "%", "ap_", select)), "app", "1044"),
+        ("62, partial revokes, its name", partial(u().db("u", "%", "ap_", select)), "ap_", "u@%"),
+        ("63", u().db("u", "%", "ap\\_", select), "app", "1044"),
+        ("64", u().db("u", "%", "ap\\_", select), "ap_", "u@%"),
+        ("64, partial revokes", partial(u().db("u", "%", "ap\\_", select)), "ap_", "1044"),
+        ("65", u().table("u", "%", "app", 0, 1).column("u", "%", "app"), "app", "u@%"),
+        ("66", u().routine("u", "%", "app"), "app", "u@%"),
+        ("67", u().db("u", "%", "app", "Grant_priv"), "app", "1044"),
+        ("68", u().table("u", "%", "app", 64, 0), "app", "1044"),
+        ("68, and more", u().table("u", "%", "app", 65, 0), "app", "u@%"),
+        ("69", narrow().table("u", "%", "app", 1, 0), "app", "u@127.0.0.%"),
+        ("70", narrow().db("u", "%", "app", select), "app", "u@127.0.0.%"),
+        ("71", u().db("", "%", "app", select), "app", "u@%"),
+        ("72", narrow().db("u", "127.0.0.%", "app", "Grant_priv").db("u", "%", "app", select), "app", "1044"),
+        ("73", u().db("u", "%", "App", select), "app", "1044"),
+        ("74", u().db("u", "%", "App", select).lower_case(), "APP", "u@%"),
+        ("75", default(with_role()).db("r", "%", "app", select), "app", "u@%"),
+        ("75, table", default(with_role()).table("r", "%", "app", 1, 0), "app", "u@%"),
+        ("75, not granted", default(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
+        (
+            "75, role of role",
+            default(with_role()).user("s", "%").edge("s@%", "r@%").db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        ("75, roles in a ring", default(with_role()).edge("u@%", "r@%"), "app", "1044"),
+        ("75, dropped", default(u().edge("r@%", "u@%")).db("r", "%", "app", select), "app", "1044"),
+        ("76", with_role().db("r", "%", "app", select), "app", "1044"),
+        ("76, all", all(with_role()).db("r", "%", "app", select), "app", "u@%"),
+        ("77", mandatory(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
+        ("77, all", all(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
+        ("77, default", default(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
+        ("80", partial(mysql_u(some_revoked)), "app", "1044"),
+        ("80, elsewhere", partial(mysql_u(some_revoked)), "hr", "u@%"),
+        (
+            "81",
+            narrow()
+                .user("r", "%")
+                .edge("r@%", "u@127.0.0.%")
+                .default_role(("u", "127.0.0.%"), ("r", "%"))
+                .db("u", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        ("82", u(), "", "u@%"),
+        ("83", u(), "app ", "1102"),
+    ];
+    for (number, rows, database, expected) in cases {
+        let snapshot = rows.build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let decision = explain(&snapshot, &request(&client, &client, Some(database)));
+        assert_eq!(outcome(&decision.verdict), expected, "case {number}: {:#?}", decision.steps);
+    }
+}
+
+#[test]
+fn the_state_of_an_account_of_mysql_is_told_in_its_order() {
+    let locked = |row: &mut MySqlUserRow| row.account_locked = true;
+    let expired = |row: &mut MySqlUserRow| row.password_expired = true;
+    let tls = |row: &mut MySqlUserRow| row.ssl_type = "ANY".to_owned();
+    let aged = |row: &mut MySqlUserRow| {
+        row.password_last_changed = Some(i64::try_from(NOW - 9 * 86_400).expect("a time"));
+    };
+    let strict = |v: &mut ServerVariables| v.require_secure_transport = true;
+    let attributes = |json: &str| Rows::of("8.0.36").attributes(json);
+    let cases = [
+        ("open", mysql_u(|_| {}), "u@%"),
+        ("89", mysql_u(locked), "3118"),
+        ("91", mysql_u(tls), "1045"),
+        ("95", mysql_u(|row| row.ssl_type = "SPECIFIED".to_owned()), "1045"),
+        ("95, of no known kind", mysql_u(|row| row.ssl_type = "NEW".to_owned()), "1045"),
+        ("96", mysql_u(|_| {}).with(strict), "3159"),
+        ("96, locked", mysql_u(locked).with(strict), "3118"),
+        ("96, expired", mysql_u(expired).with(strict), "3159"),
+        ("99", mysql_u(expired), "1862"),
+        ("99, sandbox", mysql_u(expired).with(|v| v.disconnect_on_expired_password = false), "u@%"),
+        ("99, by age", mysql_u(aged).with(|v| v.default_password_lifetime = 9), "1862"),
+        ("99, young enough", mysql_u(aged).with(|v| v.default_password_lifetime = 10), "u@%"),
+        ("101", mysql_u(|row| [locked, expired].iter().for_each(|change| change(row))), "3118"),
+        ("offline", mysql_u(locked).with(|v| v.offline_mode = true), "3032"),
+        (
+            "104",
+            attributes(r#"{"Password_locking":{"failed_login_attempts":2,"password_lock_time_days":1}}"#),
+            "u@%",
+        ),
+        ("unknown attributes", attributes(r#"{"metadata":{"a":[1]},"new":7}"#), "u@%"),
+        ("attributes that are no object", attributes("[]"), "1045"),
+        ("attributes that are no JSON", attributes("{"), "1045"),
+        ("restrictions of another shape", attributes(r#"{"Restrictions":{}}"#), "1045"),
+        (
+            "several factors",
+            attributes(r#"{"multi_factor_authentication":[{"plugin":"authentication_fido"}]}"#),
+            "1045",
+        ),
+        ("no plugin", mysql_u(|row| row.plugin.clear()), "1045"),
+        ("hash that is no text", mysql_u(|row| row.authentication_string.push(0xff)), "1045"),
+    ];
+    for (name, rows, expected) in cases {
+        let snapshot = rows.build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let decision = explain(&snapshot, &request(&client, &client, None));
+        assert_eq!(outcome(&decision.verdict), expected, "{name}: {:#?}", decision.steps);
+    }
+}
+
+#[test]
+fn an_account_of_mysql_may_have_a_second_password() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let both = Rows::of("8.0.36").attributes(
+        r#"{"additional_password":"*OLD","Password_locking":{"failed_login_attempts":3,"password_lock_time_days":-1}}"#,
+    );
+    let both = both.build();
+    let Found::Account(before) = both.find(b"u", &client) else { panic!("no account") };
+    let strings: Vec<&str> = before.authentication.iter().map(|way| way.string.as_str()).collect();
+    assert_eq!((strings, before.failed_login_limit), (vec![PASSWORD, "*OLD"], Some(3)));
+    assert!(both.forbids_reuse(before).is_some());
+    let one = mysql_u(|_| {}).build();
+    assert_eq!(one.revocation(before), Some(Revocation::OtherPassword));
+    let Found::Account(account) = one.find(b"u", &client) else { panic!("no account") };
+    assert_eq!((both.revocation(account), account.failed_login_limit), (None, None));
+    assert_eq!(
+        mysql_u(|row| row.account_locked = true).build().revocation(account),
+        Some(Revocation::Locked)
+    );
+    assert_eq!(Rows::of("8.0.36").build().revocation(account), Some(Revocation::Dropped));
+}
+
+#[test]
+fn hosts_that_mysql_does_not_define_are_not_decided() {
+    let client = HostIdentity::without_name(ip("10.1.2.3"));
+    for (rows, expected) in [
+        ("u@10.0.0.0/0", "undecidable"),
+        ("u@0.0.0.0/0, u@10.1.2.3", "undecidable"),
+        ("u@10.1.2.3%", "u@10.1.2.3%"),
+        ("u@10.1.2.3%, u@%", "u@10.1.2.3%"),
+        ("u@10.1.2.3%, ''@10.1.2.3", "undecidable"),
+        ("u@10.1.2.3, u@10.1.2.03", "undecidable"),
+        ("u@10.0.0.0/8, ''@10.0.0.0/8", "u@10.0.0.0/8"),
+        ("u@10.0.0.0/33, u@%", "u@%"),
+        ("u@10.0.0.0/8x, u@%", "u@%"),
+    ] {
+        let snapshot = Rows::of("9.1.0").users(rows).build();
+        assert_eq!(found(&snapshot.find(b"u", &client)), expected, "{rows}");
+    }
+}
+
+#[test]
+fn logins_that_mysql_may_map_are_refused() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let verdict = |rows: Rows| outcome(&decide(&rows.build(), &request(&client, &client, None)).verdict);
+    let on = |v: &mut ServerVariables| (v.check_proxy_users, v.native_proxy_users) = (true, true);
+    let u = || mysql_u(|_| {});
+    assert_eq!(verdict(u().proxy("u", "%", ("v", "%"))), "u@%");
+    assert_eq!(verdict(u().proxy("u", "%", ("v", "%")).with(on)), "1045");
+    assert_eq!(verdict(u().proxy("_", "%", ("v", "%")).with(on)), "1045");
+    assert_eq!(verdict(u().proxy("w", "%", ("v", "%")).with(on)), "u@%");
+    assert_eq!(verdict(Rows::of("8.0.36").user("", "%").proxy("u", "%", ("v", "%")).with(on)), "1045");
+    assert_eq!(verdict(u().proxy("u", "%", ("v", "%")).with(|v| v.native_proxy_users = true)), "u@%");
+}
+
+#[test]
+fn messages_of_mysql_are_its_own() {
+    let snapshot = Rows::of("8.0.36").row("u", "10.%", |row| row.account_locked = true).build();
+    let (near, far) =
+        (HostIdentity::without_name(ip("10.0.0.5")), HostIdentity::without_name(ip("127.0.0.5")));
+    let message = |request: LoginRequest<'_>| match decide(&snapshot, &request).verdict {
+        Verdict::Refused(refusal) | Verdict::Candidate { then: Some(refusal), .. } => {
+            format!("{} {} {}", refusal.code(), refusal.sqlstate(), refusal.client_message(&request))
+        }
+        Verdict::Candidate { .. } => "welcome".to_owned(),
+    };
+    assert_eq!(
+        message(request(&near, &near, None)),
+        "3118 HY000 Access denied for user 'u'@'10.0.0.5'. Account is locked."
+    );
+    assert_eq!(
+        message(request(&far, &far, None)),
+        "1130 HY000 Host '127.0.0.5' is not allowed to connect to this MySQL server"
+    );
+}
+
+#[test]
+fn every_part_of_a_row_of_mysql_is_in_the_digests() {
+    let changes: [fn(&mut MySqlUserRow); 14] = [
+        |_| {},
+        |row| row.privileges.push(("Select_priv".to_owned(), true)),
+        |row| row.plugin = "caching_sha2_password".to_owned(),
+        |row| row.authentication_string = Zeroizing::new(b"x".to_vec()),
+        |row| row.password_expired = true,
+        |row| row.password_last_changed = Some(0),
+        |row| row.password_lifetime = Some(0),
+        |row| row.account_locked = true,
+        |row| row.ssl_type = "x".to_owned(),
+        |row| row.ssl_cipher = "x".to_owned(),
+        |row| row.x509_issuer = "x".to_owned(),
+        |row| row.x509_subject = "x".to_owned(),
+        |row| row.max_updates = 1,
+        |row| row.user_attributes = Some(Zeroizing::default()),
+    ];
+    let mut all: Vec<Rows> = changes.into_iter().map(mysql_u).collect();
+    let u = || mysql_u(|_| {});
+    all.extend([u().edge("r@%", "u@%"), u().edge("u@%", "r@%"), u().default_role(("u", "%"), ("r", "%"))]);
+    all.push(u().with(|v| v.mandatory_roles = "r".to_owned()));
+    all.push(u().with(|v| v.partial_revokes = true));
+    let mut granted = u();
+    let (user, host, privilege) = ("u".to_owned(), "%".to_owned(), "CONNECTION_ADMIN".to_owned());
+    granted.0.global_grants.push(GlobalGrantRow { user, host, privilege, grant_option: false });
+    all.push(granted);
+    let digests: std::collections::BTreeSet<_> =
+        all.iter().map(|rows| rows.clone().build().digest()).collect();
+    assert_eq!(digests.len(), all.len());
+    let printed = format!("{:?}", all[0].0);
+    assert!(!printed.contains(&PASSWORD[1..9]), "{printed}");
+}
+
+#[test]
+fn rows_of_mysql_that_differ_by_host_are_refused() {
+    let (client, proxy) =
+        (HostIdentity::without_name(ip("10.1.4.4")), HostIdentity::without_name(ip("10.0.0.9")));
+    let u = || mysql_u(|_| {});
+    for (rows, same) in [
+        (u(), true),
+        (u().user("u", ""), true),
+        (u().user("r", "10.0.0.9").edge("r@10.0.0.9", "u@%"), true),
+        (u().user("u", "10.0.0.0/24"), false),
+        (u().user("", "10.0.0.9"), false),
+        (u().table("u", "10.0.0.9", "hr", 64, 0), false),
+        (u().proxy("_", "10.0.0.9", ("v", "")), false),
+        (u().user("u", "10.0.0.0/0"), false),
+    ] {
+        let snapshot = rows.build();
+        let outcome = snapshot.same_rows(b"u", &client, &proxy);
+        assert_eq!(outcome == MaskedHost::Same, same, "{outcome:?}");
+    }
 }
 
 /// Pieces of hosts that collide often.

@@ -1,4 +1,8 @@
 //! Reads the accounts of every cluster: at start, at an interval, and on demand.
+//!
+//! What the monitor account must be granted on `MariaDB`: `SELECT` on `mysql.global_priv`, `mysql.db`,
+//! `mysql.tables_priv`, `mysql.columns_priv`, `mysql.procs_priv`, `mysql.roles_mapping` and `mysql.proxies_priv`, and
+//! `SHOW DATABASES ON *.*`. For `MySQL`, see `mysql_tables`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,11 +18,12 @@ use zeroize::Zeroizing;
 
 use super::Monitors;
 use super::client::{AskError, Client, own_login, text};
+use super::mysql_tables;
 use crate::accounts::{ClusterAccounts, ReloadRequest};
 use crate::config::{Cluster, Config, Node};
 use crate::grants::{
-    ColumnRow, DbRow, GlobalPrivRow, HostIdentity, ProxyRow, RawAccounts, RoleMappingRow, RoutineRow,
-    ServerVariables, Snapshot, TableRow,
+    ColumnRow, DbRow, GlobalPrivRow, HostIdentity, Product, ProxyRow, RawAccounts, RoleMappingRow,
+    RoutineRow, ServerVariables, Snapshot, TableRow,
 };
 use crate::ids::ClusterName;
 
@@ -171,8 +176,9 @@ enum LoadError {
     Unsupported(String),
 }
 
-/// Reads one node until two readings agree: the grant tables know no transactions. A reading that
-/// agrees with the accounts in force counts as the second one.
+/// Reads one node until two readings agree: the grant tables of `MariaDB` and of `MySQL` 5.7 know no
+/// transactions, and variables and names of databases are in none. A reading that agrees with the accounts in force
+/// counts as the second one.
 async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result<ClusterAccounts, LoadError> {
     let mut client = Client::connect(node, &cluster.monitor, cluster.connect_timeout).await?;
     let mut last = known;
@@ -221,7 +227,29 @@ async fn identity(
 
 async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
     let variables = read_variables(client).await?;
+    let product = Product::from_version(&variables.version);
     let mut raw = RawAccounts { variables, ..RawAccounts::default() };
+    let in_transaction = mysql_tables::has_roles(&product);
+    if in_transaction {
+        client.rows("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY", QUERY_LIMIT).await?;
+    }
+    if product.is_mysql() {
+        mysql_tables::read(client, &product, &mut raw, QUERY_LIMIT).await?;
+    } else {
+        read_mariadb_rows(client, &mut raw).await?;
+    }
+    read_shared_rows(client, &mut raw).await?;
+    if in_transaction {
+        client.rows("COMMIT", QUERY_LIMIT).await?;
+    }
+    for row in client.rows("SHOW DATABASES", QUERY_LIMIT).await? {
+        raw.databases.push(text(&row, 0)?);
+    }
+    Ok(raw)
+}
+
+/// The tables that only `MariaDB` has.
+async fn read_mariadb_rows(client: &mut Client, raw: &mut RawAccounts) -> Result<(), LoadError> {
     for row in client.rows("SELECT Host, User, Priv FROM mysql.global_priv", QUERY_LIMIT).await? {
         raw.global_priv.push(GlobalPrivRow {
             host: text(&row, 0)?,
@@ -229,6 +257,20 @@ async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
             priv_json: Zeroizing::new(text(&row, 2)?),
         });
     }
+    let query = "SELECT Host, User, Role, Admin_option FROM mysql.roles_mapping";
+    for row in client.rows(query, QUERY_LIMIT).await? {
+        raw.roles.push(RoleMappingRow {
+            host: text(&row, 0)?,
+            user: text(&row, 1)?,
+            role: text(&row, 2)?,
+            admin: text(&row, 3)? == "Y",
+        });
+    }
+    Ok(())
+}
+
+/// The tables that all servers have.
+async fn read_shared_rows(client: &mut Client, raw: &mut RawAccounts) -> Result<(), LoadError> {
     for row in client.rows("SELECT * FROM mysql.db", QUERY_LIMIT).await? {
         let mut db =
             DbRow { host: String::new(), user: String::new(), db: String::new(), privileges: Vec::new() };
@@ -277,15 +319,6 @@ async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
             privileges: number(&text(&row, 5)?)?,
         });
     }
-    let query = "SELECT Host, User, Role, Admin_option FROM mysql.roles_mapping";
-    for row in client.rows(query, QUERY_LIMIT).await? {
-        raw.roles.push(RoleMappingRow {
-            host: text(&row, 0)?,
-            user: text(&row, 1)?,
-            role: text(&row, 2)?,
-            admin: text(&row, 3)? == "Y",
-        });
-    }
     let query = "SELECT Host, User, Proxied_host, Proxied_user, With_grant FROM mysql.proxies_priv";
     for row in client.rows(query, QUERY_LIMIT).await? {
         raw.proxies.push(ProxyRow {
@@ -296,17 +329,16 @@ async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
             with_grant: text(&row, 4)? != "0",
         });
     }
-    for row in client.rows("SHOW DATABASES", QUERY_LIMIT).await? {
-        raw.databases.push(text(&row, 0)?);
-    }
-    Ok(raw)
+    Ok(())
 }
 
 async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadError> {
     let query = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'skip_name_resolve', \
         'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
         'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', 'init_connect', \
-        'wait_timeout', 'interactive_timeout')";
+        'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
+        'check_proxy_users', 'mysql_native_password_proxy_users', 'sha256_password_proxy_users', 'offline_mode', \
+        'default_authentication_plugin')";
     let values: BTreeMap<String, String> = client
         .pairs(query, QUERY_LIMIT)
         .await?
@@ -316,9 +348,9 @@ async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadErro
     let get = |name: &str| values.get(name).map_or("", String::as_str);
     let is_on = |name: &str| matches!(get(name), "ON" | "1");
     let version = get("version").to_owned();
-    if !version.to_ascii_lowercase().contains("mariadb") {
+    if let Product::Unsupported { .. } = Product::from_version(&version) {
         return Err(LoadError::Unsupported(format!(
-            "accounts of {version:?} cannot be read yet: only MariaDB 10.4 and later is supported"
+            "accounts of {version:?} cannot be read: supported are MariaDB 10.4 and later, and MySQL 5.7 to 9"
         )));
     }
     let defaults = ServerVariables::default();
@@ -335,8 +367,15 @@ async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadErro
         init_connect: !get("init_connect").trim().is_empty(),
         wait_timeout: or("wait_timeout", defaults.wait_timeout)
             .min(or("interactive_timeout", defaults.wait_timeout)),
+        default_plugin: get("default_authentication_plugin").to_owned(),
+        partial_revokes: is_on("partial_revokes"),
+        mandatory_roles: get("mandatory_roles").to_owned(),
+        activate_all_roles_on_login: is_on("activate_all_roles_on_login"),
+        check_proxy_users: is_on("check_proxy_users"),
+        native_proxy_users: is_on("mysql_native_password_proxy_users"),
+        sha256_proxy_users: is_on("sha256_password_proxy_users"),
+        offline_mode: is_on("offline_mode"),
         version,
-        ..defaults
     })
 }
 

@@ -6,6 +6,7 @@
 mod client;
 pub mod live;
 mod loader;
+mod mysql_tables;
 mod probe;
 mod verdict;
 

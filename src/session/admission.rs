@@ -442,11 +442,11 @@ fn is_utf8(collation: u8) -> bool {
 /// The label of a refusal in metrics.
 fn label(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::HostNotAllowed => "host_not_allowed",
+        Refusal::HostNotAllowed(_) => "host_not_allowed",
         Refusal::Undecidable(_) => "undecidable",
         Refusal::UnsupportedPlugin { .. } => "unsupported_plugin",
-        Refusal::InsecureTransport { .. } | Refusal::TlsRequired(_) => "tls_required",
-        Refusal::Locked => "account_locked",
+        Refusal::InsecureTransport(_) | Refusal::TlsRequired(_) => "tls_required",
+        Refusal::Locked(_) => "account_locked",
         Refusal::PasswordExpired => "password_expired",
         Refusal::GrantsDifferByHost(_) => "grants_differ_by_host",
         _ => "access_denied",

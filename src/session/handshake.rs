@@ -308,6 +308,6 @@ impl Session {
 fn product_name(product: &Product) -> &'static str {
     match product {
         Product::MariaDb { .. } => "MariaDB",
-        Product::Unsupported { .. } => "MySQL",
+        Product::MySql { .. } | Product::Unsupported { .. } => "MySQL",
     }
 }

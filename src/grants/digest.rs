@@ -1,0 +1,127 @@
+//! Digests: whether two readings of a server's accounts are the same, and whether an account is.
+
+use sha2::{Digest, Sha256};
+
+use super::rows::{MySqlUserRow, RawAccounts};
+
+/// SHA-256 of one row, with its table and the lengths of its parts.
+fn row(table: u8, parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update([table]);
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+/// SHA-256 of a row of `mysql.user`.
+pub(super) fn user_row(r: &MySqlUserRow) -> [u8; 32] {
+    let mut privileges: Vec<_> =
+        r.privileges.iter().filter(|(_, granted)| *granted).map(|(name, _)| name.as_bytes()).collect();
+    privileges.sort_unstable();
+    let optional = |value: Option<i64>| {
+        [u8::from(value.is_some()).to_be_bytes().to_vec(), value.unwrap_or(0).to_be_bytes().to_vec()].concat()
+    };
+    let (changed, lifetime) = (optional(r.password_last_changed), optional(r.password_lifetime));
+    let limits =
+        [r.max_questions, r.max_updates, r.max_connections, r.max_user_connections].map(i64::to_be_bytes);
+    let flags = [r.password_expired, r.account_locked, r.user_attributes.is_some()].map(u8::from);
+    let mut parts: Vec<&[u8]> = vec![
+        r.host.as_bytes(),
+        r.user.as_bytes(),
+        r.plugin.as_bytes(),
+        &r.authentication_string,
+        &changed,
+        &lifetime,
+        &flags,
+        r.ssl_type.as_bytes(),
+        r.ssl_cipher.as_bytes(),
+        r.x509_issuer.as_bytes(),
+        r.x509_subject.as_bytes(),
+        limits.as_flattened(),
+        r.user_attributes.as_ref().map_or(&[], |text| text.as_bytes()),
+    ];
+    parts.extend(privileges);
+    row(9, &parts)
+}
+
+/// SHA-256 over everything that was read. Each row is written with the lengths of its parts; rows are sorted.
+pub(super) fn of(raw: &RawAccounts) -> [u8; 32] {
+    let v = &raw.variables;
+    let mut rows = vec![row(
+        0,
+        &[
+            v.version.as_bytes(),
+            &[u8::from(v.skip_name_resolve), v.lower_case_table_names, u8::from(v.require_secure_transport)],
+            &v.default_password_lifetime.to_be_bytes(),
+            &[u8::from(v.disconnect_on_expired_password)],
+            &v.max_password_errors.to_be_bytes(),
+            &v.max_connections.to_be_bytes(),
+            &v.max_user_connections.to_be_bytes(),
+            v.default_plugin.as_bytes(),
+            &[u8::from(v.init_connect)],
+            &v.wait_timeout.to_be_bytes(),
+            &[u8::from(v.partial_revokes), u8::from(v.activate_all_roles_on_login), u8::from(v.offline_mode)],
+            &[u8::from(v.check_proxy_users), u8::from(v.native_proxy_users), u8::from(v.sha256_proxy_users)],
+            v.mandatory_roles.as_bytes(),
+        ],
+    )];
+    rows.extend(
+        raw.global_priv
+            .iter()
+            .map(|r| row(1, &[r.host.as_bytes(), r.user.as_bytes(), r.priv_json.as_bytes()])),
+    );
+    rows.extend(raw.db.iter().map(|r| {
+        let mut privileges: Vec<_> =
+            r.privileges.iter().filter(|(_, granted)| *granted).map(|(p, _)| p).collect();
+        privileges.sort_unstable();
+        let mut parts = vec![r.host.as_bytes(), r.user.as_bytes(), r.db.as_bytes()];
+        parts.extend(privileges.into_iter().map(String::as_bytes));
+        row(2, &parts)
+    }));
+    rows.extend(raw.tables.iter().map(|r| {
+        let names = [r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes(), r.table.as_bytes()];
+        let (table, column) = (r.table_privileges.to_be_bytes(), r.column_privileges.to_be_bytes());
+        row(3, &[names[0], names[1], names[2], names[3], &table, &column])
+    }));
+    rows.extend(raw.columns.iter().map(|r| {
+        let privileges = r.privileges.to_be_bytes();
+        let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
+        row(4, &[host, db, user, r.table.as_bytes(), r.column.as_bytes(), &privileges])
+    }));
+    rows.extend(raw.routines.iter().map(|r| {
+        let privileges = r.privileges.to_be_bytes();
+        let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
+        row(5, &[host, db, user, r.routine.as_bytes(), r.kind.as_bytes(), &privileges])
+    }));
+    rows.extend(
+        raw.roles.iter().map(|r| {
+            row(6, &[r.host.as_bytes(), r.user.as_bytes(), r.role.as_bytes(), &[u8::from(r.admin)]])
+        }),
+    );
+    rows.extend(raw.proxies.iter().map(|r| {
+        let (host, user) = (r.host.as_bytes(), r.user.as_bytes());
+        row(7, &[host, user, r.proxied_host.as_bytes(), r.proxied_user.as_bytes(), &[u8::from(r.with_grant)]])
+    }));
+    rows.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
+    rows.extend(raw.mysql_users.iter().map(user_row));
+    rows.extend(raw.role_edges.iter().map(|r| {
+        let (from, to) = ([r.from_host.as_bytes(), r.from_user.as_bytes()], [&r.to_host, &r.to_user]);
+        row(10, &[from[0], from[1], to[0].as_bytes(), to[1].as_bytes(), &[u8::from(r.admin)]])
+    }));
+    rows.extend(raw.default_roles.iter().map(|r| {
+        let (host, user) = (r.host.as_bytes(), r.user.as_bytes());
+        row(11, &[host, user, r.role_host.as_bytes(), r.role_user.as_bytes()])
+    }));
+    rows.extend(raw.global_grants.iter().map(|r| {
+        let (user, host) = (r.user.as_bytes(), r.host.as_bytes());
+        row(12, &[user, host, r.privilege.as_bytes(), &[u8::from(r.grant_option)]])
+    }));
+    rows.sort_unstable();
+    let mut hasher = Sha256::new();
+    for row in &rows {
+        hasher.update(row);
+    }
+    hasher.finalize().into()
+}
