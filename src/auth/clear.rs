@@ -96,12 +96,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(payload in proptest::collection::vec(any::<u8>(), 0..64)) {
-            match Password::decode(&payload) {
-                Some(password) => {
-                    let encoded = password.encode();
-                    prop_assert_eq!(encoded.as_bytes(), &payload[..]);
-                }
-                None => prop_assert_ne!(payload.iter().position(|c| *c == 0).map(|at| at + 1), Some(payload.len())),
+            if let Some(password) = Password::decode(&payload) {
+                let encoded = password.encode();
+                prop_assert_eq!(encoded.as_bytes(), &payload[..]);
+            } else {
+                let first_nul = payload.iter().position(|c| *c == 0);
+                prop_assert_ne!(first_nul.map(|at| at + 1), Some(payload.len()));
             }
         }
     }

@@ -219,7 +219,7 @@ fn found(found: &Found<'_>) -> String {
 
 /// How a case's client is connected.
 #[derive(Clone, Copy)]
-enum From {
+enum Client {
     /// TCP; the server resolves names and has none for the address.
     Ip(&'static str),
     /// TCP; the server does not resolve names.
@@ -232,7 +232,7 @@ enum From {
 
 #[test]
 fn the_first_matching_row_in_the_order_of_the_server_is_chosen() {
-    use From::{Ip, Name, Own, Skip, Socket};
+    use Client::{Ip, Name, Own, Skip, Socket};
     let cases = [
         (1, "u@%, u@127.0.0.5", Ip("127.0.0.5"), ["u@127.0.0.5", "u@127.0.0.5", "u@127.0.0.5"]),
         (2, "u@%, u@127.0.0.%", Ip("127.0.0.5"), ["u@127.0.0.%", "u@127.0.0.%", "u@127.0.0.%"]),
@@ -404,7 +404,7 @@ fn the_default_database_is_judged_by_patterns_of_user_and_host() {
             .granted("r", "u", "%")
     };
     let select = "Select_priv";
-    let cases = [
+    let cases = vec![
         ("56", u(), "app", "1044"),
         ("57", u(), "nosuch", "1044"),
         ("58", Rows::new().user_with("u", "%", &global(1)), "nosuch", "1049"),
@@ -921,7 +921,7 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
     let with_role = || u().user("r", "%").edge("r@%", "u@%");
     let default = |rows: Rows| rows.default_role(("u", "%"), ("r", "%"));
     let select = "Select_priv";
-    let cases = [
+    let cases = vec![
         ("56", u(), "app", "1044"),
         ("57", u(), "nosuch", "1044"),
         ("58", mysql_u(global), "nosuch", "1049"),
