@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use spillway::auth::native::Proof;
+use spillway::auth::Proof;
 use spillway::wire::Capabilities;
 use spillway::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse};
 use spillway::wire::packet::{self, HEADER};
@@ -53,7 +53,7 @@ fn log_in(port: u16, account: &Account<'_>) -> Outcome<TcpStream> {
         max_packet: 1 << 24,
         collation: 45,
         user: account.user.into(),
-        auth: proof.reply(&greeting.scramble),
+        auth: proof.native_reply(&greeting.scramble),
         database: Some(account.schema.into()),
         plugin: Some(b"mysql_native_password".to_vec()),
         attributes: None,
@@ -66,7 +66,7 @@ fn log_in(port: u16, account: &Account<'_>) -> Outcome<TcpStream> {
             Some(0xFE) => {
                 let switch = AuthSwitch::decode(&payload).map_err(|e| e.to_string())?;
                 let scramble = switch.scramble().map_err(|e| e.to_string())?;
-                write(&mut stream, sequence + 1, &proof.reply(&scramble))?;
+                write(&mut stream, sequence + 1, &proof.native_reply(&scramble))?;
             }
             _ => return Err(format!("login refused: {}", String::from_utf8_lossy(&payload))),
         }

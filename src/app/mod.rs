@@ -122,6 +122,7 @@ impl App {
             registry: Arc::new(Registry::default()),
             counts: Arc::default(),
             failed: Arc::default(),
+            secrets: session::Secrets::default(),
             gates: Arc::default(),
             lifecycle: Lifecycle::default(),
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),

@@ -117,6 +117,11 @@ impl Remembered {
         bool::from(stage1.remembered().0.ct_eq(&self.0)).then_some(stage1)
     }
 
+    /// Whether it is that of a password, in constant time.
+    pub fn is_of(&self, password: &[u8]) -> bool {
+        Self::from_password(password).0.ct_eq(&self.0).into()
+    }
+
     fn mask(&self, scramble: &Scramble) -> Zeroizing<[u8; HASH]> {
         Zeroizing::new(Sha256::new().chain_update(self.0).chain_update(scramble).finalize().into())
     }

@@ -5,16 +5,19 @@ pub mod clear;
 pub mod ed25519;
 pub mod native;
 pub mod parsec;
+mod proof;
 pub mod rsa;
 pub mod sha256_crypt;
 pub mod sha256_password;
+
+pub use proof::Proof;
 
 use std::cell::RefCell;
 
 use crate::wire::handshake::{SCRAMBLE, Scramble};
 
 /// Plugins whose replies can be verified here, by the servers' names.
-pub const VERIFIED: &[&str] = &[native::PLUGIN];
+pub const VERIFIED: &[&str] = &[native::PLUGIN, caching_sha2::PLUGIN, sha256_password::PLUGIN];
 
 /// The random bytes that a signature of `ed25519` or `parsec` is made over.
 pub type Nonce = [u8; 32];

@@ -29,7 +29,8 @@ use tokio::time::timeout;
 pub use gate::{Gates, NodeLinks, Slot};
 pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
 
-use crate::auth::native::{self, Proof};
+use crate::auth::rsa::ServerKey;
+use crate::auth::{Proof, caching_sha2, native, sha256_password};
 use crate::config::HeaderVersion;
 use crate::ids::NodeAddr;
 use crate::net::{PacketStream, ReadError, write_header};
@@ -205,12 +206,10 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
     }
     let greeting = Greeting::decode(&payload)?;
     let capabilities = link_capabilities(greeting.capabilities, who)?;
-    let (plugin, auth) = if is_native(greeting.plugin.as_bytes()) {
-        (native::PLUGIN, who.proof.reply(&greeting.scramble))
-    } else {
-        // An empty reply of the server's own plugin: it then asks by an auth switch for the account's.
-        (greeting.plugin.as_str(), Vec::new())
-    };
+    let plugin = if greeting.plugin.is_empty() { native::PLUGIN } else { greeting.plugin.as_str() };
+    // Where the proof does not fit the server's own plugin, its reply is empty: the server then asks by an auth switch for
+    // the account's.
+    let auth = who.proof.reply(plugin.as_bytes(), &greeting.scramble).unwrap_or_default();
     let response = HandshakeResponse {
         capabilities,
         max_packet: who.max_packet,
@@ -222,7 +221,8 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         attributes: who.attributes.map(<[u8]>::to_vec),
     };
     packets.write(&response.encode()).await?;
-    let ok = authenticate(&mut packets, who.proof).await?;
+    let asked = (plugin.as_bytes().to_vec(), greeting.scramble);
+    let ok = authenticate(&mut packets, who.proof, asked).await?;
     let (stream, ahead) = packets.into_parts();
     if !ahead.is_empty() {
         return Err(Malformed("bytes behind the OK packet of a login").into());
@@ -236,10 +236,6 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);
     let origin = Box::new(Origin { facts, thread_id, ok, scramble, lease: None });
     Ok(Link { stream, capabilities, origin })
-}
-
-fn is_native(plugin: &[u8]) -> bool {
-    plugin.is_empty() || plugin == native::PLUGIN.as_bytes()
 }
 
 /// What the handshake response to the node claims: the client's own set for everything that shapes
@@ -261,26 +257,65 @@ fn link_capabilities(server: Capabilities, who: &Credentials<'_>) -> Result<Capa
     Ok(capabilities)
 }
 
-/// Answers the node until it says OK or no. Returns the payload of the OK packet.
-async fn authenticate(packets: &mut PacketStream<TcpStream>, proof: &Proof) -> Result<Bytes, LinkError> {
-    // One auth switch is normal; an endless row of them is an attack.
-    for _ in 0..4 {
+/// Answers the node until it says OK or no. `asked`: the plugin that was answered already, and its scramble. Returns the
+/// payload of the OK packet.
+async fn authenticate(
+    packets: &mut PacketStream<TcpStream>,
+    proof: &Proof,
+    asked: (Vec<u8>, Scramble),
+) -> Result<Bytes, LinkError> {
+    let (mut plugin, mut scramble) = asked;
+    // One auth switch is normal, and a few packets of a plugin; an endless row of them is an attack.
+    for _ in 0..8 {
         let payload = packets.read(HANDSHAKE_LIMIT).await?;
         match payload.first() {
             Some(0) => return Ok(payload),
             Some(0xFF) => return Err(LinkError::Refused(ErrPacket::decode(&payload)?)),
             Some(0xFE) => {
                 let switch = AuthSwitch::decode(&payload)?;
-                if switch.plugin != native::PLUGIN.as_bytes() {
-                    let plugin = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
-                    return Err(LinkError::Plugin(String::from_utf8_lossy(plugin).into_owned()));
+                let named = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
+                let Some(reply) = proof.reply(named, switch.data) else {
+                    return Err(LinkError::Plugin(String::from_utf8_lossy(named).into_owned()));
+                };
+                packets.write(&reply).await?;
+                plugin = named.to_vec();
+                scramble = switch.scramble()?;
+            }
+            Some(1) => {
+                if let Some(reply) = more(proof, &plugin, &scramble, &payload[1..])? {
+                    packets.write(&reply).await?;
                 }
-                packets.write(&proof.reply(&switch.scramble()?)).await?;
             }
             _ => return Err(Malformed("login reply").into()),
         }
     }
     Err(Malformed("endless authentication").into())
+}
+
+/// The reply to what a SHA-2 plugin says beyond its scramble; none: it wants none.
+///
+/// The password itself goes out only under a key of the node's. That keeps it from those who listen on the way, which is as
+/// far as a connection without TLS can go.
+fn more(
+    proof: &Proof,
+    plugin: &[u8],
+    scramble: &Scramble,
+    data: &[u8],
+) -> Result<Option<Vec<u8>>, LinkError> {
+    let is_caching = plugin == caching_sha2::PLUGIN.as_bytes();
+    if !is_caching && plugin != sha256_password::PLUGIN.as_bytes() {
+        return Err(LinkError::Plugin(String::from_utf8_lossy(plugin).into_owned()));
+    }
+    if is_caching && *data == [caching_sha2::FAST_OK] {
+        return Ok(None);
+    }
+    if is_caching && *data == [caching_sha2::FULL] {
+        return Ok(Some(vec![caching_sha2::REQUEST_KEY]));
+    }
+    let password = proof.password().ok_or(Malformed("a key that was not asked for"))?;
+    let key = ServerKey::from_pem(data).ok_or(Malformed("the node's public key"))?;
+    let hidden = key.encrypt(password, scramble).ok_or(Malformed("a public key that is too short"))?;
+    Ok(Some(hidden))
 }
 
 impl Link {

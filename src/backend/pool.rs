@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::gate::{Gate, Gates, Grant, NoSlot, Slot};
 use super::{Announce, Approach, Credentials, Link, LinkError, Origin, connect};
-use crate::auth::native::Proof;
+use crate::auth::Proof;
 use crate::config::Links;
 use crate::ids::{ClusterName, NodeAddr, NodeName};
 use crate::wire::Capabilities;

@@ -89,7 +89,7 @@ impl Link {
         // server that takes another scramble refuses it.
         let mut out = BytesMut::with_capacity(256);
         put_packet(&mut out, 0, &command.encode(claimed));
-        put_packet(&mut out, 2, &credentials.proof.reply(&origin.scramble));
+        put_packet(&mut out, 2, &credentials.proof.native_reply(&origin.scramble));
         let mut packets = PacketStream::new(stream, BytesMut::with_capacity(256), 1);
         let exchange = async {
             packets.write_framed(&out).await?;

@@ -404,6 +404,7 @@ fn the_default_database_is_judged_by_patterns_of_user_and_host() {
             .granted("r", "u", "%")
     };
     let select = "Select_priv";
+    let too_long = "x".repeat(65);
     let cases = vec![
         ("56", u(), "app", "1044"),
         ("57", u(), "nosuch", "1044"),
@@ -488,7 +489,7 @@ fn the_default_database_is_judged_by_patterns_of_user_and_host() {
         ("79, loses its own", role_at(&global(1)), "app", "1044"),
         ("82", u(), "", "u@%"),
         ("83", u(), "app ", "1102"),
-        ("83, too long", u(), &"x".repeat(65), "1102"),
+        ("83, too long", u(), too_long.as_str(), "1102"),
     ];
     for (number, rows, database, expected) in cases {
         let snapshot = rows.build();

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Row};
 use tokio::time::timeout;
 
-use crate::auth::native::Proof;
+use crate::auth::Proof;
 use crate::backend::{self, Announce, Approach, Credentials, Link, LinkError};
 use crate::config::{Cluster, HeaderVersion, Monitor, Node};
 use crate::topology::Facts;

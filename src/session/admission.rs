@@ -12,24 +12,25 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::backoff::Attempt;
-use super::handshake::{HANDSHAKE_LIMIT, read_fault};
+use super::exchange::{Shown, Way};
 use crate::accounts::{ClusterAccounts, View};
-use crate::auth::{self, native};
+use crate::auth::{self, Proof};
 use crate::backend::{Announce, Approach, Claim, Credentials, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, Login};
-use crate::grants::{Account, LoginRequest, Refusal, Verdict, decide};
+use crate::grants::{Account, Found, LoginRequest, Refusal, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::routing::{self, NoCluster};
 use crate::topology::LoadGuard;
 use crate::wire::Capabilities;
-use crate::wire::handshake::{AuthSwitch, Scramble};
+use crate::wire::handshake::Scramble;
 use crate::wire::packet::Err as ErrPacket;
 
 /// How often a node is chosen again when the one before could not be reached.
 const ATTEMPTS: usize = 3;
 
 /// What a client asks for in a handshake response or a `COM_CHANGE_USER`.
+#[derive(Clone)]
 pub(super) struct Asked {
     pub(super) user: Vec<u8>,
     pub(super) database: Option<Vec<u8>>,
@@ -37,8 +38,18 @@ pub(super) struct Asked {
     pub(super) collation: u8,
     pub(super) max_packet: u32,
     pub(super) attributes: Option<Vec<u8>>,
-    /// The reply that came with the request, and the scramble that it is over; none: ask for one.
-    pub(super) first_reply: Option<(Scramble, Vec<u8>)>,
+    /// The reply that came with the request; none: ask for one.
+    pub(super) first_reply: Option<FirstReply>,
+}
+
+/// The reply that comes with a handshake response.
+#[derive(Clone)]
+pub(super) struct FirstReply {
+    /// The plugin that made it.
+    pub(super) plugin: Vec<u8>,
+    /// What it is over.
+    pub(super) scramble: Scramble,
+    pub(super) reply: Vec<u8>,
 }
 
 /// A proven login, and everything that a link needs for it.
@@ -47,7 +58,7 @@ pub(super) struct Credential {
     pub(super) user: Vec<u8>,
     /// The account that let the client in.
     pub(super) account: Arc<Account>,
-    pub(super) proof: native::Proof,
+    pub(super) proof: Proof,
     pub(super) cluster: ClusterName,
     pub(super) database: Option<Vec<u8>>,
     pub(super) capabilities: Capabilities,
@@ -63,10 +74,19 @@ pub(super) struct Credential {
     pub(super) reuse: Option<Reuse>,
 }
 
+/// What a client says to know.
+#[derive(Clone, Copy)]
+enum Claimed<'a> {
+    /// What it was asked for.
+    Shown(&'a Shown),
+    /// What it proved when it logged in to another cluster.
+    Proof(&'a Proof),
+}
+
 /// What a login proved.
 struct Admitted {
     account: Arc<Account>,
-    proof: native::Proof,
+    proof: Proof,
     view: View,
     current_user: Option<String>,
     reuse: Option<Reuse>,
@@ -92,48 +112,39 @@ impl Session {
     {
         let cluster = self.cluster_for(asked.database.as_deref())?;
         let accounts = self.accounts_of(&cluster)?;
-        let (scramble, reply) = match asked.first_reply {
-            Some(first) => first,
-            None if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) => {
-                let scramble = auth::scramble()
-                    .map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
-                let switch = AuthSwitch::encode(native::PLUGIN, &scramble);
-                packets.write(&switch).await.map_err(Fault::client_gone)?;
-                let reply = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
-                (scramble, reply.to_vec())
-            }
-            None => return Err(Fault::client_too_old()),
-        };
-        if !matches!(reply.len(), 0 | 20) {
-            return Err(Fault::bad_handshake("a password reply of an odd length"));
-        }
+        let entry = Arc::clone(&self.registered.entry);
+        let host =
+            |accounts: &ClusterAccounts| accounts.client_identity(&entry.client).host_or_ip().into_owned();
+        let mut way = self.way(&cluster, &accounts, &asked);
+        let mut shown = self.ask(packets, way, &asked).await?;
         if !asked.user.is_ascii() && !is_utf8(asked.collation) {
             // The server would convert the name before it looks for a row; the rows here are UTF-8.
-            let host = accounts.client_identity(&self.registered.entry.client).host_or_ip().into_owned();
             let reason = format!(
                 "a name beyond ASCII in a character set other than UTF-8 (collation {})",
                 asked.collation
             );
-            return Err(denied(&asked.user, &host, !reply.is_empty(), &reason));
+            return Err(denied(&asked.user, &host(&accounts), shown.uses_password(), &reason));
         }
-        let using_password = !reply.is_empty();
-        let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &cluster, user: &asked.user };
         if let Some(who) = self.shared.failed.holds_back(&attempt, Instant::now()) {
-            let host = accounts.client_identity(&entry.client).host_or_ip().into_owned();
             let reason = format!("held back after too many failed logins: {who}");
-            return Err(Fault { label: "held_back", ..denied(&asked.user, &host, using_password, &reason) });
+            let fault = denied(&asked.user, &host(&accounts), shown.uses_password(), &reason);
+            return Err(Fault { label: "held_back", ..fault });
         }
-        let judge = |accounts: &ClusterAccounts| {
-            self.judge(&cluster, accounts, &asked.user, asked.capabilities, using_password, |account| {
-                verify(&reply, &scramble, account)
-            })
-        };
-        let admitted = match judge(&accounts) {
-            // The account may be newer than what was read.
-            Err(_) if self.shared.accounts.doubt(&cluster).await => judge(&*self.accounts_of(&cluster)?),
-            verdict => verdict,
-        };
+        let mut admitted =
+            self.judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown)).await;
+        if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
+            // The account is newer than what was read.
+            let accounts = self.accounts_of(&cluster)?;
+            let now = self.way(&cluster, &accounts, &asked);
+            if now != way {
+                way = now;
+                shown = self.ask(packets, way, &Asked { first_reply: None, ..asked.clone() }).await?;
+            }
+            admitted = self
+                .judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown))
+                .await;
+        }
         let admitted = match admitted {
             Ok(admitted) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
@@ -168,26 +179,17 @@ impl Session {
 
     /// Whether the cluster of `moved` accepts what the client proved when it logged in; notes whether its links may be
     /// used again.
-    pub(super) fn admit_again(&self, moved: &mut Credential, schema: &[u8]) -> Result<(), Fault> {
+    pub(super) async fn admit_again(&self, moved: &mut Credential, schema: &[u8]) -> Result<(), Fault> {
         let accounts = self.accounts_of(&moved.cluster)?;
-        let using_password = !moved.proof.is_empty();
         debug!(
             session = self.registered.entry.id.0,
             cluster = %moved.cluster,
             schema = %String::from_utf8_lossy(schema),
             "session asks for a schema of another cluster"
         );
-        let admitted = self.judge(
-            &moved.cluster,
-            &accounts,
-            &moved.user,
-            moved.capabilities,
-            using_password,
-            |account| {
-                let proof = &moved.proof;
-                stored(account).any(|s| proof.satisfies(&s)).then(|| proof.clone())
-            },
-        )?;
+        let claimed = Claimed::Proof(&moved.proof);
+        let admitted =
+            self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
         moved.view = admitted.view;
@@ -195,16 +197,34 @@ impl Session {
         Ok(())
     }
 
-    /// Finds the account, lets `check` verify the credential, and tells the reasons in the server's order.
-    fn judge(
+    /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
+    /// always the same for the same name.
+    fn way(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Way {
+        let of = |account: &Account| account.authentication.iter().find_map(|a| Way::of(&a.plugin));
+        let client = accounts.client_identity(&self.registered.entry.client);
+        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
+            && let Some(way) = of(account)
+        {
+            return way;
+        }
+        let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
+        let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
+        accounts.snapshot.accounts().filter_map(of).nth(any).unwrap_or(Way::Native)
+    }
+
+    /// Finds the account, verifies the credential, and tells the reasons in the server's order.
+    async fn judge(
         &self,
         cluster: &ClusterName,
         accounts: &ClusterAccounts,
         user: &[u8],
         capabilities: Capabilities,
-        using_password: bool,
-        check: impl Fn(Option<&Account>) -> Option<native::Proof>,
+        claimed: Claimed<'_>,
     ) -> Result<Admitted, Fault> {
+        let using_password = match claimed {
+            Claimed::Shown(shown) => shown.uses_password(),
+            Claimed::Proof(proof) => !proof.is_empty(),
+        };
         let client = accounts.client_identity(&self.registered.entry.client);
         let view = self.view(cluster, accounts);
         let seen = accounts.seen(view, &client);
@@ -230,7 +250,11 @@ impl Session {
         };
         match decide(&accounts.snapshot, &request).verdict {
             Verdict::Candidate { account, then, sandbox } => {
-                let proof = check(Some(&account)).ok_or_else(|| {
+                let proof = match claimed {
+                    Claimed::Shown(shown) => self.verify(shown, Some(&account)).await,
+                    Claimed::Proof(proof) => self.is_right(proof, &account).await.then(|| proof.clone()),
+                };
+                let proof = proof.ok_or_else(|| {
                     let reason = format!("wrong password for {account}");
                     denied(user, &client.host_or_ip(), using_password, &reason)
                 })?;
@@ -245,8 +269,10 @@ impl Session {
                 Ok(Admitted { account, proof, view, current_user, reuse })
             }
             Verdict::Refused(refusal) => {
-                if !refusal.is_immediate() {
-                    let _ = check(None);
+                if let Claimed::Shown(shown) = claimed
+                    && !refusal.is_immediate()
+                {
+                    let _ = self.verify(shown, None).await;
                 }
                 Err(refused(&refusal))
             }
@@ -415,23 +441,6 @@ fn accounts_host(session: &Session, credential: &Credential) -> String {
         .accounts
         .cluster(&credential.cluster)
         .map_or_else(|| client.to_string(), |a| a.client_identity(client).host_or_ip().into_owned())
-}
-
-/// The stored passwords of an account that can be verified here.
-fn stored(account: Option<&Account>) -> impl Iterator<Item = native::Stored> + '_ {
-    account
-        .into_iter()
-        .flat_map(|a| &a.authentication)
-        .filter(|a| a.plugin == native::PLUGIN)
-        .map(|a| native::Stored::parse(&a.string))
-}
-
-/// Verifies a reply against an account, or does the same work without one.
-fn verify(reply: &[u8], scramble: &Scramble, account: Option<&Account>) -> Option<native::Proof> {
-    if account.is_none() {
-        return native::verify(reply, scramble, &native::Stored::Unusable);
-    }
-    stored(account).find_map(|stored| native::verify(reply, scramble, &stored))
 }
 
 /// Whether a collation id of a handshake is one of `utf8mb3` or `utf8mb4`.

@@ -223,7 +223,7 @@ impl Session {
         };
         let mut moved =
             Credential { cluster: cluster.clone(), database: None, reuse: None, ..credential.clone() };
-        self.admit_again(&mut moved, schema).map_err(Refusal::Fault)?;
+        self.admit_again(&mut moved, schema).await.map_err(Refusal::Fault)?;
         let mut placed = self.place(&moved).await.map_err(Refusal::Fault)?;
         let limit = self.connect_timeout(&cluster);
         if placed.link.is_used() {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
-use super::admission::{Asked, Credential, Placed};
+use super::admission::{Asked, Credential, FirstReply, Placed};
 use super::limits::Places;
 use super::relay::Relay;
 use super::state::SessionState;
 use super::{Session, is_open, linger};
-use crate::auth::{self, native};
+use crate::auth::{self, caching_sha2, native};
 use crate::config::Tls;
 use crate::fault::{Blame, Fault};
 use crate::grants::{Product, Transport};
@@ -223,8 +223,10 @@ impl Session {
         if !response.capabilities.contains(Capabilities::SECURE_CONNECTION) {
             return Err(Fault::client_too_old());
         }
-        let names_native =
-            response.plugin.as_deref().is_none_or(|p| p.is_empty() || p == native::PLUGIN.as_bytes());
+        // A client that names no plugin answers the greeting's.
+        let plugin = response.plugin.filter(|name| !name.is_empty());
+        let plugin = plugin.unwrap_or_else(|| greeting.plugin.clone().into_bytes());
+        let first = FirstReply { plugin, scramble: greeting.scramble, reply: response.auth };
         let credential = self
             .authenticate(
                 packets,
@@ -235,7 +237,7 @@ impl Session {
                     collation: response.collation,
                     max_packet: response.max_packet,
                     attributes: response.attributes,
-                    first_reply: names_native.then_some((greeting.scramble, response.auth)),
+                    first_reply: Some(first),
                 },
             )
             .await?;
@@ -288,7 +290,7 @@ impl Session {
             capabilities: capabilities | Capabilities::REQUIRED | Capabilities::PLUGIN_AUTH,
             collation,
             status: Status::AUTOCOMMIT,
-            plugin: native::PLUGIN.to_owned(),
+            plugin: if any_is_mysql { caching_sha2::PLUGIN } else { native::PLUGIN }.to_owned(),
         }
     }
 

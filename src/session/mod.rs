@@ -8,6 +8,7 @@
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
+//! | `exchange` | how a client shows what it knows, and whether that is right |
 //! | [`backoff`] | logins that are held back because others failed |
 //! | [`limits`] | sessions of one service, user or address |
 //! | [`upkeep`] | the pool in order, idle sessions closed |
@@ -15,6 +16,7 @@
 mod admission;
 pub mod backoff;
 mod commands;
+mod exchange;
 mod handshake;
 pub mod limits;
 pub mod registry;
@@ -47,6 +49,7 @@ use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
 use admission::Credential;
 use backoff::Failed;
+pub use exchange::Secrets;
 use limits::{Counts, Places};
 use registry::{Ending, Entry, Registered, Registry};
 use relay::{Elsewhere, Event, Follow, Relay};
@@ -73,6 +76,8 @@ pub struct Shared {
     pub counts: Arc<Counts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
+    /// What logins share.
+    pub secrets: Secrets,
     /// How many links each node has.
     pub gates: Arc<Gates>,
     /// The stage of the process.

@@ -1,12 +1,16 @@
 //! `MySQL` 9.7 itself: what the other tests take for granted about it, and that the tests' own client can log in.
 
 use crate::harness::mysql::MONITOR_TABLES;
+use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER};
+use crate::harness::workspace::{self, free_port};
 use crate::lab::{self, PASSWORD};
 use crate::proof::{Plugin, Way};
 use crate::raw::{self, Credentials, Refusal, first_value};
+use crate::tls::Authority;
 use crate::{Verdict, ensure, mysql_trial, same};
 use libtest_mimic::Trial;
+use rustls::version::TLS13;
 use std::sync::Arc;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -18,6 +22,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         mysql_trial("mysql::empty_password", empty_password),
         mysql_trial("mysql::change_user", change_user),
         mysql_trial("mysql::monitor_account", monitor_account),
+        mysql_trial("mysql::logins_through_spillway", logins_through_spillway),
+        mysql_trial("mysql::logins_through_spillway_over_tls", logins_through_spillway_over_tls),
+        mysql_trial("mysql::refusals_through_spillway", refusals_through_spillway),
     ]
 }
 
@@ -135,5 +142,100 @@ fn monitor_account() -> Verdict {
     ensure!(databases.iter().any(|row| row.ends_with(b"lab")), "{databases:?}");
     let denied = session.query("SELECT * FROM lab.greeting")?;
     same!(Refusal::parse(&denied[0])?.code, 1142, "a table that is none of its business");
+    Ok(())
+}
+
+/// A Spillway in front of the shared server, and its port.
+fn spillway(name: &str, service: &str) -> Result<(Spillway, u16), String> {
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", lab::mysql()?.server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, &format!("route = \"cluster:lab\"\n{service}"));
+    Ok((Spillway::start(lab::binary(), name, &configuration)?, port))
+}
+
+/// Nothing that a client is told, sees or does differs from the server itself.
+fn logins_through_spillway() -> Verdict {
+    let (spillway, port) = spillway("spillway-mysql", "")?;
+    account("through", PASSWORD)?;
+    lab::mysql()?.server.sql("CREATE USER throughempty@'%'; GRANT ALL ON lab.* TO throughempty@'%'")?;
+    spillway.ask("reload accounts")?;
+    for (user, password) in [("through", PASSWORD), ("throughempty", ""), ("through", PASSWORD)] {
+        let login = raw::login(port, &Credentials::new(user, password, Some("lab")))?;
+        let mut session = login.map_err(|refusal| format!("{user}: {refusal:?}\n{}", spillway.log()))?;
+        ensure!(session.version.starts_with("9."), "version {}", session.version);
+        same!(first_value(&session.query("SELECT CURRENT_USER()")?)?, format!("{user}@%"), "the account");
+        same!(first_value(&session.query("SELECT word FROM greeting")?)?, "hello", "a row");
+        // Another one that logs in again on the same connection.
+        ensure!(session.change_user("through", PASSWORD, "lab")?.is_ok(), "COM_CHANGE_USER");
+        same!(first_value(&session.query("SELECT CURRENT_USER()")?)?, "through@%", "the new account");
+    }
+    // A client whose first packet is by another plugin.
+    let native = Credentials { plugin: Some(Plugin::Native), ..Credentials::new("through", PASSWORD, None) };
+    ensure!(raw::login(port, &native)?.is_ok(), "a client that begins with mysql_native_password");
+    let log = spillway.log();
+    ensure!(!log.contains(PASSWORD), "a password in the log");
+    Ok(())
+}
+
+fn logins_through_spillway_over_tls() -> Verdict {
+    let authority = Authority::new("mysql-front")?;
+    let issued = authority.server()?;
+    let directory = workspace::directory("mysql-front-tls")?;
+    for (name, content) in [("tls.crt", &issued.certificate), ("tls.key", &issued.key)] {
+        std::fs::write(directory.join(name), content).map_err(|e| e.to_string())?;
+    }
+    let tls =
+        format!("tls = {{ certificate = \"{0}/tls.crt\", key = \"{0}/tls.key\" }}", directory.display());
+    let (spillway, port) = spillway("spillway-mysql-tls", &tls)?;
+    account("throughtls", PASSWORD)?;
+    spillway.ask("reload accounts")?;
+    let client = authority.trusted_by(&TLS13, None)?;
+    for _ in 0..2 {
+        let tls = Some(Arc::clone(&client));
+        let login =
+            raw::login(port, &Credentials { tls, ..Credentials::new("throughtls", PASSWORD, Some("lab")) })?;
+        let mut session = login.map_err(|refusal| format!("{refusal:?}\n{}", spillway.log()))?;
+        same!(session.way, Way::Cleartext, "the way of the password");
+        same!(first_value(&session.query("SELECT CURRENT_USER()")?)?, "throughtls@%", "the account");
+    }
+    Ok(())
+}
+
+fn refusals_through_spillway() -> Verdict {
+    let (spillway, port) = spillway("spillway-mysql-refusals", "")?;
+    let server = &lab::mysql()?.server;
+    server.sql(&format!(
+        "CREATE USER refused@'%' IDENTIFIED BY '{PASSWORD}';
+         CREATE USER refusedlocked@'%' IDENTIFIED BY '{PASSWORD}' ACCOUNT LOCK;
+         CREATE USER refusedexpired@'%' IDENTIFIED BY '{PASSWORD}' PASSWORD EXPIRE;
+         CREATE USER refusedtls@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
+         CREATE USER refusedfar@'10.9.8.7' IDENTIFIED BY '{PASSWORD}';"
+    ))?;
+    spillway.ask("reload accounts")?;
+    for (user, password, schema, code) in [
+        ("refused", "wrong", None, 1045),
+        ("refused", "", None, 1045),
+        ("refused", PASSWORD, Some("lab"), 1044),
+        ("refused", PASSWORD, Some("nosuch"), 1044),
+        ("nobodyatall", PASSWORD, None, 1045),
+        ("refusedlocked", PASSWORD, None, 3118),
+        ("refusedlocked", "wrong", None, 1045),
+        ("refusedexpired", PASSWORD, None, 1862),
+        ("refusedtls", PASSWORD, None, 1045),
+        ("refusedfar", PASSWORD, None, 1045),
+    ] {
+        let login = |port| -> Result<Refusal, String> {
+            let login = raw::login(port, &Credentials::new(user, password, schema))?;
+            login.err().ok_or_else(|| format!("{user} {password:?} {schema:?} is let in on {port}"))
+        };
+        let (direct, proxied) = (login(server.port)?, login(port)?);
+        same!(direct.code, code, "{user} {password:?} {schema:?} directly: {direct:?}");
+        same!(
+            (proxied.code, &proxied.state, &proxied.message),
+            (direct.code, &direct.state, &direct.message),
+            "{user} {password:?} {schema:?}, Spillway and server"
+        );
+    }
     Ok(())
 }

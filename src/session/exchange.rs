@@ -1,0 +1,255 @@
+//! The part of a login in which the client shows what it knows: by which plugin it is asked, and what comes of it.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::error;
+
+use super::Session;
+use super::admission::Asked;
+use super::handshake::{HANDSHAKE_LIMIT, read_fault};
+use crate::auth::clear::Password;
+use crate::auth::rsa::KeyPair;
+use crate::auth::{self, Proof, caching_sha2, native, sha256_crypt, sha256_password};
+use crate::fault::Fault;
+use crate::grants::{Account, Authentication, Transport};
+use crate::ids::ClientAddr;
+use crate::net::PacketStream;
+use crate::wire::Capabilities;
+use crate::wire::handshake::{AuthSwitch, Scramble};
+
+/// Accounts whose passwords are verified faster after the first time.
+const REMEMBERED: usize = 10_000;
+
+/// How a client is asked for what it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// `mysql_native_password`: it replies to a scramble.
+    Native,
+    /// `caching_sha2_password`, always in full: only the password itself logs in to a node that has forgotten it.
+    CachingSha2,
+    /// `sha256_password`.
+    Sha256,
+}
+
+/// What a client replied.
+pub(super) enum Shown {
+    /// A reply of `mysql_native_password`.
+    Reply(Scramble, Vec<u8>),
+    /// A password; none: one that could not be read, which is as good as a wrong one.
+    Password(Option<Password>),
+}
+
+impl Way {
+    /// The way for an account's plugin.
+    pub(super) fn of(plugin: &str) -> Option<Self> {
+        match plugin {
+            native::PLUGIN => Some(Self::Native),
+            caching_sha2::PLUGIN => Some(Self::CachingSha2),
+            sha256_password::PLUGIN => Some(Self::Sha256),
+            _ => None,
+        }
+    }
+
+    fn plugin(self) -> &'static str {
+        match self {
+            Self::Native => native::PLUGIN,
+            Self::CachingSha2 => caching_sha2::PLUGIN,
+            Self::Sha256 => sha256_password::PLUGIN,
+        }
+    }
+}
+
+impl Shown {
+    /// For the wording of error 1045, as the servers' plugins tell it.
+    pub(super) fn uses_password(&self) -> bool {
+        match self {
+            Self::Reply(_, reply) => !reply.is_empty(),
+            Self::Password(password) => password.as_ref().is_none_or(|p| !p.is_empty()),
+        }
+    }
+}
+
+impl Session {
+    /// Asks the client, unless its first packet has the answer already.
+    pub(super) async fn ask<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        way: Way,
+        asked: &Asked,
+    ) -> Result<Shown, Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let first = asked.first_reply.as_ref().filter(|first| first.plugin == way.plugin().as_bytes());
+        let (scramble, reply) = match first {
+            Some(first) => (first.scramble, first.reply.clone()),
+            None if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) => {
+                let scramble = auth::scramble()
+                    .map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
+                let switch = AuthSwitch::encode(way.plugin(), &scramble);
+                packets.write(&switch).await.map_err(Fault::client_gone)?;
+                (scramble, packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?.to_vec())
+            }
+            None => return Err(Fault::client_too_old()),
+        };
+        match way {
+            Way::Native if matches!(reply.len(), 0 | 20) => Ok(Shown::Reply(scramble, reply)),
+            Way::CachingSha2 if caching_sha2::is_empty(&reply) => {
+                Ok(Shown::Password(Some(Password::new(b""))))
+            }
+            Way::CachingSha2 if reply.len() == 32 => {
+                packets.write(&[1, caching_sha2::FULL]).await.map_err(Fault::client_gone)?;
+                let next = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?.to_vec();
+                self.password(packets, next, caching_sha2::REQUEST_KEY, &scramble).await
+            }
+            Way::Sha256 if sha256_password::is_empty(&reply) => Ok(Shown::Password(Some(Password::new(b"")))),
+            Way::Sha256 => self.password(packets, reply, sha256_password::REQUEST_KEY, &scramble).await,
+            Way::Native | Way::CachingSha2 => Err(Fault::bad_handshake("a password reply of an odd length")),
+        }
+    }
+
+    /// The password in a reply, which is in the clear where nobody can listen, and otherwise under our key.
+    async fn password<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        reply: Vec<u8>,
+        request_key: u8,
+        scramble: &Scramble,
+    ) -> Result<Shown, Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let reply = zeroize::Zeroizing::new(reply);
+        if reply[..] == [request_key] {
+            let key = self.key().await?;
+            let mut packet = BytesMut::from(&[1][..]);
+            packet.extend_from_slice(key.public_pem().as_bytes());
+            packets.write(&packet).await.map_err(Fault::client_gone)?;
+            let hidden = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+            return Ok(Shown::Password(key.decrypt(&hidden, scramble)));
+        }
+        let secret = self.transport != Transport::Plain
+            || matches!(self.registered.entry.client, ClientAddr::Unix { .. });
+        if !secret {
+            return Err(Fault::bad_handshake("a password that anybody could have read"));
+        }
+        Ok(Shown::Password(Password::decode(&reply)))
+    }
+
+    /// The key under which clients without TLS send passwords: one for the process, made when it is first needed.
+    async fn key(&self) -> Result<Arc<KeyPair>, Fault> {
+        let make = || async {
+            let made = tokio::task::spawn_blocking(KeyPair::generate).await;
+            made.map_err(|e| e.to_string())?.map(Arc::new).map_err(|e| e.to_string())
+        };
+        let key = self.shared.secrets.key.get_or_try_init(make).await;
+        key.cloned().map_err(|e: String| Fault::refused("no_random", format!("no RSA key: {e}")))
+    }
+
+    /// Verifies what was shown against an account, or does the same work without one.
+    pub(super) async fn verify(&self, shown: &Shown, account: Option<&Account>) -> Option<Proof> {
+        let of = |plugin: &'static str| {
+            let all: &[Authentication] = account.map_or(&[], |account| &account.authentication);
+            all.iter().filter(move |a| a.plugin == plugin).map(|a| a.string.as_str())
+        };
+        match shown {
+            Shown::Reply(scramble, reply) => {
+                if account.is_none() {
+                    return native::verify(reply, scramble, &native::Stored::Unusable).map(Proof::Native);
+                }
+                let mut stored = of(native::PLUGIN).map(native::Stored::parse);
+                stored.find_map(|stored| native::verify(reply, scramble, &stored)).map(Proof::Native)
+            }
+            Shown::Password(password) => {
+                // What cannot be read takes as long as what is wrong.
+                let given = password.clone().unwrap_or_else(|| Password::new(b"\0"));
+                if self.password_is_right(&given, account).await {
+                    password.clone().map(Proof::Password)
+                } else {
+                    None
+                }
+            }
+        }
+    }
+
+    /// Whether a proof from another cluster's login is right for an account, too.
+    pub(super) async fn is_right(&self, proof: &Proof, account: &Account) -> bool {
+        match proof {
+            Proof::Native(proof) => account
+                .authentication
+                .iter()
+                .filter(|a| a.plugin == native::PLUGIN)
+                .any(|a| proof.satisfies(&native::Stored::parse(&a.string))),
+            Proof::Password(password) => self.password_is_right(password, Some(account)).await,
+        }
+    }
+
+    async fn password_is_right(&self, password: &Password, account: Option<&Account>) -> bool {
+        let Some(account) = account else {
+            return verify_hash(sha256_crypt::Stored::Unusable, password).await;
+        };
+        let native = native::Proof::from_password(password.as_bytes());
+        for authentication in &account.authentication {
+            let text = authentication.string.as_str();
+            let stored = match Way::of(&authentication.plugin) {
+                Some(Way::Native) if native.satisfies(&native::Stored::parse(text)) => return true,
+                Some(Way::Native) | None => continue,
+                Some(Way::CachingSha2) => caching_sha2::parse(text.as_bytes()),
+                Some(Way::Sha256) => sha256_password::parse(text.as_bytes()),
+            };
+            if stored.is_empty() && password.is_empty() {
+                return true;
+            }
+            if self.shared.secrets.knows(account.digest(), password) {
+                return true;
+            }
+            if verify_hash(stored, password).await {
+                self.shared.secrets.remember(*account.digest(), password);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Thousands of rounds, which must not hold up the other sessions of the worker.
+async fn verify_hash(stored: sha256_crypt::Stored, password: &Password) -> bool {
+    let password = password.clone();
+    let verified = tokio::task::spawn_blocking(move || stored.verify(password.as_bytes())).await;
+    verified.unwrap_or_else(|error| {
+        error!(%error, "a password could not be verified");
+        false
+    })
+}
+
+/// What logins of the whole process share, and nobody may see.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    key: tokio::sync::OnceCell<Arc<KeyPair>>,
+    hasher: std::hash::RandomState,
+    /// By digest of an account's row: what verifies its password without the rounds.
+    remembered: std::sync::Mutex<std::collections::HashMap<[u8; 32], caching_sha2::Remembered>>,
+}
+
+impl Secrets {
+    /// A number that nobody outside can tell, the same for the same texts.
+    pub(super) fn number(&self, a: &[u8], b: &[u8]) -> u64 {
+        self.hasher.hash_one((a, b))
+    }
+
+    fn knows(&self, account: &[u8; 32], password: &Password) -> bool {
+        let remembered = self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        remembered.get(account).is_some_and(|known| known.is_of(password.as_bytes()))
+    }
+
+    fn remember(&self, account: [u8; 32], password: &Password) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(account, caching_sha2::Remembered::from_password(password.as_bytes()));
+    }
+}
