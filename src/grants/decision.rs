@@ -99,7 +99,7 @@ pub enum Refusal {
     /// The account is locked.
     Locked(Vendor),
     /// The password is expired, and the server opens no sandbox for this client.
-    PasswordExpired,
+    PasswordExpired(Vendor),
     /// A plugin may map the login to another account by this row of `proxies_priv`.
     ProxyUser {
         /// The row.
@@ -155,7 +155,7 @@ impl Refusal {
             Self::Offline => 3032,
             Self::Locked(Vendor::MariaDb) => 4151,
             Self::Locked(Vendor::MySql) => 3118,
-            Self::PasswordExpired => 1862,
+            Self::PasswordExpired(_) => 1862,
             Self::DatabaseDenied { .. } => 1044,
             Self::UnknownDatabase(_) => 1049,
             Self::BadDatabaseName(_) => 1102,
@@ -201,7 +201,7 @@ impl Refusal {
             | Self::InsecureTransport(_)
             | Self::TlsRequired(_)
             | Self::Locked(_)
-            | Self::PasswordExpired
+            | Self::PasswordExpired(_)
             | Self::UnknownDatabase(_)
             | Self::BadDatabaseName(_) => false,
         }
@@ -224,10 +224,12 @@ impl Refusal {
                 let user = String::from_utf8_lossy(request.user);
                 format!("Access denied for user '{user}'@'{host}'. Account is locked.")
             }
-            Self::PasswordExpired => {
-                "Your password has expired. To log in you must change it using a client that \
-                                      supports expired passwords"
-                    .to_owned()
+            Self::PasswordExpired(vendor) => {
+                let stop = if *vendor == Vendor::MySql { "." } else { "" };
+                format!(
+                    "Your password has expired. To log in you must change it using a client that supports expired \
+                     passwords{stop}"
+                )
             }
             Self::DatabaseDenied { account: (user, host), database, .. } => {
                 format!("Access denied for user '{user}'@'{host}' to database '{database}'")
@@ -267,7 +269,7 @@ impl std::fmt::Display for Refusal {
                 "the account has requirements on cipher, issuer or subject that are not verified here",
             ),
             Self::Locked(_) => f.write_str("the account is locked"),
-            Self::PasswordExpired => f.write_str("the password is expired"),
+            Self::PasswordExpired(_) => f.write_str("the password is expired"),
             Self::ProxyUser { row } => {
                 write!(f, "a plugin may map the login to another account (proxies_priv {row})")
             }
@@ -445,7 +447,14 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         let fresh =
             move || if sandbox { "the password is expired: sandbox" } else { "the password is not expired" };
         let fresh = move || fresh().to_owned();
-        after.check("state", if expired && !sandbox { Err(Refusal::PasswordExpired) } else { Ok(fresh) });
+        after.check(
+            "state",
+            if expired && !sandbox {
+                Err(Refusal::PasswordExpired(snapshot.product().vendor()))
+            } else {
+                Ok(fresh)
+            },
+        );
     }
     if !after.is_done()
         && let Some(row) = proxy_row(snapshot, &account, request)

@@ -456,7 +456,7 @@ fn label(refusal: &Refusal) -> &'static str {
         Refusal::UnsupportedPlugin { .. } => "unsupported_plugin",
         Refusal::InsecureTransport(_) | Refusal::TlsRequired(_) => "tls_required",
         Refusal::Locked(_) => "account_locked",
-        Refusal::PasswordExpired => "password_expired",
+        Refusal::PasswordExpired(_) => "password_expired",
         Refusal::GrantsDifferByHost(_) => "grants_differ_by_host",
         _ => "access_denied",
     }

@@ -7,12 +7,13 @@
 //! `SEED=7` elsewhere.
 
 use crate::harness::Outcome;
+use crate::harness::mysql;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server, monitor_statements};
 use crate::harness::workspace::free_port;
 use crate::lab;
 use crate::raw::{self, Credentials, Raw, Refusal};
-use crate::{Verdict, trial};
+use crate::{Verdict, mysql_trial, trial};
 use indicatif::{ProgressBar, ProgressStyle};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("differential::guarded_near", || differential(Ipv4Addr::LOCALHOST, "guard", 1)),
         trial("differential::guarded_far", || differential(FAR, "guard", 2)),
+        mysql_trial("differential::mysql_guarded_near", || mysql_differential(Ipv4Addr::LOCALHOST, 4)),
+        mysql_trial("differential::mysql_guarded_far", || mysql_differential(FAR, 5)),
         trial("differential::announced", || differential(FAR, "proxy-protocol", 3)),
     ]
 }
@@ -36,6 +39,25 @@ const FAR: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 9);
 // === what is tried ===
 
 const USERS: &[&str] = &["ann", "ann", "ann", "bob", "bob", "Ann", "", "eve"];
+/// What `MySQL` adds: networks by the length of their prefix, and an order of their own.
+const MYSQL_HOSTS: &[&str] = &[
+    "%",
+    "127.0.0.%",
+    "127.0.0.2",
+    "127.0.0.3",
+    "127.0.1.9",
+    "127.0.0.1",
+    "%.2",
+    "127.0.0.0/255.255.255.0",
+    "127.0.0.0/24",
+    "127.0.0.2/31",
+    "127.0.1.0/24",
+    "127.0.0.0/8",
+    "127.0.0.2/255.255.255.255",
+    "127.0.0.5/24",
+    "localhost",
+    "_27.0.0.2",
+];
 /// The first of [`HOSTS`]: those that match many clients.
 const BROAD: usize = 4;
 const HOSTS: &[&str] = &[
@@ -215,6 +237,11 @@ impl Stage {
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
         server.sql(&format!("DROP USER '{MONITOR_USER}'@'%'"))?;
+        Self::before(server, name, source, way)
+    }
+
+    /// A Spillway before a server that is ready.
+    fn before(server: Server, name: &str, source: Ipv4Addr, way: &str) -> Outcome<Self> {
         let port = free_port()?;
         let configuration = format!(
             "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
@@ -268,6 +295,12 @@ impl Stage {
             return Ok(Ok(None));
         }
         let show = || format!("{client:?}\n  directly: {direct:?}\n  through spillway: {proxied:?}");
+        // Of an anonymous account that is locked, MySQL prints a name that is not there.
+        if let (Came::Refused { code: 3118, message }, Came::Refused { code: 3118, .. }) = (&direct, &proxied)
+            && message.contains("'(null)'")
+        {
+            return Ok(Ok(None));
+        }
         // For a name that it does not know, the server tries the password on any other account, and its answer shows
         // which kind that was. Spillway says the same to every unknown name.
         if let (Came::Refused { code: 1698, .. }, Came::Refused { code: 1045, .. }) = (&direct, &proxied) {
@@ -289,27 +322,134 @@ impl Stage {
     }
 }
 
+impl Dice {
+    /// Statements that make a set of accounts of `MySQL`.
+    fn mysql_accounts(&mut self) -> Vec<String> {
+        let mut statements = Vec::new();
+        if self.one_in(2) {
+            statements.push("CREATE ROLE clerks".to_owned());
+            statements.push(format!("GRANT SELECT ON `{}`.* TO clerks", self.pick(SCHEMA_PATTERNS)));
+        }
+        let mut names = Vec::new();
+        for _ in 0..2 + self.below(6) {
+            let hosts = if self.one_in(2) { &HOSTS[..BROAD] } else { MYSQL_HOSTS };
+            let name = format!("'{}'@'{}'", self.pick(USERS), self.pick(hosts));
+            if names.contains(&name) {
+                continue;
+            }
+            let password = self.pick(PASSWORDS);
+            let mut create = format!("CREATE USER {name}");
+            if !password.is_empty() {
+                let _ = write!(create, " IDENTIFIED BY '{password}'");
+            }
+            if self.one_in(12) {
+                create.push_str(" REQUIRE SSL");
+            }
+            match self.below(14) {
+                0 => create.push_str(" ACCOUNT LOCK"),
+                1 => create.push_str(" PASSWORD EXPIRE"),
+                _ => {}
+            }
+            statements.push(create);
+            if !password.is_empty() && self.one_in(8) {
+                let other = self.pick(PASSWORDS);
+                if !other.is_empty() {
+                    statements
+                        .push(format!("ALTER USER {name} IDENTIFIED BY '{other}' RETAIN CURRENT PASSWORD"));
+                }
+            }
+            if self.one_in(3) && !name.starts_with("''") {
+                statements.push(format!("GRANT clerks TO {name}"));
+                if self.one_in(2) {
+                    statements.push(format!("SET DEFAULT ROLE clerks TO {name}"));
+                }
+            }
+            if self.one_in(8) {
+                statements.push(format!("GRANT SELECT ON *.* TO {name}"));
+            }
+            names.push(name);
+        }
+        for _ in 0..self.below(7) {
+            let name = self.pick(&names.iter().map(String::as_str).collect::<Vec<_>>()).to_owned();
+            statements.push(match self.below(4) {
+                0 => format!("GRANT SELECT ON data.words TO {name}"),
+                1 => format!("GRANT UPDATE (word) ON logs.words TO {name}"),
+                _ => format!("GRANT SELECT, INSERT ON `{}`.* TO {name}", self.pick(SCHEMA_PATTERNS)),
+            });
+        }
+        statements
+    }
+}
+
+impl Stage {
+    fn set_up_mysql(name: &str, source: Ipv4Addr) -> Outcome<Self> {
+        let server = Server::mysql(name, &["--skip-name-resolve", "--performance-schema=OFF"])?;
+        server.sql(
+            "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
+             CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT);",
+        )?;
+        for host in [Ipv4Addr::LOCALHOST, source] {
+            let statements = mysql::monitor_statements().replace("'@'%'", &format!("'@'{host}'"));
+            server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
+        }
+        Self::before(server, name, source, "guard")
+    }
+
+    fn use_mysql_accounts(&self, statements: &[String]) -> Outcome<()> {
+        let keep = format!("User NOT IN ('root', '{MONITOR_USER}') AND User NOT LIKE 'mysql.%'");
+        let mut script = String::new();
+        for table in ["user", "db", "tables_priv", "columns_priv", "global_grants"] {
+            let _ = writeln!(script, "DELETE FROM mysql.{table} WHERE {keep};");
+        }
+        script.push_str("DELETE FROM mysql.role_edges; DELETE FROM mysql.default_roles; FLUSH PRIVILEGES;\n");
+        for statement in statements {
+            script.push_str(statement);
+            script.push_str(";\n");
+        }
+        self.server.sql_going_on(&script)?;
+        let answer = self.spillway.ask("reload accounts")?;
+        if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
+    }
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn differential(source: Ipv4Addr, way: &str, stream: u64) -> Verdict {
-    let cases = number("CASES", 12_000) / 3;
-    let mut dice = Dice(number("SEED", 20_261_125).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream);
     let stage = Stage::set_up(&format!("differential-{stream}"), source, way)?;
+    let what = format!("from {source}, {way}");
+    run(&stage, &what, number("CASES", 12_000) / 3, stream, Dice::accounts, Stage::use_accounts)
+}
+
+fn mysql_differential(source: Ipv4Addr, stream: u64) -> Verdict {
+    let stage = Stage::set_up_mysql(&format!("differential-{stream}"), source)?;
+    let what = format!("from {source}, MySQL, guard");
+    run(&stage, &what, number("CASES", 12_000) / 5, stream, Dice::mysql_accounts, Stage::use_mysql_accounts)
+}
+
+fn run(
+    stage: &Stage,
+    what: &str,
+    cases: u64,
+    stream: u64,
+    make: fn(&mut Dice) -> Vec<String>,
+    install: fn(&Stage, &[String]) -> Outcome<()>,
+) -> Verdict {
+    let mut dice = Dice(number("SEED", 20_261_125).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases ({eta} to go) {msg}");
     let bar = ProgressBar::new(cases).with_style(style.map_err(|e| e.to_string())?);
     let mut stricter: BTreeMap<String, u64> = BTreeMap::new();
     let (mut done, mut let_in) = (0, 0);
     while done < cases {
-        let accounts = dice.accounts();
-        stage.use_accounts(&accounts)?;
+        let accounts = make(&mut dice);
+        install(stage, &accounts)?;
         for _ in 0..CLIENTS.min(cases - done) {
             let client = dice.client();
             match stage.compare(&client)? {
                 Ok(None) => {}
                 Ok(Some(reason)) => *stricter.entry(reason).or_default() += 1,
-                Err(disagreement) => return Err(smallest(&stage, accounts, &client, disagreement)),
+                Err(disagreement) => return Err(smallest(stage, install, accounts, &client, disagreement)),
             }
             if matches!(Stage::try_login(stage.port, &client)?, Came::In(_)) {
                 let_in += 1;
@@ -320,7 +460,7 @@ fn differential(source: Ipv4Addr, way: &str, stream: u64) -> Verdict {
         bar.set_message(format!("{let_in} let in, stricter {stricter:?}"));
     }
     bar.finish_and_clear();
-    let summary = format!("{cases} cases from {source}, {way}: {let_in} let in; stricter: {stricter:?}\n");
+    let summary = format!("{cases} cases {what}: {let_in} let in; stricter: {stricter:?}\n");
     std::io::stderr().write_all(summary.as_bytes()).map_err(|e| e.to_string())?;
     // A test in which nearly everybody is refused would prove little.
     if let_in * 40 < cases {
@@ -330,12 +470,18 @@ fn differential(source: Ipv4Addr, way: &str, stream: u64) -> Verdict {
 }
 
 /// Leaves out statements for as long as the disagreement stays.
-fn smallest(stage: &Stage, mut accounts: Vec<String>, client: &Client, mut disagreement: String) -> String {
+fn smallest(
+    stage: &Stage,
+    install: fn(&Stage, &[String]) -> Outcome<()>,
+    mut accounts: Vec<String>,
+    client: &Client,
+    mut disagreement: String,
+) -> String {
     let mut at = 0;
     while at < accounts.len() {
         let mut fewer = accounts.clone();
         fewer.remove(at);
-        match stage.use_accounts(&fewer).and_then(|()| stage.compare(client)) {
+        match install(stage, &fewer).and_then(|()| stage.compare(client)) {
             Ok(Err(still)) => (accounts, disagreement) = (fewer, still),
             _ => at += 1,
         }

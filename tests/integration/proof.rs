@@ -15,6 +15,9 @@ pub(crate) enum Plugin {
     /// `caching_sha2_password`: one answer, which does if the server has the password in its cache; otherwise the
     /// password itself, over TLS or under the server's public key.
     CachingSha2,
+    /// `sha256_password`: always the password itself, over TLS or under the server's public key. `MySQL` asks for it also
+    /// where there is no account.
+    Sha256,
 }
 
 /// How a login ended well.
@@ -33,7 +36,9 @@ pub(crate) enum Way {
 impl Plugin {
     /// The plugin of that name.
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
-        [Self::Native, Self::CachingSha2].into_iter().find(|plugin| plugin.name().as_bytes() == name)
+        [Self::Native, Self::CachingSha2, Self::Sha256]
+            .into_iter()
+            .find(|plugin| plugin.name().as_bytes() == name)
     }
 
     /// Its name in the protocol.
@@ -41,6 +46,7 @@ impl Plugin {
         match self {
             Self::Native => "mysql_native_password",
             Self::CachingSha2 => "caching_sha2_password",
+            Self::Sha256 => "sha256_password",
         }
     }
 
@@ -49,7 +55,9 @@ impl Plugin {
         match (self, password.is_empty()) {
             (Self::Native, true) => Vec::new(),
             // The plugin of MySQL's client library sends an empty password with its terminator.
-            (Self::CachingSha2, true) => vec![0],
+            (Self::CachingSha2 | Self::Sha256, true) => vec![0],
+            // The server's key, please.
+            (Self::Sha256, false) => vec![1],
             (Self::Native, false) => {
                 let once = Sha1::digest(password.as_bytes());
                 let mask = Sha1::new().chain_update(scramble).chain_update(Sha1::digest(once)).finalize();

@@ -263,8 +263,18 @@ impl Raw {
                     let end = packet.iter().position(|&byte| byte == 0).ok_or_else(bad)?;
                     self.plugin = Plugin::named(&packet[1..end]).ok_or_else(bad)?;
                     self.scramble = packet.get(end + 1..end + 21).ok_or("a short scramble")?.to_vec();
-                    let proof = self.plugin.answer(password, &self.scramble);
-                    self.send(&proof)?;
+                    if self.plugin == Plugin::Sha256 && self.tls.is_some() {
+                        self.way = Way::Cleartext;
+                        self.send(&[password.as_bytes(), &[0]].concat())?;
+                    } else {
+                        let proof = self.plugin.answer(password, &self.scramble);
+                        self.send(&proof)?;
+                    }
+                }
+                Some(0x01) if self.plugin == Plugin::Sha256 => {
+                    self.way = Way::PublicKey;
+                    let sealed = proof::under_key(password, &self.scramble, &packet[1..])?;
+                    self.send(&sealed)?;
                 }
                 Some(0x01) if self.plugin == Plugin::CachingSha2 => match packet[1..] {
                     [3] => self.way = Way::Cache,
