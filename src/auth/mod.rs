@@ -19,6 +19,26 @@ use crate::wire::handshake::{SCRAMBLE, Scramble};
 /// Plugins whose replies can be verified here, by the servers' names.
 pub const VERIFIED: &[&str] = &[native::PLUGIN, caching_sha2::PLUGIN, sha256_password::PLUGIN];
 
+/// Plugins whose replies only a node can verify, or whose proof logs in nowhere else: the node's questions are put to the
+/// client, and its answers to the node.
+pub const RELAYED: &[&str] = &[ed25519::ACCOUNT_PLUGIN, parsec::PLUGIN, "gssapi"];
+
+/// All of them.
+pub const ACCEPTED: &[&str] = &[
+    native::PLUGIN,
+    caching_sha2::PLUGIN,
+    sha256_password::PLUGIN,
+    ed25519::ACCOUNT_PLUGIN,
+    parsec::PLUGIN,
+    "gssapi",
+];
+
+/// Whether a node's question of this plugin may be put to a client: not one that is answered with the password in the
+/// clear, or as good as that.
+pub fn may_be_relayed(plugin: &[u8]) -> bool {
+    !matches!(plugin, b"" | b"mysql_old_password" | b"mysql_clear_password" | b"dialog" | b"sha256_password")
+}
+
 /// The random bytes that a signature of `ed25519` or `parsec` is made over.
 pub type Nonce = [u8; 32];
 

@@ -10,6 +10,8 @@ pub enum Proof {
     Native(native::Proof),
     /// The password itself.
     Password(Password),
+    /// Nothing that is known here: the client answers the node itself.
+    Relayed,
 }
 
 impl Proof {
@@ -23,22 +25,24 @@ impl Proof {
         match self {
             Self::Native(proof) => proof.is_empty(),
             Self::Password(password) => password.is_empty(),
+            Self::Relayed => false,
         }
     }
 
     /// The password, where it is known.
     pub fn password(&self) -> Option<&Password> {
         match self {
-            Self::Native(_) => None,
+            Self::Native(_) | Self::Relayed => None,
             Self::Password(password) => Some(password),
         }
     }
 
-    /// The reply to a scramble of `mysql_native_password`.
+    /// The reply to a scramble of `mysql_native_password`; empty where none is known.
     pub fn native_reply(&self, scramble: &Scramble) -> Vec<u8> {
         match self {
             Self::Native(proof) => proof.reply(scramble),
             Self::Password(password) => native::Proof::from_password(password.as_bytes()).reply(scramble),
+            Self::Relayed => Vec::new(),
         }
     }
 
@@ -47,6 +51,9 @@ impl Proof {
     pub fn reply(&self, plugin: &[u8], data: &[u8]) -> Option<Vec<u8>> {
         let scramble = || data.get(..SCRAMBLE).and_then(|bytes| Scramble::try_from(bytes).ok());
         let is = |name: &str| plugin == name.as_bytes();
+        if matches!(self, Self::Relayed) {
+            return None;
+        }
         if is(native::PLUGIN) {
             return Some(self.native_reply(&scramble()?));
         }

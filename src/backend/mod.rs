@@ -18,6 +18,7 @@ mod tidy;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -30,7 +31,7 @@ pub use gate::{Gates, NodeLinks, Slot};
 pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
 
 use crate::auth::rsa::ServerKey;
-use crate::auth::{Proof, caching_sha2, native, sha256_password};
+use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_password};
 use crate::config::HeaderVersion;
 use crate::ids::NodeAddr;
 use crate::net::{PacketStream, ReadError, write_header};
@@ -60,6 +61,18 @@ pub enum Announce {
     Nothing,
     /// A client.
     Client(HeaderVersion, IpAddr),
+}
+
+/// The client's part of a login that it makes itself.
+pub trait Exchange: std::fmt::Debug + Send + Sync {
+    /// Puts a question of the node to the client, as it is, and gives its answer. Not cancel safe.
+    ///
+    /// # Errors
+    /// When the client is gone or breaks the protocol.
+    fn ask<'a>(
+        &'a self,
+        question: &'a [u8],
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>>;
 }
 
 /// Longest reply to [`Link::command`].
@@ -98,6 +111,8 @@ pub struct Credentials<'a> {
     pub user: &'a [u8],
     /// What the client proved to know.
     pub proof: &'a Proof,
+    /// Where it answers the node itself.
+    pub exchange: Option<&'a dyn Exchange>,
     /// Default schema.
     pub database: Option<&'a [u8]>,
     /// What the client negotiated with Spillway; the link must be able to do all of it.
@@ -131,6 +146,9 @@ pub enum LinkError {
     /// The node wants a plugin that Spillway cannot answer with the client's proof.
     #[error("the server asks for authentication plugin {0}, which cannot be answered")]
     Plugin(String),
+    /// The client did not answer the node.
+    #[error("the client's part of the login: {0}")]
+    Client(io::Error),
     /// The node gave the login another account than the client's.
     #[error("the server gave the account {found} where the client's is {wanted}")]
     OtherAccount {
@@ -222,7 +240,7 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
     };
     packets.write(&response.encode()).await?;
     let asked = (plugin.as_bytes().to_vec(), greeting.scramble);
-    let ok = authenticate(&mut packets, who.proof, asked).await?;
+    let ok = authenticate(&mut packets, who, asked).await?;
     let (stream, ahead) = packets.into_parts();
     if !ahead.is_empty() {
         return Err(Malformed("bytes behind the OK packet of a login").into());
@@ -261,7 +279,7 @@ fn link_capabilities(server: Capabilities, who: &Credentials<'_>) -> Result<Capa
 /// payload of the OK packet.
 async fn authenticate(
     packets: &mut PacketStream<TcpStream>,
-    proof: &Proof,
+    who: &Credentials<'_>,
     asked: (Vec<u8>, Scramble),
 ) -> Result<Bytes, LinkError> {
     let (mut plugin, mut scramble) = asked;
@@ -274,15 +292,31 @@ async fn authenticate(
             Some(0xFE) => {
                 let switch = AuthSwitch::decode(&payload)?;
                 let named = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
-                let Some(reply) = proof.reply(named, switch.data) else {
+                let reply = match who.exchange {
+                    Some(client) if auth::may_be_relayed(named) => {
+                        Some(client.ask(&payload).await.map_err(LinkError::Client)?)
+                    }
+                    Some(_) => None,
+                    // An account may have several plugins: what this one takes for wrong leads to the next.
+                    None => who
+                        .proof
+                        .reply(named, switch.data)
+                        .or_else(|| (named == ed25519::PLUGIN.as_bytes()).then(|| vec![0; ed25519::REPLY])),
+                };
+                let Some(reply) = reply else {
                     return Err(LinkError::Plugin(String::from_utf8_lossy(named).into_owned()));
                 };
                 packets.write(&reply).await?;
                 plugin = named.to_vec();
-                scramble = switch.scramble()?;
+                // Plugins that have none need none.
+                scramble = switch.scramble().unwrap_or_default();
+            }
+            Some(_) if let Some(client) = who.exchange => {
+                let reply = client.ask(&payload).await.map_err(LinkError::Client)?;
+                packets.write(&reply).await?;
             }
             Some(1) => {
-                if let Some(reply) = more(proof, &plugin, &scramble, &payload[1..])? {
+                if let Some(reply) = more(who.proof, &plugin, &scramble, &payload[1..])? {
                     packets.write(&reply).await?;
                 }
             }
@@ -345,6 +379,7 @@ mod tests {
         Credentials {
             user: b"app",
             proof,
+            exchange: None,
             database: None,
             capabilities,
             collation: 45,

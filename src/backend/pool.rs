@@ -222,6 +222,7 @@ impl Key {
         Credentials {
             user: &self.user,
             proof,
+            exchange: None,
             database: self.database.as_deref(),
             capabilities: self.capabilities,
             collation: self.collation,

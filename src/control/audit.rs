@@ -120,7 +120,7 @@ fn request<'r>(
         transport,
         can_handle_expired_passwords: false,
         now: SystemTime::now(),
-        plugins: auth::VERIFIED,
+        plugins: auth::ACCEPTED,
     }
 }
 
@@ -145,6 +145,16 @@ fn steps(
     };
     let mut rows = vec![row("address", how.to_owned())];
     rows.extend(decision.steps.into_iter().map(|step| row(step.stage, step.text)));
+    if let Verdict::Candidate { account, .. } = &decision.verdict {
+        let verified = account.authentication.iter().find(|a| auth::VERIFIED.contains(&a.plugin.as_str()));
+        rows.push(row(
+            "exchange",
+            match verified {
+                Some(way) => format!("the credential is verified here, by {}", way.plugin),
+                None => "the credential is relayed: the node asks the client itself".to_owned(),
+            },
+        ));
+    }
     let refused = |refusal: &Refusal, when: &str| {
         format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
     };

@@ -146,6 +146,7 @@ async fn log_in(cluster: &Cluster, node: &Node, announce: Announce) -> Result<Li
     let credentials = Credentials {
         user: cluster.monitor.user.as_bytes(),
         proof: &proof,
+        exchange: None,
         database: None,
         capabilities: Capabilities::REQUIRED,
         collation: 45,

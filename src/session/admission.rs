@@ -12,10 +12,10 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::backoff::Attempt;
-use super::exchange::{Shown, Way};
+use super::exchange::{Relayed, Shown, Way};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Proof};
-use crate::backend::{Announce, Approach, Claim, Credentials, LeaseError, Link, LinkError, Reuse};
+use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, Login};
 use crate::grants::{Account, Found, LoginRequest, Refusal, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
@@ -72,6 +72,8 @@ pub(super) struct Credential {
     pub(super) current_user: Option<String>,
     /// Whether the link may have served another session, and may serve one afterwards.
     pub(super) reuse: Option<Reuse>,
+    /// What the client is told once the node has found its credential right; only where that is the node's to find.
+    pub(super) then: Option<Fault>,
 }
 
 /// What a client says to know.
@@ -90,6 +92,8 @@ struct Admitted {
     view: View,
     current_user: Option<String>,
     reuse: Option<Reuse>,
+    /// What the client is told once the node has found its credential right.
+    then: Option<Fault>,
 }
 
 /// A link, and where it leads.
@@ -147,16 +151,13 @@ impl Session {
         }
         let admitted = match admitted {
             Ok(admitted) => {
-                self.shared.failed.succeeded(&attempt, Instant::now());
+                if !matches!(admitted.proof, Proof::Relayed) {
+                    self.shared.failed.succeeded(&attempt, Instant::now());
+                }
                 admitted
             }
             Err(fault) => {
-                if fault.label == "access_denied" {
-                    let config = &self.shared.config.load().runtime.backoff;
-                    for who in self.shared.failed.failed(&attempt, config, Instant::now()) {
-                        warn!(%who, "logins are held back after too many that failed");
-                    }
-                }
+                self.count_failure(&attempt, &fault);
                 return Err(fault);
             }
         };
@@ -167,6 +168,7 @@ impl Session {
             view: admitted.view,
             current_user: admitted.current_user,
             reuse: admitted.reuse,
+            then: admitted.then,
             cluster,
             database: asked.database,
             capabilities: asked.capabilities,
@@ -197,6 +199,42 @@ impl Session {
         Ok(())
     }
 
+    fn count_failure(&self, attempt: &Attempt<'_>, fault: &Fault) {
+        if fault.label == "access_denied" {
+            let config = &self.shared.config.load().runtime.backoff;
+            for who in self.shared.failed.failed(attempt, config, Instant::now()) {
+                warn!(%who, "logins are held back after too many that failed");
+            }
+        }
+    }
+
+    /// Chooses a node and logs in there as the client's user, who is still on the other end of `packets`.
+    pub(super) async fn place_client<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        credential: &Credential,
+    ) -> Result<Placed, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + std::fmt::Debug,
+    {
+        if !matches!(credential.proof, Proof::Relayed) {
+            return self.place(credential, None).await;
+        }
+        let entry = Arc::clone(&self.registered.entry);
+        let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
+        let exchange = Relayed::new(packets);
+        match self.place(credential, Some(&exchange)).await {
+            Ok(placed) => {
+                self.shared.failed.succeeded(&attempt, Instant::now());
+                credential.then.clone().map_or(Ok(placed), Err)
+            }
+            Err(fault) => {
+                self.count_failure(&attempt, &fault);
+                Err(fault)
+            }
+        }
+    }
+
     /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
     /// always the same for the same name.
     fn way(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Way {
@@ -206,6 +244,11 @@ impl Session {
             && let Some(way) = of(account)
         {
             return way;
+        }
+        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
+            && account.authentication.iter().any(|a| auth::RELAYED.contains(&a.plugin.as_str()))
+        {
+            return Way::Relayed;
         }
         let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
         let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
@@ -239,7 +282,7 @@ impl Session {
             transport: self.transport,
             can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
             now: SystemTime::now(),
-            plugins: auth::VERIFIED,
+            plugins: auth::ACCEPTED,
         };
         let refused = |refusal: &Refusal| {
             let mut sqlstate = *b"HY000";
@@ -258,15 +301,18 @@ impl Session {
                     let reason = format!("wrong password for {account}");
                     denied(user, &client.host_or_ip(), using_password, &reason)
                 })?;
-                if let Some(refusal) = then {
-                    return Err(refused(&refusal));
-                }
+                let then = then.map(|refusal| refused(&refusal));
+                let then = match (then, &proof) {
+                    (Some(fault), Proof::Native(_) | Proof::Password(_)) => return Err(fault),
+                    (then, _) => then,
+                };
+                let is_relayed = matches!(proof, Proof::Relayed);
                 let snapshot = &accounts.snapshot;
-                let reusable = !sandbox && snapshot.forbids_reuse(&account).is_none();
+                let reusable = !sandbox && !is_relayed && snapshot.forbids_reuse(&account).is_none();
                 let reuse =
                     reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
                 let current_user = (!sandbox && view != View::Trusted).then(|| account.current_user());
-                Ok(Admitted { account, proof, view, current_user, reuse })
+                Ok(Admitted { account, proof, view, current_user, reuse, then })
             }
             Verdict::Refused(refusal) => {
                 if let Claimed::Shown(shown) = claimed
@@ -322,7 +368,11 @@ impl Session {
     ///
     /// A node that cannot be reached is noticed by its probe within moments; the choice is then made
     /// again, a bounded number of times.
-    pub(super) async fn place(&self, credential: &Credential) -> Result<Placed, Fault> {
+    pub(super) async fn place(
+        &self,
+        credential: &Credential,
+        exchange: Option<&dyn Exchange>,
+    ) -> Result<Placed, Fault> {
         let mut changes = self.shared.topology.subscribe();
         let limit = self.connect_timeout(&credential.cluster);
         let links = self.links(&credential.cluster);
@@ -338,6 +388,7 @@ impl Session {
             let credentials = Credentials {
                 user: &credential.user,
                 proof: &credential.proof,
+                exchange,
                 database: credential.database.as_deref(),
                 capabilities: credential.capabilities,
                 collation: credential.collation,

@@ -129,7 +129,7 @@ impl Session {
             )
             .await?;
         self.count_user(&credential.user)?;
-        let placed = self.place(&credential).await?;
+        let placed = self.place_client(&mut talk.packets, &credential).await?;
         let link = self.reach(&credential, placed);
         let ok = link.origin.ok.clone();
         Ok((credential, link, ok))
@@ -224,7 +224,7 @@ impl Session {
         let mut moved =
             Credential { cluster: cluster.clone(), database: None, reuse: None, ..credential.clone() };
         self.admit_again(&mut moved, schema).await.map_err(Refusal::Fault)?;
-        let mut placed = self.place(&moved).await.map_err(Refusal::Fault)?;
+        let mut placed = self.place(&moved, None).await.map_err(Refusal::Fault)?;
         let limit = self.connect_timeout(&cluster);
         if placed.link.is_used() {
             placed.link = placed.link.tidy(None, limit).await.map_err(link_refusal)?;

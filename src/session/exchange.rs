@@ -1,6 +1,8 @@
 //! The part of a login in which the client shows what it knows: by which plugin it is asked, and what comes of it.
 
 use std::hash::BuildHasher;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -13,6 +15,7 @@ use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use crate::auth::clear::Password;
 use crate::auth::rsa::KeyPair;
 use crate::auth::{self, Proof, caching_sha2, native, sha256_crypt, sha256_password};
+use crate::backend::Exchange;
 use crate::fault::Fault;
 use crate::grants::{Account, Authentication, Transport};
 use crate::ids::ClientAddr;
@@ -32,6 +35,8 @@ pub(super) enum Way {
     CachingSha2,
     /// `sha256_password`.
     Sha256,
+    /// The node asks it, by a plugin that cannot be answered for it.
+    Relayed,
 }
 
 /// What a client replied.
@@ -40,6 +45,8 @@ pub(super) enum Shown {
     Reply(Scramble, Vec<u8>),
     /// A password; none: one that could not be read, which is as good as a wrong one.
     Password(Option<Password>),
+    /// Nothing yet: it will answer the node.
+    Relayed,
 }
 
 impl Way {
@@ -58,6 +65,7 @@ impl Way {
             Self::Native => native::PLUGIN,
             Self::CachingSha2 => caching_sha2::PLUGIN,
             Self::Sha256 => sha256_password::PLUGIN,
+            Self::Relayed => "",
         }
     }
 }
@@ -68,6 +76,7 @@ impl Shown {
         match self {
             Self::Reply(_, reply) => !reply.is_empty(),
             Self::Password(password) => password.as_ref().is_none_or(|p| !p.is_empty()),
+            Self::Relayed => true,
         }
     }
 }
@@ -83,6 +92,13 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        if way == Way::Relayed {
+            return if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) {
+                Ok(Shown::Relayed)
+            } else {
+                Err(Fault::client_too_old())
+            };
+        }
         let first = asked.first_reply.as_ref().filter(|first| first.plugin == way.plugin().as_bytes());
         let (scramble, reply) = match first {
             Some(first) => (first.scramble, first.reply.clone()),
@@ -107,7 +123,9 @@ impl Session {
             }
             Way::Sha256 if sha256_password::is_empty(&reply) => Ok(Shown::Password(Some(Password::new(b"")))),
             Way::Sha256 => self.password(packets, reply, sha256_password::REQUEST_KEY, &scramble).await,
-            Way::Native | Way::CachingSha2 => Err(Fault::bad_handshake("a password reply of an odd length")),
+            Way::Native | Way::CachingSha2 | Way::Relayed => {
+                Err(Fault::bad_handshake("a password reply of an odd length"))
+            }
         }
     }
 
@@ -163,6 +181,7 @@ impl Session {
                 let mut stored = of(native::PLUGIN).map(native::Stored::parse);
                 stored.find_map(|stored| native::verify(reply, scramble, &stored)).map(Proof::Native)
             }
+            Shown::Relayed => account.map(|_| Proof::Relayed),
             Shown::Password(password) => {
                 // What cannot be read takes as long as what is wrong.
                 let given = password.clone().unwrap_or_else(|| Password::new(b"\0"));
@@ -184,6 +203,8 @@ impl Session {
                 .filter(|a| a.plugin == native::PLUGIN)
                 .any(|a| proof.satisfies(&native::Stored::parse(&a.string))),
             Proof::Password(password) => self.password_is_right(password, Some(account)).await,
+            // What it answered a node of one cluster says nothing to another.
+            Proof::Relayed => false,
         }
     }
 
@@ -196,7 +217,7 @@ impl Session {
             let text = authentication.string.as_str();
             let stored = match Way::of(&authentication.plugin) {
                 Some(Way::Native) if native.satisfies(&native::Stored::parse(text)) => return true,
-                Some(Way::Native) | None => continue,
+                Some(Way::Native | Way::Relayed) | None => continue,
                 Some(Way::CachingSha2) => caching_sha2::parse(text.as_bytes()),
                 Some(Way::Sha256) => sha256_password::parse(text.as_bytes()),
             };
@@ -212,6 +233,29 @@ impl Session {
             }
         }
         false
+    }
+}
+
+/// A client that answers a node itself.
+#[derive(Debug)]
+pub(super) struct Relayed<'p, S>(tokio::sync::Mutex<&'p mut PacketStream<S>>);
+
+impl<'p, S> Relayed<'p, S> {
+    pub(super) fn new(packets: &'p mut PacketStream<S>) -> Self {
+        Self(tokio::sync::Mutex::new(packets))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Exchange for Relayed<'_, S> {
+    fn ask<'a>(
+        &'a self,
+        question: &'a [u8],
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut packets = self.0.lock().await;
+            packets.write(question).await?;
+            packets.read(HANDSHAKE_LIMIT).await.map(|answer| answer.to_vec()).map_err(io::Error::other)
+        })
     }
 }
 

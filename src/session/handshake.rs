@@ -243,7 +243,7 @@ impl Session {
             .await?;
         debug!(session = self.registered.entry.id.0, cluster = %credential.cluster, "client authenticated");
         self.count_user(&credential.user)?;
-        let placed = self.place(&credential).await?;
+        let placed = self.place_client(packets, &credential).await?;
         Ok((credential, placed))
     }
 

@@ -26,6 +26,7 @@ mod links;
 mod login;
 mod mysql;
 mod operations;
+mod plugins;
 mod proof;
 mod proxy_protocol;
 mod raw;
@@ -103,6 +104,7 @@ fn main() {
         proxy_protocol::trials(),
         differential::trials(),
         operations::trials(),
+        plugins::trials(),
         startup::trials(),
         tls::trials(),
         mysql::trials(),
