@@ -73,7 +73,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("tracing", &["net", "session", "monitor", "control", "console", "api", "app", "main"]),
     ("tracing_subscriber", &["main"]),
-    ("zeroize", &["auth", "config", "grants", "monitor"]),
+    ("zeroize", &["auth", "config", "grants", "session", "monitor"]),
 ];
 
 /// Words that name no noun; a module called so is a drawer.

@@ -5,11 +5,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::client::{AskError, Client, own_login, takes_header};
+use super::mysql_tables;
 use crate::config::{ClientAddress, Cluster, ClusterKind, Config, Node};
+use crate::grants::Product;
 
 /// What the monitor account must be able to read, and what is granted for it.
-const TABLES: &[&str] =
-    &["global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "roles_mapping", "proxies_priv"];
+const TABLES: &[&str] = &["db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv"];
+const TABLES_OF_MARIADB: &[&str] = &["global_priv", "roles_mapping"];
+const TABLES_OF_MYSQL: &[&str] = &["user"];
+const TABLES_OF_MYSQL_8: &[&str] = &["role_edges", "default_roles", "global_grants"];
 
 /// Errors of a missing privilege: on a table, a column, a database, a global one, and "unknown table".
 const DENIED: &[u16] = &[1142, 1143, 1044, 1227];
@@ -69,7 +73,13 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
     }
     let account = client.value("SELECT CURRENT_USER()", limit).await.map_err(|e| e.to_string())?;
     let account = quoted(&account);
-    for table in TABLES {
+    let product = Product::from_version(&facts.version);
+    let (accounts, roles) = match product {
+        Product::MySql { .. } if mysql_tables::has_roles(&product) => (TABLES_OF_MYSQL, TABLES_OF_MYSQL_8),
+        Product::MySql { .. } => (TABLES_OF_MYSQL, &[][..]),
+        Product::MariaDb { .. } | Product::Unsupported { .. } => (TABLES_OF_MARIADB, &[][..]),
+    };
+    for table in accounts.iter().chain(roles).chain(TABLES) {
         let query = format!("SELECT 1 FROM mysql.{table} LIMIT 0");
         lacks(
             &mut client,

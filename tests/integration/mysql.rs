@@ -1,6 +1,7 @@
 //! `MySQL` 9.7 itself: what the other tests take for granted about it, and that the tests' own client can log in.
 
 use crate::harness::mysql::MONITOR_TABLES;
+use crate::harness::process::run;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER};
 use crate::harness::workspace::{self, free_port};
@@ -175,6 +176,9 @@ fn logins_through_spillway() -> Verdict {
     ensure!(raw::login(port, &native)?.is_ok(), "a client that begins with mysql_native_password");
     let log = spillway.log();
     ensure!(!log.contains(PASSWORD), "a password in the log");
+    let mut check = std::process::Command::new(lab::binary());
+    let printed = run(check.args(["check", "--live", "-c"]).arg(spillway.file()))?;
+    ensure!(printed.contains("version 9."), "{printed}");
     Ok(())
 }
 
