@@ -1,8 +1,8 @@
 //! `parsec` of MariaDB: a signature over both sides' scrambles, with a key from a salted, slow hash.
 //!
 //! The server sends 32 bytes of scramble; the client an empty packet; the server the salt, as
-//! [`Params`]; the client [`Reply`]. The private key is ordinary Ed25519 with the seed
-//! PBKDF2-HMAC-SHA512(password, salt, rounds). As with [`ed25519`](super::ed25519), only the password
+//! [`Params`]; the client its reply of [`REPLY`] bytes. The private key is ordinary Ed25519 with the seed
+//! PBKDF2-HMAC-SHA512(password, salt, rounds). As with [`ed25519`], only the password
 //! is enough to log in elsewhere.
 //!
 //! The salt goes out before anything is proved, so users that do not exist need one that stays the

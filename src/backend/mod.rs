@@ -249,6 +249,7 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         version: greeting.version,
         capabilities: greeting.capabilities,
         collation: greeting.collation,
+        sees: None,
         takes_header: false,
     };
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);
@@ -311,7 +312,7 @@ async fn authenticate(
                 // Plugins that have none need none.
                 scramble = switch.scramble().unwrap_or_default();
             }
-            Some(_) if let Some(client) = who.exchange => {
+            Some(_) if let Some(client) = who.exchange.filter(|_| auth::may_be_relayed(&plugin)) => {
                 let reply = client.ask(&payload).await.map_err(LinkError::Client)?;
                 packets.write(&reply).await?;
             }

@@ -2,6 +2,7 @@
 
 use super::account::{Account, Limits};
 use super::product::Product;
+use super::rows::ServerVariables;
 use super::snapshot::Snapshot;
 
 impl Snapshot {
@@ -18,6 +19,13 @@ impl Snapshot {
             return Some("the server counts the account's connections");
         }
         None
+    }
+
+    /// Whether the server blocks the account after a number of wrong passwords, so that it must hear of every one.
+    pub fn counts_failures(&self, account: &Account) -> bool {
+        let unlimited = ServerVariables::default().max_password_errors;
+        let is_mariadb = matches!(self.product, Product::MariaDb { .. });
+        account.failed_login_limit.is_some() || is_mariadb && self.variables.max_password_errors < unlimited
     }
 
     /// Whether this account is there, unchanged.

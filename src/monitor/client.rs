@@ -109,8 +109,13 @@ pub(super) fn text(row: &Row, column: usize) -> Result<String, AskError> {
 /// together with the local address of that connection.
 pub(super) async fn own_login(cluster: &Cluster, node: &Node) -> Result<(Facts, Option<IpAddr>), LinkError> {
     let link = log_in(cluster, node, Announce::Nothing).await?;
-    let facts = link.origin.facts.clone();
+    let mut facts = link.origin.facts.clone();
     let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
+    // The node's own word, where it is an address; a way that changes addresses may lie between.
+    let (link, user) = link.value(b"SELECT USER()", cluster.connect_timeout).await?;
+    let user = String::from_utf8_lossy(&user).into_owned();
+    let host = user.rsplit_once('@').map_or("", |(_, host)| host);
+    facts.sees = host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()).or(local);
     link.quit().await;
     Ok((facts, local))
 }

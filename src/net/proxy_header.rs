@@ -130,7 +130,14 @@ fn version_2(header: &[u8]) -> Result<Announced, HeaderError> {
 }
 
 fn client(ip: IpAddr, port: u16) -> Announced {
-    Announced::Client(SocketAddr::new(ip.to_canonical(), port))
+    let ip = match ip {
+        // IPv4 in both of its IPv6 forms, as the servers read them.
+        IpAddr::V6(v6) if !v6.is_loopback() && v6.segments()[..5] == [0; 5] => {
+            v6.to_ipv4().map_or(ip, IpAddr::V4)
+        }
+        other => other,
+    };
+    if ip.is_unspecified() { Announced::Itself } else { Announced::Client(SocketAddr::new(ip, port)) }
 }
 
 /// The header for a connection to `node` on behalf of `client`, whose port is not told: a link may serve several of its

@@ -4,6 +4,7 @@
 //! reveal are told after it was verified; a refusal without an account goes through the same
 //! exchange and the same computation, so that it cannot be told from a wrong password.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +18,7 @@ use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Proof};
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, Login};
-use crate::grants::{Account, Found, LoginRequest, Refusal, Verdict, decide};
+use crate::grants::{Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Verdict, decide};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::routing::{self, NoCluster};
@@ -158,7 +159,9 @@ impl Session {
             }
             Err(fault) => {
                 self.count_failure(&attempt, &fault);
-                return Err(fault);
+                let may_count = shown.uses_password() && fault.label == "access_denied";
+                let told = if may_count { self.fail_on_node(&cluster, &asked.user).await } else { None };
+                return Err(told.unwrap_or(fault));
             }
         };
         Ok(Credential {
@@ -199,8 +202,45 @@ impl Session {
         Ok(())
     }
 
+    /// Has a node count a wrong password, where it would have blocked the account after some and does not hear of them
+    /// otherwise, and gives its answer: it may have had enough. None: it need not know, or said nothing.
+    ///
+    /// Where the node sees another account than the client's, it is not told: the failure is none of that one.
+    async fn fail_on_node(&self, cluster: &ClusterName, user: &[u8]) -> Option<Fault> {
+        let accounts = self.accounts_of(cluster).ok()?;
+        let client = accounts.client_identity(&self.registered.entry.client);
+        let Found::Account(account) = accounts.snapshot.find(user, &client) else { return None };
+        let view = self.view(cluster, &accounts);
+        let seen = accounts.seen(view, &client);
+        if !accounts.snapshot.counts_failures(account)
+            || view == View::Trusted
+            || accounts.snapshot.same_rows(user, &client, &seen) != MaskedHost::Same
+        {
+            return None;
+        }
+        let account = Arc::clone(account);
+        let wrong = Credential {
+            user: user.to_vec(),
+            account,
+            proof: Proof::from_password(&auth::scramble().ok()?),
+            cluster: cluster.clone(),
+            database: None,
+            capabilities: Capabilities::REQUIRED,
+            collation: 45,
+            max_packet: 1 << 24,
+            attributes: None,
+            failed_changes: 0,
+            view,
+            current_user: None,
+            reuse: None,
+            then: None,
+        };
+        let told = self.place(&wrong, None).await.err()?;
+        matches!(told.label, "node_refused" | "access_denied").then_some(told)
+    }
+
     fn count_failure(&self, attempt: &Attempt<'_>, fault: &Fault) {
-        if fault.label == "access_denied" {
+        if matches!(fault.label, "access_denied" | "undecidable" | "unsupported_plugin" | "link_failed") {
             let config = &self.shared.config.load().runtime.backoff;
             for who in self.shared.failed.failed(attempt, config, Instant::now()) {
                 warn!(%who, "logins are held back after too many that failed");
@@ -250,9 +290,13 @@ impl Session {
         {
             return Way::Relayed;
         }
-        let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
+        let any_of = |account: &Account| {
+            let relayed = |a: &Authentication| auth::RELAYED.contains(&a.plugin.as_str());
+            of(account).or_else(|| account.authentication.iter().any(relayed).then_some(Way::Decoy))
+        };
+        let known = accounts.snapshot.accounts().filter_map(any_of).count().max(1);
         let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
-        accounts.snapshot.accounts().filter_map(of).nth(any).unwrap_or(Way::Native)
+        accounts.snapshot.accounts().filter_map(any_of).nth(any).unwrap_or(Way::Native)
     }
 
     /// Finds the account, verifies the credential, and tells the reasons in the server's order.
@@ -297,16 +341,22 @@ impl Session {
                     Claimed::Shown(shown) => self.verify(shown, Some(&account)).await,
                     Claimed::Proof(proof) => self.is_right(proof, &account).await.then(|| proof.clone()),
                 };
-                let proof = proof.ok_or_else(|| {
+                let Some(proof) = proof else {
                     let reason = format!("wrong password for {account}");
-                    denied(user, &client.host_or_ip(), using_password, &reason)
-                })?;
+                    let fault = denied(user, &client.host_or_ip(), using_password, &reason);
+                    return Err(fault);
+                };
                 let then = then.map(|refusal| refused(&refusal));
                 let then = match (then, &proof) {
                     (Some(fault), Proof::Native(_) | Proof::Password(_)) => return Err(fault),
                     (then, _) => then,
                 };
                 let is_relayed = matches!(proof, Proof::Relayed);
+                if is_relayed && view == View::Trusted {
+                    // It would prove nothing of its own account: the node asks by that of Spillway's address.
+                    let plugins = account.authentication.iter().map(|a| a.plugin.clone()).collect();
+                    return Err(refused(&Refusal::UnsupportedPlugin { plugins }));
+                }
                 let snapshot = &accounts.snapshot;
                 let reusable = !sandbox && !is_relayed && snapshot.forbids_reuse(&account).is_none();
                 let reuse =
@@ -397,7 +447,11 @@ impl Session {
             };
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
-                View::Own | View::Trusted => Announce::Nothing,
+                View::Own => {
+                    self.guarded(credential, node.facts.as_ref().and_then(|facts| facts.sees))?;
+                    Announce::Nothing
+                }
+                View::Trusted => Announce::Nothing,
                 View::Client(version, client) if takes_header => Announce::Client(version, client),
                 // It came up since the client was judged.
                 View::Client(..) => {
@@ -454,6 +508,23 @@ impl Session {
             let _ = timeout(Duration::from_secs(1), changes.changed()).await;
         }
         unreachable!("the loop ends by its last attempt")
+    }
+
+    /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
+    /// different addresses, and the client was judged for one of them.
+    fn guarded(&self, credential: &Credential, sees: Option<IpAddr>) -> Result<(), Fault> {
+        let accounts = self.accounts_of(&credential.cluster)?;
+        let Some(sees) = sees.filter(|ip| accounts.proxy.ip() != Some(*ip)) else { return Ok(()) };
+        let client = accounts.client_identity(&self.registered.entry.client);
+        let seen = accounts.snapshot.host_identity(sees);
+        match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
+            MaskedHost::Same => Ok(()),
+            MaskedHost::Differs(difference) => {
+                let using_password = !credential.proof.is_empty();
+                let host = client.host_or_ip();
+                Err(denied(&credential.user, &host, using_password, &difference.to_string()))
+            }
+        }
     }
 
     /// What the client is told when the node did not take it.

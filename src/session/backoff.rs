@@ -28,6 +28,9 @@ const KNOWN: Duration = Duration::from_hours(24);
 /// Failures of a pair that is known, before it is known no longer.
 const KNOWN_FAILURES: u32 = 10;
 
+/// Bytes of a name that are remembered: those of 128 characters of UTF-8.
+const LONGEST_NAME: usize = 512;
+
 /// Who is held back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Who {
@@ -42,7 +45,9 @@ impl std::fmt::Display for Who {
         match self {
             Self::Address(IpAddr::V6(ip)) => write!(f, "{ip}/64"),
             Self::Address(ip) => ip.fmt(f),
-            Self::Account(cluster, user) => write!(f, "{}@{cluster}", String::from_utf8_lossy(user)),
+            Self::Account(cluster, user) => {
+                write!(f, "{}@{cluster}", String::from_utf8_lossy(user).escape_debug())
+            }
         }
     }
 }
@@ -62,6 +67,7 @@ pub struct Failures {
 struct Known {
     at: Instant,
     failures: u32,
+    failed: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +108,8 @@ impl Attempt<'_> {
     }
 
     fn account(&self) -> Who {
-        Who::Account(self.cluster.clone(), self.user.to_vec())
+        // Longer names are nobody's.
+        Who::Account(self.cluster.clone(), self.user[..self.user.len().min(LONGEST_NAME)].to_vec())
     }
 }
 
@@ -127,7 +134,8 @@ impl Failed {
     pub fn failed(&self, attempt: &Attempt<'_>, config: &Backoff, now: Instant) -> Vec<Who> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = memory.known.get_mut(&self.pair(attempt)) {
-            known.failures += 1;
+            known.failures = known.failures.saturating_add(1);
+            known.failed = Some(now);
         }
         let mut new = Vec::new();
         let address = attempt.address().map(|who| (who, config.per_address));
@@ -165,7 +173,12 @@ impl Failed {
                 memory.known.clear();
             }
         }
-        memory.known.insert(pair, Known { at: now, failures: 0 });
+        let known = memory.known.entry(pair).or_insert(Known { at: now, failures: 0, failed: None });
+        known.at = now;
+        // Not forgiven by a success: somebody may guess from the same address.
+        if known.failed.is_some_and(|failed| now.duration_since(failed) > FORGET) {
+            (known.failures, known.failed) = (0, None);
+        }
     }
 
     /// Everybody who is held back now, those with the most failures first.

@@ -1,5 +1,7 @@
 //! The commands that Spillway answers itself: `COM_CHANGE_USER`, and a schema on another cluster.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 use tracing::{debug, warn};
 
@@ -10,6 +12,7 @@ use super::relay::Relay;
 use super::state::{SessionState, query_text};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
+use crate::grants::Account;
 use crate::net::{PacketStream, Stream};
 use crate::routing::{self, Destination};
 use crate::sql;
@@ -179,10 +182,11 @@ impl Session {
             )))
         };
         match attempt {
-            Ok((placed, reply)) => {
+            Ok((placed, reply, account)) => {
                 talk.packets.write(&reply).await.map_err(Fault::client_gone)?;
                 talk.end();
                 let link = self.reach(credential, placed);
+                self.registered.entry.set_account(account);
                 let name = String::from_utf8_lossy(&schema).into_owned();
                 self.registered.entry.set_place(|place| place.schema = Some(name));
                 relay.replace_link(link);
@@ -210,7 +214,7 @@ impl Session {
         schema: &[u8],
         settings: &[Vec<u8>],
         credential: &Credential,
-    ) -> Result<(super::admission::Placed, bytes::Bytes), Refusal> {
+    ) -> Result<(super::admission::Placed, bytes::Bytes, Arc<Account>), Refusal> {
         let accounts = self.shared.accounts.load();
         let cluster = match routing::destination(&self.service.route, schema, &accounts) {
             Destination::Cluster(cluster) => cluster,
@@ -247,7 +251,7 @@ impl Session {
             return Err(error_of(&reply));
         }
         placed.link = link;
-        Ok((placed, reply))
+        Ok((placed, reply, moved.account))
     }
 }
 

@@ -14,7 +14,7 @@ use super::admission::Asked;
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use crate::auth::clear::Password;
 use crate::auth::rsa::KeyPair;
-use crate::auth::{self, Proof, caching_sha2, native, sha256_crypt, sha256_password};
+use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_crypt, sha256_password};
 use crate::backend::Exchange;
 use crate::fault::Fault;
 use crate::grants::{Account, Authentication, Transport};
@@ -37,6 +37,8 @@ pub(super) enum Way {
     Sha256,
     /// The node asks it, by a plugin that cannot be answered for it.
     Relayed,
+    /// Like that, for a name without an account.
+    Decoy,
 }
 
 /// What a client replied.
@@ -65,7 +67,7 @@ impl Way {
             Self::Native => native::PLUGIN,
             Self::CachingSha2 => caching_sha2::PLUGIN,
             Self::Sha256 => sha256_password::PLUGIN,
-            Self::Relayed => "",
+            Self::Relayed | Self::Decoy => "",
         }
     }
 }
@@ -92,7 +94,15 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if way == Way::Relayed {
+        if way == Way::Decoy && asked.capabilities.contains(Capabilities::PLUGIN_AUTH) {
+            let nonce =
+                auth::nonce().map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
+            let switch = [&[0xFE], ed25519::PLUGIN.as_bytes(), &[0], &nonce[..]].concat();
+            packets.write(&switch).await.map_err(Fault::client_gone)?;
+            packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+            return Ok(Shown::Relayed);
+        }
+        if matches!(way, Way::Relayed | Way::Decoy) {
             return if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) {
                 Ok(Shown::Relayed)
             } else {
@@ -123,7 +133,7 @@ impl Session {
             }
             Way::Sha256 if sha256_password::is_empty(&reply) => Ok(Shown::Password(Some(Password::new(b"")))),
             Way::Sha256 => self.password(packets, reply, sha256_password::REQUEST_KEY, &scramble).await,
-            Way::Native | Way::CachingSha2 | Way::Relayed => {
+            Way::Native | Way::CachingSha2 | Way::Relayed | Way::Decoy => {
                 Err(Fault::bad_handshake("a password reply of an odd length"))
             }
         }
@@ -217,7 +227,7 @@ impl Session {
             let text = authentication.string.as_str();
             let stored = match Way::of(&authentication.plugin) {
                 Some(Way::Native) if native.satisfies(&native::Stored::parse(text)) => return true,
-                Some(Way::Native | Way::Relayed) | None => continue,
+                Some(Way::Native | Way::Relayed | Way::Decoy) | None => continue,
                 Some(Way::CachingSha2) => caching_sha2::parse(text.as_bytes()),
                 Some(Way::Sha256) => sha256_password::parse(text.as_bytes()),
             };
@@ -261,6 +271,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Exchange for Re
 
 /// Thousands of rounds, which must not hold up the other sessions of the worker.
 async fn verify_hash(stored: sha256_crypt::Stored, password: &Password) -> bool {
+    /// Logins whose rounds are counted at the same time; others wait.
+    static HASHING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(4);
+    let _turn = HASHING.acquire().await;
     let password = password.clone();
     let verified = tokio::task::spawn_blocking(move || stored.verify(password.as_bytes())).await;
     verified.unwrap_or_else(|error| {

@@ -242,8 +242,15 @@ impl Session {
             )
             .await?;
         debug!(session = self.registered.entry.id.0, cluster = %credential.cluster, "client authenticated");
-        self.count_user(&credential.user)?;
+        // Whom it proves to be only now does not count before.
+        let relayed = matches!(credential.proof, auth::Proof::Relayed);
+        if !relayed {
+            self.count_user(&credential.user)?;
+        }
         let placed = self.place_client(packets, &credential).await?;
+        if relayed {
+            self.count_user(&credential.user)?;
+        }
         Ok((credential, placed))
     }
 

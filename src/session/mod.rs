@@ -178,6 +178,12 @@ async fn announced(
     };
     let read = read_header(&mut stream, header.require);
     let client = match timeout(config.runtime.handshake_timeout, read).await {
+        // Loopback of the balancer's machine, not of this one.
+        Ok(Ok(Announced::Client(client)))
+            if client.ip().is_loopback() && !peer.ip().is_some_and(|ip| ip.to_canonical().is_loopback()) =>
+        {
+            peer
+        }
         Ok(Ok(Announced::Client(client))) => ClientAddr::Tcp(client),
         Ok(Ok(Announced::Itself)) => peer,
         Ok(Err(error)) => return Err((peer, error)),

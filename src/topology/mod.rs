@@ -7,6 +7,7 @@
 mod store;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
@@ -129,6 +130,8 @@ pub struct Facts {
     pub capabilities: Capabilities,
     /// Default collation id.
     pub collation: u8,
+    /// The address that it sees Spillway's connections come from.
+    pub sees: Option<IpAddr>,
     /// Whether it proved to take a PROXY header for the address of the client.
     pub takes_header: bool,
 }

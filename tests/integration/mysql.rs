@@ -26,6 +26,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         mysql_trial("mysql::logins_through_spillway", logins_through_spillway),
         mysql_trial("mysql::logins_through_spillway_over_tls", logins_through_spillway_over_tls),
         mysql_trial("mysql::refusals_through_spillway", refusals_through_spillway),
+        mysql_trial(
+            "mysql::wrong_passwords_are_counted_by_the_server",
+            wrong_passwords_are_counted_by_the_server,
+        ),
     ]
 }
 
@@ -241,5 +245,29 @@ fn refusals_through_spillway() -> Verdict {
             "{user} {password:?} {schema:?}, Spillway and server"
         );
     }
+    Ok(())
+}
+
+/// A server that blocks an account after some wrong passwords does so for those that Spillway refused.
+fn wrong_passwords_are_counted_by_the_server() -> Verdict {
+    let (spillway, port) = spillway("spillway-mysql-counted", "")?;
+    let server = &lab::mysql()?.server;
+    server.sql(&format!(
+        "CREATE USER counteddirect@'%' IDENTIFIED BY '{PASSWORD}' FAILED_LOGIN_ATTEMPTS 2 PASSWORD_LOCK_TIME 1;
+         CREATE USER countedthrough@'%' IDENTIFIED BY '{PASSWORD}' FAILED_LOGIN_ATTEMPTS 2 PASSWORD_LOCK_TIME 1;"
+    ))?;
+    spillway.ask("reload accounts")?;
+    let mut codes = Vec::new();
+    for (user, port) in [("counteddirect", server.port), ("countedthrough", port)] {
+        for password in ["wrong", "wrong", PASSWORD] {
+            let login = raw::login(port, &Credentials::new(user, password, None))?;
+            codes.push(login.err().map_or(0, |refusal| refusal.code));
+        }
+    }
+    same!(codes[..3], codes[3..], "directly, and through Spillway");
+    same!(codes[3..], [1045, 3955, 3955], "wrong, wrong, right");
+    // Blocked there, too.
+    let direct = raw::login(server.port, &Credentials::new("countedthrough", PASSWORD, None))?;
+    same!(direct.err().map(|refusal| refusal.code), Some(3955), "the account on the server itself");
     Ok(())
 }

@@ -5,11 +5,18 @@ use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
 use crate::lab::{self, PASSWORD, Ways};
+use crate::raw::{self, Credentials};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("plugins::ed25519_is_relayed", ed25519_is_relayed)]
+    vec![
+        trial("plugins::ed25519_is_relayed", ed25519_is_relayed),
+        trial(
+            "plugins::wrong_passwords_are_counted_by_the_server",
+            wrong_passwords_are_counted_by_the_server,
+        ),
+    ]
 }
 
 fn ed25519_is_relayed() -> Verdict {
@@ -60,5 +67,30 @@ fn ed25519_is_relayed() -> Verdict {
     ensure!(answer.contains("relayed") && answer.contains("let in as ed@%"), "{answer}");
     let answer = spillway.ask("explain login edor 127.0.0.1")?;
     ensure!(answer.contains("verified here, by mysql_native_password"), "{answer}");
+    Ok(())
+}
+
+/// A server that blocks an account after some wrong passwords does so for those that Spillway refused.
+fn wrong_passwords_are_counted_by_the_server() -> Verdict {
+    let server = Server::standalone("counted", &["--max-password-errors=2", "--skip-name-resolve"])?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost; CREATE USER direct@'%' IDENTIFIED BY '{PASSWORD}';
+         CREATE USER through@'%' IDENTIFIED BY '{PASSWORD}';"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
+    let _spillway = Spillway::start(lab::binary(), "spillway-counted", &configuration)?;
+    let mut codes = Vec::new();
+    for (user, port) in [("direct", server.port), ("through", port)] {
+        for password in ["wrong", "wrong", PASSWORD] {
+            let login = raw::login(port, &Credentials::new(user, password, None))?;
+            codes.push(login.err().map_or(0, |refusal| refusal.code));
+        }
+    }
+    same!(codes[..3], codes[3..], "directly, and through Spillway");
+    same!(codes[3..], [1045, 1045, 4150], "wrong, wrong, right");
     Ok(())
 }
