@@ -278,25 +278,24 @@ impl Session {
     /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
     /// always the same for the same name.
     fn way(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Way {
-        let of = |account: &Account| account.authentication.iter().find_map(|a| Way::of(&a.plugin));
+        let of = |account: &Account| {
+            let relayed = |a: &Authentication| auth::RELAYED.contains(&a.plugin.as_str());
+            let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
+            verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))
+        };
         let client = accounts.client_identity(&self.registered.entry.client);
         if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
             && let Some(way) = of(account)
         {
             return way;
         }
-        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
-            && account.authentication.iter().any(|a| auth::RELAYED.contains(&a.plugin.as_str()))
-        {
-            return Way::Relayed;
-        }
-        let any_of = |account: &Account| {
-            let relayed = |a: &Authentication| auth::RELAYED.contains(&a.plugin.as_str());
-            of(account).or_else(|| account.authentication.iter().any(relayed).then_some(Way::Decoy))
-        };
-        let known = accounts.snapshot.accounts().filter_map(any_of).count().max(1);
+        let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
         let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
-        accounts.snapshot.accounts().filter_map(any_of).nth(any).unwrap_or(Way::Native)
+        match accounts.snapshot.accounts().filter_map(of).nth(any) {
+            Some(Way::Relayed) => Way::Decoy,
+            Some(way) => way,
+            None => Way::Native,
+        }
     }
 
     /// Finds the account, verifies the credential, and tells the reasons in the server's order.

@@ -176,15 +176,20 @@ impl Dice {
             }
             names.push(name);
         }
+        self.grants(&names, &mut statements);
+        statements
+    }
+
+    /// Grants on schemas, tables and columns.
+    fn grants(&mut self, names: &[String], statements: &mut Vec<String>) {
         for _ in 0..self.below(7) {
-            let name = self.pick(&names.iter().map(String::as_str).collect::<Vec<_>>()).to_owned();
+            let name = &names[self.below(names.len() as u64) as usize];
             statements.push(match self.below(4) {
                 0 => format!("GRANT SELECT ON data.words TO {name}"),
                 1 => format!("GRANT UPDATE (word) ON logs.words TO {name}"),
                 _ => format!("GRANT SELECT, INSERT ON `{}`.* TO {name}", self.pick(SCHEMA_PATTERNS)),
             });
         }
-        statements
     }
 
     fn client(&mut self) -> Client {
@@ -369,14 +374,7 @@ impl Dice {
             }
             names.push(name);
         }
-        for _ in 0..self.below(7) {
-            let name = self.pick(&names.iter().map(String::as_str).collect::<Vec<_>>()).to_owned();
-            statements.push(match self.below(4) {
-                0 => format!("GRANT SELECT ON data.words TO {name}"),
-                1 => format!("GRANT UPDATE (word) ON logs.words TO {name}"),
-                _ => format!("GRANT SELECT, INSERT ON `{}`.* TO {name}", self.pick(SCHEMA_PATTERNS)),
-            });
-        }
+        self.grants(&names, &mut statements);
         statements
     }
 }
