@@ -214,7 +214,7 @@ impl Session {
         schema: &[u8],
         settings: &[Vec<u8>],
         credential: &Credential,
-    ) -> Result<(super::admission::Placed, bytes::Bytes, Arc<Account>), Refusal> {
+    ) -> Result<(super::placing::Placed, bytes::Bytes, Arc<Account>), Refusal> {
         let accounts = self.shared.accounts.load();
         let cluster = match routing::destination(&self.service.route, schema, &accounts) {
             Destination::Cluster(cluster) => cluster,

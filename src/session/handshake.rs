@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
-use super::admission::{Asked, Credential, FirstReply, Placed};
+use super::admission::{Asked, Credential, FirstReply};
 use super::limits::Places;
+use super::placing::Placed;
 use super::relay::Relay;
 use super::state::SessionState;
 use super::{Session, is_open, linger};

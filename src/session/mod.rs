@@ -3,7 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `handshake` | greeting, login and the first link |
-//! | `admission` | whether a cluster's own accounts accept a login; the link that follows |
+//! | `admission` | whether a cluster's own accounts accept a login |
+//! | `placing` | the node that it goes to, and its link there |
 //! | [`relay`] | forwarding, and where it stops |
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
@@ -19,6 +20,7 @@ mod commands;
 mod exchange;
 mod handshake;
 pub mod limits;
+mod placing;
 pub mod registry;
 pub mod relay;
 pub mod state;
@@ -382,7 +384,7 @@ impl Session {
         }
     }
 
-    fn reach(&mut self, credential: &Credential, placed: admission::Placed) -> crate::backend::Link {
+    fn reach(&mut self, credential: &Credential, placed: placing::Placed) -> crate::backend::Link {
         self.registered.entry.set_place(|place| {
             place.user = Some(String::from_utf8_lossy(&credential.user).into_owned());
             place.cluster = Some(placed.cluster.clone());

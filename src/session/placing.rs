@@ -1,0 +1,206 @@
+//! The node that an admitted login goes to, and its link there.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Session;
+use super::admission::{Credential, denied};
+use super::backoff::Attempt;
+use super::exchange::Relayed;
+use crate::accounts::View;
+use crate::auth::Proof;
+use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError};
+use crate::fault::{Blame, Fault};
+use crate::grants::MaskedHost;
+use crate::ids::{ClusterName, NodeName};
+use crate::net::PacketStream;
+use crate::topology::LoadGuard;
+
+/// How often a node is chosen again when the one before could not be reached.
+const ATTEMPTS: usize = 3;
+
+/// A link, and where it leads.
+pub(super) struct Placed {
+    pub(super) cluster: ClusterName,
+    pub(super) node: NodeName,
+    pub(super) link: Link,
+    pub(super) load: LoadGuard,
+}
+
+impl Session {
+    /// Chooses a node and logs in there as the client's user, who is still on the other end of `packets`.
+    pub(super) async fn place_client<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        credential: &Credential,
+    ) -> Result<Placed, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + std::fmt::Debug,
+    {
+        if !matches!(credential.proof, Proof::Relayed) {
+            return self.place(credential, None).await;
+        }
+        let entry = Arc::clone(&self.registered.entry);
+        let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
+        let exchange = Relayed::new(packets);
+        match self.place(credential, Some(&exchange)).await {
+            Ok(placed) => {
+                self.shared.failed.succeeded(&attempt, Instant::now());
+                credential.then.clone().map_or(Ok(placed), Err)
+            }
+            Err(fault) => {
+                self.count_failure(&attempt, &fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Chooses a node and logs in there as the client's user.
+    ///
+    /// A node that cannot be reached is noticed by its probe within moments; the choice is then made
+    /// again, a bounded number of times.
+    pub(super) async fn place(
+        &self,
+        credential: &Credential,
+        exchange: Option<&dyn Exchange>,
+    ) -> Result<Placed, Fault> {
+        let mut changes = self.shared.topology.subscribe();
+        let limit = self.connect_timeout(&credential.cluster);
+        let links = self.links(&credential.cluster);
+        for attempt in 1.. {
+            changes.mark_unchanged();
+            let topology = self.shared.topology.load();
+            let cluster = topology.cluster(credential.cluster.as_str()).ok_or_else(|| {
+                Fault::unavailable("no_cluster", format!("cluster {} is not configured", credential.cluster))
+            })?;
+            let node =
+                cluster.choose(self.service.node).map_err(|none| Fault::unavailable("no_node", none))?;
+            let load = node.load.enter();
+            let credentials = Credentials {
+                user: &credential.user,
+                proof: &credential.proof,
+                exchange,
+                database: credential.database.as_deref(),
+                capabilities: credential.capabilities,
+                collation: credential.collation,
+                max_packet: credential.max_packet,
+                attributes: credential.attributes.as_deref(),
+            };
+            let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
+            let announce = match credential.view {
+                View::Own => {
+                    self.guarded(credential, node.facts.as_ref().and_then(|facts| facts.sees))?;
+                    Announce::Nothing
+                }
+                View::Trusted => Announce::Nothing,
+                View::Client(version, client) if takes_header => Announce::Client(version, client),
+                // It came up since the client was judged.
+                View::Client(..) => {
+                    return Err(Fault::unavailable(
+                        "no_proxy_header",
+                        format!("node {} has not proved to take a PROXY header", node.name),
+                    ));
+                }
+            };
+            let source = self.source_address(&credential.cluster);
+            let claim = Claim {
+                cluster: &cluster.name,
+                node: &node.name,
+                approach: Approach { address: &node.address, source, announce },
+                account: credential.current_user.as_deref(),
+                credentials,
+                links: &links,
+                connect_timeout: limit,
+                reuse: credential.reuse.filter(|_| links.reuse),
+            };
+            let error = match self.pool.lease(&claim).await {
+                Ok((link, reused)) => {
+                    if reused {
+                        self.shared.metrics.link_reused(&cluster.name, &node.name);
+                    } else {
+                        self.shared.metrics.link_opened(&cluster.name, &node.name);
+                    }
+                    return Ok(Placed { cluster: cluster.name.clone(), node: node.name.clone(), link, load });
+                }
+                Err(LeaseError::Link(error)) => error,
+                Err(error) => {
+                    let detail = format!("node {} of cluster {}: {error}", node.name, cluster.name);
+                    return Err(Fault::limit("no_link", detail));
+                }
+            };
+            self.shared.metrics.link_failed(&cluster.name, &node.name);
+            let stale = matches!(&error, LinkError::OtherAccount { .. })
+                || matches!(&error, LinkError::Refused(told) if told.code == 1045);
+            if stale {
+                // The next attempt is judged by what is in force there.
+                self.shared.accounts.doubt(&credential.cluster).await;
+            }
+            let unreachable = matches!(error, LinkError::Connect(_) | LinkError::Broken(_));
+            if !unreachable || attempt == ATTEMPTS {
+                return Err(Self::link_fault(
+                    error,
+                    &accounts_host(self, credential),
+                    credential,
+                    &node.name,
+                ));
+            }
+            debug!(cluster = %cluster.name, node = %node.name, %error, "choosing again");
+            drop(load);
+            let _ = timeout(Duration::from_secs(1), changes.changed()).await;
+        }
+        unreachable!("the loop ends by its last attempt")
+    }
+
+    /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
+    /// different addresses, and the client was judged for one of them.
+    fn guarded(&self, credential: &Credential, sees: Option<IpAddr>) -> Result<(), Fault> {
+        let accounts = self.accounts_of(&credential.cluster)?;
+        let Some(sees) = sees.filter(|ip| accounts.proxy.ip() != Some(*ip)) else { return Ok(()) };
+        let client = accounts.client_identity(&self.registered.entry.client);
+        let seen = accounts.snapshot.host_identity(sees);
+        match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
+            MaskedHost::Same => Ok(()),
+            MaskedHost::Differs(difference) => {
+                let using_password = !credential.proof.is_empty();
+                let host = client.host_or_ip();
+                Err(denied(&credential.user, &host, using_password, &difference.to_string()))
+            }
+        }
+    }
+
+    /// What the client is told when the node did not take it.
+    fn link_fault(error: LinkError, host: &str, credential: &Credential, node: &NodeName) -> Fault {
+        let detail = format!("node {node} of cluster {}: {error}", credential.cluster);
+        match error {
+            // The server's words name this proxy's address; the client is told about its own.
+            LinkError::Refused(told) if told.code == 1045 => {
+                let reason = format!(
+                    "{detail} (the account requires TLS, which links do not have, or changed since it was loaded?)"
+                );
+                denied(&credential.user, host, !credential.proof.is_empty(), &reason)
+            }
+            // No privilege on the schema, no such schema, no valid name of one.
+            LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {
+                Fault::told(Blame::Client, "database_denied", detail, told)
+            }
+            LinkError::OtherAccount { .. } => {
+                denied(&credential.user, host, !credential.proof.is_empty(), &detail)
+            }
+            LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
+            _ => Fault::unavailable("link_failed", detail),
+        }
+    }
+}
+
+fn accounts_host(session: &Session, credential: &Credential) -> String {
+    let client = &session.registered.entry.client;
+    session
+        .shared
+        .accounts
+        .cluster(&credential.cluster)
+        .map_or_else(|| client.to_string(), |a| a.client_identity(client).host_or_ip().into_owned())
+}
