@@ -35,7 +35,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("getrandom", &["auth", "backend", "monitor"]),
     ("humantime", &["config", "backend", "session", "monitor", "control", "console", "api", "app"]),
     ("ipnet", &["config"]),
-    ("mysql_async", &["monitor"]),
     ("ppp", &["net"]),
     ("prometheus_client", &["metrics"]),
     ("rustls", &["tls"]),
@@ -73,7 +72,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("tracing", &["net", "session", "monitor", "control", "console", "api", "app", "main"]),
     ("tracing_subscriber", &["main"]),
-    ("zeroize", &["auth", "config", "grants", "session", "monitor"]),
+    ("zeroize", &["auth", "config", "grants", "backend", "session", "monitor"]),
 ];
 
 /// Words that name no noun; a module called so is a drawer.

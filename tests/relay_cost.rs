@@ -97,7 +97,7 @@ fn relay(statements: u32, follow: Follow) -> u64 {
     let facts =
         Facts { version: "test".to_owned(), capabilities, collation: 45, sees: None, takes_header: false };
     let link = tokio::net::TcpStream::from_std(link).expect("a link");
-    let link = Link::new(link, facts, 1, Bytes::new());
+    let link = Link::new(Stream::Tcp(link), facts, 1, Bytes::new());
     let client = Stream::Unix(tokio::net::UnixStream::from_std(ours).expect("a client"));
     let service = "app".parse().expect("a name");
     let metrics = Metrics::new("test").service(&service);

@@ -16,27 +16,51 @@ use std::cell::RefCell;
 
 use crate::wire::handshake::{SCRAMBLE, Scramble};
 
-/// Plugins whose replies can be verified here, by the servers' names.
-pub const VERIFIED: &[&str] = &[native::PLUGIN, caching_sha2::PLUGIN, sha256_password::PLUGIN];
-
-/// Plugins whose replies only a node can verify, or whose proof logs in nowhere else: the node's questions are put to the
-/// client, and its answers to the node.
-pub const RELAYED: &[&str] = &[ed25519::ACCOUNT_PLUGIN, parsec::PLUGIN, "gssapi"];
-
-/// All of them.
-pub const ACCEPTED: &[&str] = &[
+/// Plugins by which an account can be logged in to, by the servers' names: those whose replies can be verified here; those
+/// whose replies only a node can verify, or whose proof logs in nowhere else, so that the node's questions are put to the
+/// client, and its answers to the node; and of those the ones whose answers are passwords as they are typed.
+const PLUGINS: [&str; 9] = [
     native::PLUGIN,
     caching_sha2::PLUGIN,
     sha256_password::PLUGIN,
     ed25519::ACCOUNT_PLUGIN,
     parsec::PLUGIN,
     "gssapi",
+    "pam",
+    "authentication_pam",
+    "authentication_ldap_simple",
 ];
+const VERIFIED: usize = 3;
+const OPEN: usize = 6;
 
-/// Whether a node's question of this plugin, by its name in the protocol, may be put to a client: only those whose answers
-/// tell nobody on the way to the node anything, whoever asks.
-pub fn may_be_relayed(plugin: &[u8]) -> bool {
-    [ed25519::PLUGIN, parsec::PLUGIN, "auth_gssapi_client"].iter().any(|name| name.as_bytes() == plugin)
+/// Who can read what a client answers a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privacy {
+    /// Anybody on the way.
+    Open,
+    /// Nobody but Spillway and the node, whose certificate was verified.
+    Confidential,
+}
+
+/// All plugins by which an account can be logged in to.
+pub fn accepted(privacy: Privacy) -> &'static [&'static str] {
+    match privacy {
+        Privacy::Open => &PLUGINS[..OPEN],
+        Privacy::Confidential => &PLUGINS,
+    }
+}
+
+/// Whether a node must put the questions of this plugin, by the servers' name, to the client itself.
+pub fn is_relayed(plugin: &str, privacy: Privacy) -> bool {
+    accepted(privacy)[VERIFIED..].contains(&plugin)
+}
+
+/// Whether a node's question of this plugin, by its name in the protocol, may be put to a client: where others can read
+/// along, only those whose answers tell nobody anything, whoever asks.
+pub fn may_be_relayed(plugin: &[u8], privacy: Privacy) -> bool {
+    let among = |names: &[&str]| names.iter().any(|name| name.as_bytes() == plugin);
+    among(&[ed25519::PLUGIN, parsec::PLUGIN, "auth_gssapi_client"])
+        || (privacy == Privacy::Confidential && among(&[clear::PLUGIN, "dialog"]))
 }
 
 /// The random bytes that a signature of `ed25519` or `parsec` is made over.

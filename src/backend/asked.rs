@@ -11,7 +11,7 @@ use crate::wire::codec::Reader;
 use crate::wire::packet::Err as ErrPacket;
 use crate::wire::{Capabilities, Malformed};
 
-const COM_QUERY: u8 = 3;
+pub(super) const COM_QUERY: u8 = 3;
 
 /// Packets of an answer of one column and one row: number of columns, the column, its end, the row, the end.
 const PACKETS: usize = 5;

@@ -9,16 +9,19 @@
 //! | `asked` | single commands, and which account a link got |
 //! | `gate` | how many links a node gets, and the queue for them; shared by the workers |
 //! | `pool` | idle links of one worker, by everything that makes two logins alike |
+//! | `rows` | queries of Spillway's own that give rows |
 //! | `tidy` | bringing a link back to the state after its login |
 
 mod asked;
 mod gate;
 mod pool;
+mod rows;
 mod tidy;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -26,17 +29,20 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 pub use gate::{Gates, NodeLinks, Slot};
 pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
+pub use rows::Row;
 
 use crate::auth::rsa::ServerKey;
-use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_password};
+use crate::auth::{self, Privacy, Proof, caching_sha2, ed25519, native, sha256_password};
 use crate::config::HeaderVersion;
 use crate::ids::NodeAddr;
-use crate::net::{PacketStream, ReadError, write_header};
+use crate::net::{PacketStream, ReadError, Stream, connect_tls, write_header};
+use crate::tls::Trust;
 use crate::topology::Facts;
-use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse, SCRAMBLE, Scramble};
+use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse, SCRAMBLE, Scramble, SslRequest};
 use crate::wire::packet::Err as ErrPacket;
 use crate::wire::{Capabilities, Malformed};
 
@@ -50,6 +56,8 @@ pub struct Approach<'a> {
     pub address: &'a NodeAddr,
     /// The address of this machine to come from; none: the system's choice.
     pub source: Option<IpAddr>,
+    /// TLS, and whom it believes; none: without.
+    pub tls: Option<&'a Arc<Trust>>,
     /// Whom it is told the connection is for.
     pub announce: Announce,
 }
@@ -65,6 +73,9 @@ pub enum Announce {
 
 /// The client's part of a login that it makes itself.
 pub trait Exchange: std::fmt::Debug + Send + Sync {
+    /// Whether nobody can read what comes from the client.
+    fn is_private(&self) -> bool;
+
     /// Puts a question of the node to the client, as it is, and gives its answer. Not cancel safe.
     ///
     /// # Errors
@@ -82,7 +93,7 @@ const REPLY_LIMIT: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Link {
     /// The connection, between two commands.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What both sides may use.
     pub capabilities: Capabilities,
     /// What the login told, and what the pool knows of the link. On the heap: nobody looks at it while statements run.
@@ -157,6 +168,12 @@ pub enum LinkError {
         /// As the node has it.
         found: String,
     },
+    /// TLS is configured, and the node has none. Nothing goes to it without.
+    #[error("the server offers no TLS")]
+    NoTls,
+    /// The node is not who it should be, or TLS with it failed.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     /// The node cannot do what was negotiated with the client.
     #[error("the server lacks capabilities that were negotiated with the client: {0:?}")]
     Capabilities(Capabilities),
@@ -176,14 +193,14 @@ pub async fn connect(
 ) -> Result<Link, LinkError> {
     timeout(limit, async {
         let stream = dial(approach).await.map_err(LinkError::Connect)?;
-        login(stream, credentials).await
+        login(stream, approach, credentials).await
     })
     .await
     .unwrap_or(Err(LinkError::TimedOut(limit)))
 }
 
 async fn dial(approach: &Approach<'_>) -> io::Result<TcpStream> {
-    let Approach { address, source, announce } = *approach;
+    let Approach { address, source, announce, tls: _ } = *approach;
     let mut stream = match source {
         None => TcpStream::connect((address.host.as_str(), address.port)).await?,
         Some(source) => dial_from(address, source).await?,
@@ -216,18 +233,29 @@ async fn dial_from(address: &NodeAddr, source: IpAddr) -> io::Result<TcpStream> 
 }
 
 /// Logs in on a fresh connection.
-async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkError> {
-    let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
+async fn login(stream: TcpStream, approach: &Approach<'_>, who: &Credentials<'_>) -> Result<Link, LinkError> {
+    let mut packets = PacketStream::new(Stream::Tcp(stream), BytesMut::new(), 0);
     let payload = packets.read(HANDSHAKE_LIMIT).await?;
     if payload.first() == Some(&0xFF) {
         return Err(LinkError::Refused(ErrPacket::decode(&payload)?));
     }
     let greeting = Greeting::decode(&payload)?;
-    let capabilities = link_capabilities(greeting.capabilities, who)?;
+    let mut capabilities = link_capabilities(greeting.capabilities, who)?;
+    if let Some(trust) = approach.tls {
+        if !greeting.capabilities.contains(Capabilities::SSL) {
+            return Err(LinkError::NoTls);
+        }
+        capabilities |= Capabilities::SSL;
+        let request = SslRequest { capabilities, max_packet: who.max_packet, collation: who.collation };
+        packets.write(&request.encode()).await?;
+        packets = encrypt(packets, &approach.address.host, trust).await?;
+    }
     let plugin = if greeting.plugin.is_empty() { native::PLUGIN } else { greeting.plugin.as_str() };
     // Where the proof does not fit the server's own plugin, its reply is empty: the server then asks by an auth switch for
     // the account's.
-    let auth = who.proof.reply(plugin.as_bytes(), &greeting.scramble).unwrap_or_default();
+    let auth = whole_password(who.proof, plugin.as_bytes(), approach.tls.is_some())
+        .or_else(|| who.proof.reply(plugin.as_bytes(), &greeting.scramble))
+        .unwrap_or_default();
     let response = HandshakeResponse {
         capabilities,
         max_packet: who.max_packet,
@@ -240,7 +268,7 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
     };
     packets.write(&response.encode()).await?;
     let asked = (plugin.as_bytes().to_vec(), greeting.scramble);
-    let ok = authenticate(&mut packets, who, asked).await?;
+    let ok = authenticate(&mut packets, who, approach.tls.map(|trust| &**trust), asked).await?;
     let (stream, ahead) = packets.into_parts();
     if !ahead.is_empty() {
         return Err(Malformed("bytes behind the OK packet of a login").into());
@@ -255,6 +283,21 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);
     let origin = Box::new(Origin { facts, thread_id, ok, scramble, lease: None });
     Ok(Link { stream, capabilities, origin })
+}
+
+/// Goes on under TLS, in which nothing that was sent before counts.
+async fn encrypt(
+    packets: PacketStream<Stream>,
+    host: &str,
+    trust: &Trust,
+) -> Result<PacketStream<Stream>, LinkError> {
+    let sequence = packets.sequence();
+    let (stream, ahead) = packets.into_parts();
+    if !ahead.is_empty() {
+        return Err(Malformed("bytes behind the greeting").into());
+    }
+    let stream = connect_tls(stream, host, trust).await.map_err(LinkError::Tls)?;
+    Ok(PacketStream::new(stream, BytesMut::new(), sequence))
 }
 
 /// What the handshake response to the node claims: the client's own set for everything that shapes
@@ -279,11 +322,14 @@ fn link_capabilities(server: Capabilities, who: &Credentials<'_>) -> Result<Capa
 /// Answers the node until it says OK or no. `asked`: the plugin that was answered already, and its scramble. Returns the
 /// payload of the OK packet.
 async fn authenticate(
-    packets: &mut PacketStream<TcpStream>,
+    packets: &mut PacketStream<Stream>,
     who: &Credentials<'_>,
+    tls: Option<&Trust>,
     asked: (Vec<u8>, Scramble),
 ) -> Result<Bytes, LinkError> {
     let (mut plugin, mut scramble) = asked;
+    let private = who.exchange.is_some_and(Exchange::is_private) && tls.is_some_and(Trust::is_verified);
+    let privacy = if private { Privacy::Confidential } else { Privacy::Open };
     // One auth switch is normal, and a few packets of a plugin; an endless row of them is an attack.
     for _ in 0..8 {
         let payload = packets.read(HANDSHAKE_LIMIT).await?;
@@ -294,31 +340,30 @@ async fn authenticate(
                 let switch = AuthSwitch::decode(&payload)?;
                 let named = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
                 let reply = match who.exchange {
-                    Some(client) if auth::may_be_relayed(named) => {
+                    Some(client) if auth::may_be_relayed(named, privacy) => {
                         Some(client.ask(&payload).await.map_err(LinkError::Client)?)
                     }
                     Some(_) => None,
                     // An account may have several plugins: what this one takes for wrong leads to the next.
-                    None => who
-                        .proof
-                        .reply(named, switch.data)
+                    None => whole_password(who.proof, named, tls.is_some())
+                        .or_else(|| who.proof.reply(named, switch.data))
                         .or_else(|| (named == ed25519::PLUGIN.as_bytes()).then(|| vec![0; ed25519::REPLY])),
                 };
                 let Some(reply) = reply else {
                     return Err(LinkError::Plugin(String::from_utf8_lossy(named).into_owned()));
                 };
-                packets.write(&reply).await?;
+                packets.write(&Zeroizing::new(reply)).await?;
                 plugin = named.to_vec();
                 // Plugins that have none need none.
                 scramble = switch.scramble().unwrap_or_default();
             }
-            Some(_) if let Some(client) = who.exchange.filter(|_| auth::may_be_relayed(&plugin)) => {
+            Some(_) if let Some(client) = who.exchange.filter(|_| auth::may_be_relayed(&plugin, privacy)) => {
                 let reply = client.ask(&payload).await.map_err(LinkError::Client)?;
-                packets.write(&reply).await?;
+                packets.write(&Zeroizing::new(reply)).await?;
             }
             Some(1) => {
-                if let Some(reply) = more(who.proof, &plugin, &scramble, &payload[1..])? {
-                    packets.write(&reply).await?;
+                if let Some(reply) = more(who.proof, &plugin, &scramble, &payload[1..], tls.is_some())? {
+                    packets.write(&Zeroizing::new(reply)).await?;
                 }
             }
             _ => return Err(Malformed("login reply").into()),
@@ -327,15 +372,22 @@ async fn authenticate(
     Err(Malformed("endless authentication").into())
 }
 
+/// The password itself, where the plugin takes it under TLS in place of a reply.
+fn whole_password(proof: &Proof, plugin: &[u8], encrypted: bool) -> Option<Vec<u8>> {
+    let takes = encrypted && plugin == sha256_password::PLUGIN.as_bytes() && !proof.is_empty();
+    takes.then(|| proof.password().map(|password| password.encode().as_bytes().to_vec())).flatten()
+}
+
 /// The reply to what a SHA-2 plugin says beyond its scramble; none: it wants none.
 ///
-/// The password itself goes out only under a key of the node's. That keeps it from those who listen on the way, which is as
-/// far as a connection without TLS can go.
+/// The password itself goes out only under TLS or a key of the node's. The latter keeps it from those who listen on the way,
+/// which is as far as a connection without TLS can go.
 fn more(
     proof: &Proof,
     plugin: &[u8],
     scramble: &Scramble,
     data: &[u8],
+    encrypted: bool,
 ) -> Result<Option<Vec<u8>>, LinkError> {
     let is_caching = plugin == caching_sha2::PLUGIN.as_bytes();
     if !is_caching && plugin != sha256_password::PLUGIN.as_bytes() {
@@ -345,6 +397,10 @@ fn more(
         return Ok(None);
     }
     if is_caching && *data == [caching_sha2::FULL] {
+        let password = encrypted.then(|| proof.password()).flatten();
+        if let Some(password) = password {
+            return Ok(Some(password.encode().as_bytes().to_vec()));
+        }
         return Ok(Some(vec![caching_sha2::REQUEST_KEY]));
     }
     let password = proof.password().ok_or(Malformed("a key that was not asked for"))?;
@@ -355,7 +411,7 @@ fn more(
 
 impl Link {
     /// A link over a connection that was set up by other means than [`connect`], for tests and measurements.
-    pub fn new(stream: TcpStream, facts: Facts, thread_id: u32, ok: Bytes) -> Self {
+    pub fn new(stream: Stream, facts: Facts, thread_id: u32, ok: Bytes) -> Self {
         let capabilities = facts.capabilities;
         Self {
             stream,

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -23,6 +22,8 @@ use super::{Announce, Approach, Credentials, Link, LinkError, Origin, connect};
 use crate::auth::Proof;
 use crate::config::Links;
 use crate::ids::{ClusterName, NodeAddr, NodeName};
+use crate::net::StdStream;
+use crate::tls::Trust;
 use crate::wire::Capabilities;
 use crate::wire::handshake::attributes_without;
 
@@ -42,6 +43,8 @@ pub struct Key {
     pub address: NodeAddr,
     /// Where it comes from.
     pub source: Option<IpAddr>,
+    /// TLS, and whom it believes.
+    pub tls: Option<Arc<Trust>>,
     /// Whom the node was told it is for.
     pub announce: Announce,
     /// Digest of the account's row.
@@ -115,10 +118,10 @@ pub(super) struct Lease {
     _slot: Slot,
 }
 
-/// A link on its way from one worker's runtime to another's.
+/// A link on its way from one worker's runtime to another's. One with TLS cannot go that way.
 #[derive(Debug)]
 pub(super) struct Parked {
-    stream: std::net::TcpStream,
+    stream: StdStream,
     capabilities: Capabilities,
     origin: Box<Origin>,
 }
@@ -195,6 +198,7 @@ impl Claim<'_> {
             node: self.node.clone(),
             address: self.approach.address.clone(),
             source: self.approach.source,
+            tls: self.approach.tls.cloned(),
             announce: self.approach.announce,
             account: reuse.account,
             user: who.user.to_vec(),
@@ -369,9 +373,9 @@ impl Pool {
         if claim.links.warm > 0 && shelf.proof.is_none() {
             shelf.proof = Some(claim.credentials.proof.clone());
         }
-        while let Some(idle) = shelf.idle.pop_back() {
+        while let Some(mut idle) = shelf.idle.pop_back() {
             shelf.gate.idle().fetch_sub(1, Ordering::Relaxed);
-            if idle.link.stands() {
+            if idle.link.stream.is_silent() {
                 return Some(idle.link);
             }
         }
@@ -438,10 +442,10 @@ impl Pool {
             let keep = keep(key);
             match keep {
                 None => shelf.idle.clear(),
-                Some(keep) => shelf.idle.retain(|idle| {
+                Some(keep) => shelf.idle.retain_mut(|idle| {
                     let fresh = now.duration_since(idle.since) < keep.idle_timeout;
                     let young = idle.link.origin.lease.as_ref().is_some_and(|lease| now < lease.expires);
-                    fresh && young && idle.link.stands()
+                    fresh && young && idle.link.stream.is_silent()
                 }),
             }
             let closed = u32::try_from(before - shelf.idle.len()).unwrap_or(u32::MAX);
@@ -468,7 +472,12 @@ impl Pool {
         let gate = self.gates.of(&key.cluster, &key.node);
         let Some(slot) = gate.try_slot(links.max.map(std::num::NonZero::get)) else { return Ok(()) };
         let credentials = key.credentials(proof);
-        let approach = Approach { address: &key.address, source: key.source, announce: key.announce };
+        let approach = Approach {
+            address: &key.address,
+            source: key.source,
+            tls: key.tls.as_ref(),
+            announce: key.announce,
+        };
         let mut link = connect(&approach, &credentials, connect_timeout).await?;
         let expires = Instant::now() + varied(links.max_age);
         link.origin.lease =
@@ -529,12 +538,12 @@ impl Lease {
 impl Parked {
     fn new(link: Link) -> io::Result<Self> {
         let Link { stream, capabilities, origin } = link;
-        Ok(Self { stream: stream.into_std()?, capabilities, origin })
+        Ok(Self { stream: stream.detach()?, capabilities, origin })
     }
 
     fn unpark(self) -> io::Result<Link> {
         let Self { stream, capabilities, origin } = self;
-        Ok(Link { stream: TcpStream::from_std(stream)?, capabilities, origin })
+        Ok(Link { stream: stream.register()?, capabilities, origin })
     }
 
     pub(super) fn is_of(&self, key: &Key) -> bool {
@@ -557,11 +566,5 @@ impl Link {
         if let Some(lease) = &mut self.origin.lease {
             lease.used = used;
         }
-    }
-
-    /// Whether an idle link is still there: a node that closed it, or said anything, has ended it.
-    fn stands(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }

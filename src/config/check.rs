@@ -17,7 +17,7 @@ use super::credential::{Given, PASSWORD, SecretKeys, Surroundings, TOKEN};
 use super::cross::Index;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
-use super::tls::tls;
+use super::tls::{node_tls, tls};
 use super::{
     Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
     Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
@@ -152,6 +152,12 @@ impl<'a> Checker<'a> {
             let words = [("end", RevokedSessions::End), ("keep", RevokedSessions::Keep)];
             field.word("what becomes of revoked sessions", &words)
         });
+        let tls = section.or("tls", None, |field| {
+            field
+                .section()
+                .and_then(|section| node_tls(&section, &self.around))
+                .map(|tls| Some(Arc::new(tls)))
+        });
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
         section.finish();
@@ -163,6 +169,7 @@ impl<'a> Checker<'a> {
             connect_timeout: connect_timeout?,
             accounts_refresh: accounts_refresh?,
             source_address: source_address?,
+            tls: tls?,
             client_address: client_address?,
             revoked_sessions: revoked_sessions?,
             links: links?,

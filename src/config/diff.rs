@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::reader::human;
-use super::{Admin, Cluster, Config, Links, Log, Monitor, Node, Route, Runtime, Secret, Service, Tls};
+use super::{
+    Admin, Cluster, Config, Links, Log, Monitor, Node, NodeTls, Route, Runtime, Secret, Service, Tls,
+};
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
 ///
@@ -72,6 +74,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         connect_timeout,
         accounts_refresh,
         source_address,
+        tls,
         client_address,
         revoked_sessions,
         links,
@@ -109,6 +112,12 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         address.map_or_else(|| "the system's choice".to_owned(), |ip| ip.to_string())
     };
     changes.value("source_address", &chosen(source_address), &chosen(&new.source_address));
+    match (tls, &new.tls) {
+        (Some(old), Some(new)) => node_tls(changes, old, new),
+        (None, Some(_)) => changes.say("tls added"),
+        (Some(_), None) => changes.say("tls removed"),
+        (None, None) => {}
+    }
     changes.value("client_address", client_address, &new.client_address);
     changes.value("revoked_sessions", revoked_sessions, &new.revoked_sessions);
     let Links { reuse, trust, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
@@ -200,6 +209,21 @@ fn tls(changes: &mut Changes, old: &Tls, new: &Tls) {
         && old != new
     {
         changes.say("tls client_ca renewed");
+    }
+}
+
+fn node_tls(changes: &mut Changes, old: &NodeTls, new: &NodeTls) {
+    let NodeTls { ca, certificate, key, trust } = old;
+    changes.value("tls verify", &trust.verify(), &new.trust.verify());
+    for (name, old, new) in [
+        ("tls ca", ca, &new.ca),
+        ("tls certificate", certificate, &new.certificate),
+        ("tls key", key, &new.key),
+    ] {
+        changes.value(name, &path(old.as_deref()), &path(new.as_deref()));
+    }
+    if (trust.authorities(), trust.own()) != (new.trust.authorities(), new.trust.own()) {
+        changes.say("tls certificates renewed");
     }
 }
 

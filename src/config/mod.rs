@@ -39,7 +39,7 @@ pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
 pub use problem::{ConfigErrors, Position, Problem};
 pub use secret::Secret;
-pub use tls::Tls;
+pub use tls::{NodeTls, Tls};
 
 use crate::ids::{ClusterName, ListenAddr, NodeAddr, NodeName, ServiceName};
 
@@ -94,6 +94,8 @@ pub struct Cluster {
     pub accounts_refresh: Option<Duration>,
     /// The address of this machine that links come from (default: the system's choice). The nodes must see it as it is.
     pub source_address: Option<IpAddr>,
+    /// TLS with its nodes (default: none). With it, no connection to a node is ever made without.
+    pub tls: Option<Arc<NodeTls>>,
     /// Whose address its nodes see (default: Spillway's, guarded).
     pub client_address: ClientAddress,
     /// What becomes of sessions whose account is dropped, locked or given another password (default: they end).

@@ -1,14 +1,19 @@
-//! `[service.NAME.tls]`: a service's certificate and key, and the authorities of its clients.
+//! `[service.NAME.tls]`: a service's certificate and key, and the authorities of its clients; `[cluster.NAME.tls]`: who
+//! may vouch for the nodes of a cluster, and what is shown to them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::credential::Surroundings;
 use super::reader::{Field, Section};
-use crate::tls::{Certificates, Flaw, Identity, Part, PrivateKey};
+use crate::tls::{Certificates, Flaw, Identity, Part, PrivateKey, Trust, TrustPart, Verify};
 
 const A_CERTIFICATE: &str = "a PEM file with the server's certificate, then those that vouch for it";
 const A_KEY: &str = "a PEM file with the certificate's private key, without a passphrase";
 const AN_AUTHORITY: &str = "a PEM file with the certificates that may vouch for clients";
+const A_NODE_AUTHORITY: &str = "a PEM file with the certificates that may vouch for nodes";
+const AN_OWN_CERTIFICATE: &str =
+    "a PEM file with this client's certificate, then those that vouch for it, together with its key";
 
 /// TLS between clients and a service, with the content that its files had when the configuration was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,77 @@ pub(super) fn tls<'a>(section: &Section<'a>, around: &Surroundings<'a>) -> Optio
         Err((Part::Key, flaw)) => refuse(&key.field, &flaw, A_KEY),
         // Blamed only where it is given.
         Err((Part::Authorities, flaw)) => client_ca.and_then(|read| refuse(&read.field, &flaw, AN_AUTHORITY)),
+    }
+}
+
+/// TLS between Spillway and the nodes of a cluster, with the content that its files had when the configuration was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTls {
+    /// The file of the authorities.
+    pub ca: Option<PathBuf>,
+    /// The file of the certificate that is shown to nodes.
+    pub certificate: Option<PathBuf>,
+    /// The file of its private key.
+    pub key: Option<PathBuf>,
+    /// The content of the files, and how much of a node's certificate is verified (default: its identity).
+    pub trust: Arc<Trust>,
+}
+
+/// Reads the table. `None`: something is wrong with it, and reported.
+pub(super) fn node_tls<'a>(section: &Section<'a>, around: &Surroundings<'a>) -> Option<NodeTls> {
+    let verify = section.or("verify", Verify::Identity, |field| {
+        let words = [("identity", Verify::Identity), ("ca", Verify::Authority), ("none", Verify::Nothing)];
+        let verify = field.word("what is verified", &words)?;
+        if verify == Verify::Nothing {
+            around.report.warn(
+                &field.place,
+                "whoever can step between this machine and the nodes can read along and take their place",
+            );
+        }
+        Some(verify)
+    });
+    let ca = match (section.get("ca"), verify) {
+        (Some(field), _) => file(field, around, false, A_NODE_AUTHORITY, Certificates::from_pem).map(Some),
+        (None, Some(Verify::Identity | Verify::Authority)) => {
+            section.require("ca", A_NODE_AUTHORITY);
+            None
+        }
+        (None, _) => Some(None),
+    };
+    let certificate = match section.get("certificate") {
+        Some(field) => file(field, around, false, AN_OWN_CERTIFICATE, Certificates::from_pem).map(Some),
+        None => Some(None),
+    };
+    let key = match section.get("key") {
+        Some(field) => file(field, around, true, A_KEY, PrivateKey::from_pem).map(Some),
+        None => Some(None),
+    };
+    section.finish();
+    let (ca, certificate, key) = (ca?, certificate?, key?);
+    let (own_paths, own_field, own) = match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            let paths = (Some(certificate.path), Some(key.path));
+            (paths, Some(key.field), Some((certificate.content, key.content)))
+        }
+        (None, None) => ((None, None), None, None),
+        (Some(_), None) => return section.require("key", A_KEY).and(None),
+        (None, Some(_)) => return section.require("certificate", AN_OWN_CERTIFICATE).and(None),
+    };
+    let authorities = ca.as_ref().map(|read| read.content.clone());
+    match Trust::new(verify?, authorities, own) {
+        Ok(trust) => Some(NodeTls {
+            ca: ca.map(|read| read.path),
+            certificate: own_paths.0,
+            key: own_paths.1,
+            trust: Arc::new(trust),
+        }),
+        // Blamed only where it is given.
+        Err((TrustPart::Authorities, flaw)) => {
+            ca.and_then(|read| refuse(&read.field, &flaw, A_NODE_AUTHORITY))
+        }
+        Err((TrustPart::Certificate | TrustPart::Key, flaw)) => {
+            own_field.and_then(|field| refuse(&field, &flaw, A_KEY))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What would become of a login, and where Spillway is stricter than the servers.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::answer::{Answer, BackoffRow, Done, PermissivenessRow, Rows, StepRow};
@@ -8,9 +9,11 @@ use super::invocation::shown;
 use super::refusal::{Code, OperationError};
 use super::{Control, Invocation};
 use crate::accounts::{ClusterAccounts, View};
-use crate::auth;
-use crate::config::ClientAddress;
-use crate::grants::{HostIdentity, LoginRequest, Refusal, Transport, Verdict, explain};
+use crate::auth::{self, Privacy};
+use crate::config::{ClientAddress, NodeTls};
+use crate::grants::{
+    Account, HostIdentity, LoginRequest, Refusal, TlsRequirement, Transport, Verdict, explain,
+};
 use crate::ids::{ClientAddr, ClusterName};
 
 impl Control {
@@ -39,7 +42,7 @@ impl Control {
             rows.extend(steps(
                 &cluster.name,
                 &accounts,
-                view,
+                (view, self.tls(&cluster.name).as_deref()),
                 user,
                 &client,
                 wanted.get("database"),
@@ -57,7 +60,8 @@ impl Control {
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
                 let policy = self.policy(&cluster.name);
                 let view = |client: &ClientAddr| accounts.view(client, policy, cluster.takes_headers());
-                rows.extend(stricter(&cluster.name, &accounts, view));
+                let tls = self.tls(&cluster.name);
+                rows.extend(stricter(&cluster.name, &accounts, view, tls.as_deref()));
             }
         }
         Ok(Answer::Rows(Rows::Permissiveness(rows)))
@@ -92,6 +96,10 @@ impl Control {
     fn policy(&self, cluster: &ClusterName) -> ClientAddress {
         self.config.load().clusters.get(cluster).map_or_else(ClientAddress::default, |c| c.client_address)
     }
+
+    fn tls(&self, cluster: &ClusterName) -> Option<Arc<NodeTls>> {
+        self.config.load().clusters.get(cluster)?.tls.clone()
+    }
 }
 
 /// A client as an operator writes it: an address, or `socket` for one on a Unix socket of this machine.
@@ -110,6 +118,7 @@ fn request<'r>(
     client: &'r HostIdentity,
     proxy: &'r HostIdentity,
     transport: Transport,
+    privacy: Privacy,
 ) -> LoginRequest<'r> {
     LoginRequest {
         user: user.as_bytes(),
@@ -120,14 +129,14 @@ fn request<'r>(
         transport,
         can_handle_expired_passwords: false,
         now: SystemTime::now(),
-        plugins: auth::ACCEPTED,
+        plugins: auth::accepted(privacy),
     }
 }
 
 fn steps(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
-    view: View,
+    (view, tls): (View, Option<&NodeTls>),
     user: &str,
     client: &ClientAddr,
     database: Option<&str>,
@@ -135,7 +144,9 @@ fn steps(
 ) -> Vec<StepRow> {
     let identity = accounts.client_identity(client);
     let seen = accounts.seen(view, &identity);
-    let request = LoginRequest { database, ..request(user, &identity, &seen, transport) };
+    let is_private = transport != Transport::Plain || matches!(client, ClientAddr::Unix { .. });
+    let privacy = privacy(is_private, tls);
+    let request = LoginRequest { database, ..request(user, &identity, &seen, transport, privacy) };
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
     let how = match view {
@@ -146,7 +157,7 @@ fn steps(
     let mut rows = vec![row("address", how.to_owned())];
     rows.extend(decision.steps.into_iter().map(|step| row(step.stage, step.text)));
     if let Verdict::Candidate { account, .. } = &decision.verdict {
-        let verified = account.authentication.iter().find(|a| auth::VERIFIED.contains(&a.plugin.as_str()));
+        let verified = account.authentication.iter().find(|a| !auth::is_relayed(&a.plugin, privacy));
         rows.push(row(
             "exchange",
             match verified {
@@ -154,6 +165,12 @@ fn steps(
                 None => "the credential is relayed: the node asks the client itself".to_owned(),
             },
         ));
+    }
+    if let Verdict::Candidate { account, .. } = &decision.verdict
+        && let Some(lack) = lack(account, tls)
+    {
+        rows.push(row("verdict", format!("refused by the node: {lack}; the client is told error 1045")));
+        return rows;
     }
     let refused = |refusal: &Refusal, when: &str| {
         format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
@@ -177,6 +194,7 @@ fn stricter(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
     view: impl Fn(&ClientAddr) -> View,
+    tls: Option<&NodeTls>,
 ) -> Vec<PermissivenessRow> {
     let mut rows = Vec::new();
     for account in accounts.snapshot.accounts() {
@@ -198,14 +216,39 @@ fn stricter(
         let client = accounts.client_identity(&from);
         let seen = accounts.seen(view(&from), &client);
         // With everything that a client could bring, so that only differences are left.
-        let request = request(&account.user, &client, &seen, Transport::TlsWithCertificate);
+        let request =
+            request(&account.user, &client, &seen, Transport::TlsWithCertificate, privacy(true, tls));
         let refusal = match explain(&accounts.snapshot, &request).verdict {
             Verdict::Candidate { then, .. } => then,
             Verdict::Refused(refusal) => Some(refusal),
         };
         if let Some(refusal) = refusal.filter(Refusal::is_stricter) {
             rows.push(row(address.to_string(), refusal.to_string()));
+        } else if let Some(lack) = lack(account, tls) {
+            rows.push(row(address.to_string(), lack.to_owned()));
         }
     }
     rows
+}
+
+/// Who can read what a client answers a node.
+fn privacy(is_private: bool, tls: Option<&NodeTls>) -> Privacy {
+    if is_private && tls.is_some_and(|tls| tls.trust.is_verified()) {
+        Privacy::Confidential
+    } else {
+        Privacy::Open
+    }
+}
+
+/// What the nodes demand of a link for this account and links do not have.
+fn lack(account: &Account, tls: Option<&NodeTls>) -> Option<&'static str> {
+    match (&account.tls, tls) {
+        (TlsRequirement::None, _) => None,
+        (_, None) => Some("the account requires TLS, and links of this cluster have none"),
+        (TlsRequirement::X509, Some(tls)) if tls.trust.own().is_none() => {
+            Some("the account requires a certificate, and links of this cluster show none")
+        }
+        // What else it may require, Spillway does not find satisfied itself.
+        (_, Some(_)) => None,
+    }
 }

@@ -3,13 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder, Row};
 use tokio::time::timeout;
 
 use crate::auth::Proof;
-use crate::backend::{self, Announce, Approach, Credentials, Link, LinkError};
-use crate::config::{Cluster, HeaderVersion, Monitor, Node};
+use crate::backend::{self, Announce, Approach, Credentials, Link, LinkError, Row};
+use crate::config::{Cluster, HeaderVersion, Node};
 use crate::topology::Facts;
 use crate::wire::Capabilities;
 
@@ -35,11 +33,11 @@ pub(super) enum AskError {
     Shape(&'static str),
 }
 
-impl From<mysql_async::Error> for AskError {
-    fn from(e: mysql_async::Error) -> Self {
+impl From<LinkError> for AskError {
+    fn from(e: LinkError) -> Self {
         match e {
-            mysql_async::Error::Server(e) => Self::Server { code: e.code, message: e.message },
-            mysql_async::Error::Io(mysql_async::IoError::Io(e)) => Self::Connection(e.to_string()),
+            LinkError::Refused(e) => Self::Server { code: e.code, message: e.text() },
+            LinkError::TimedOut(limit) => Self::TimedOut(limit),
             other => Self::Connection(other.to_string()),
         }
     }
@@ -47,26 +45,21 @@ impl From<mysql_async::Error> for AskError {
 
 /// A logged-in connection of the monitor account.
 #[derive(Debug)]
-pub(super) struct Client(Conn);
+pub(super) struct Client(Link);
 
 impl Client {
-    /// Logs in, within `limit`.
-    pub(super) async fn connect(node: &Node, monitor: &Monitor, limit: Duration) -> Result<Self, AskError> {
-        let options = OptsBuilder::default()
-            .ip_or_hostname(node.address.host.as_str())
-            .tcp_port(node.address.port)
-            .user(Some(monitor.user.as_str()))
-            .pass(Some(monitor.secret.expose()))
-            .prefer_socket(false)
-            .init(vec!["SET SESSION sql_mode='', SESSION wait_timeout=600", "SET NAMES utf8mb4"]);
-        let conn = timeout(limit, Conn::new(options)).await.map_err(|_| AskError::TimedOut(limit))??;
-        Ok(Self(conn))
+    /// Logs in as sessions will, within `limit`.
+    pub(super) async fn connect(cluster: &Cluster, node: &Node, limit: Duration) -> Result<Self, AskError> {
+        const SETTINGS: &str = "SET SESSION sql_mode='', SESSION wait_timeout=600, NAMES utf8mb4";
+        let mut client = Self(log_in(cluster, node, Announce::Nothing, limit).await?);
+        client.rows(SETTINGS, limit).await?;
+        Ok(client)
     }
 
-    /// All rows of a query, within `limit`. Not cancel safe: drop the client if the future is dropped.
+    /// All rows of a query, within `limit`. Drop the client after an error that is not the server's, and if the future is
+    /// dropped.
     pub(super) async fn rows(&mut self, query: &str, limit: Duration) -> Result<Vec<Row>, AskError> {
-        let answer = timeout(limit, self.0.query(query)).await;
-        Ok(answer.map_err(|_| AskError::TimedOut(limit))??)
+        Ok(self.0.rows(query, limit).await?)
     }
 
     /// All rows of a query with two columns, as name and value.
@@ -87,30 +80,21 @@ impl Client {
 
     /// Says goodbye, so that the server counts no aborted client.
     pub(super) async fn close(self) {
-        let _ = timeout(Duration::from_secs(1), self.0.disconnect()).await;
+        let _ = timeout(Duration::from_secs(1), self.0.quit()).await;
     }
 }
 
 /// A column as text; NULL is empty, and bytes that are no UTF-8 are replaced.
 pub(super) fn text(row: &Row, column: usize) -> Result<String, AskError> {
-    use mysql_async::Value;
-    Ok(match row.as_ref(column).ok_or(AskError::Shape("missing column"))? {
-        Value::NULL => String::new(),
-        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::Int(n) => n.to_string(),
-        Value::UInt(n) => n.to_string(),
-        Value::Float(n) => n.to_string(),
-        Value::Double(n) => n.to_string(),
-        Value::Date(..) | Value::Time(..) => return Err(AskError::Shape("a date")),
-    })
+    let value = row.value(column).ok_or(AskError::Shape("missing column"))?;
+    Ok(value.map_or_else(String::new, |bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
-/// Logs in with Spillway's own protocol code, as sessions will, and returns what the greeting said
-/// together with the local address of that connection.
+/// Logs in as sessions will, and returns what the greeting said together with the local address of that connection.
 pub(super) async fn own_login(cluster: &Cluster, node: &Node) -> Result<(Facts, Option<IpAddr>), LinkError> {
-    let link = log_in(cluster, node, Announce::Nothing).await?;
+    let link = log_in(cluster, node, Announce::Nothing, cluster.connect_timeout).await?;
     let mut facts = link.origin.facts.clone();
-    let local = link.stream.local_addr().ok().map(|a| a.ip().to_canonical());
+    let local = link.stream.local_ip();
     // The node's own word, where it is an address; a way that changes addresses may lie between.
     let (link, user) = link.value(b"SELECT USER()", cluster.connect_timeout).await?;
     let user = String::from_utf8_lossy(&user).into_owned();
@@ -132,7 +116,7 @@ pub(super) async fn takes_header(
     node: &Node,
     version: HeaderVersion,
 ) -> Result<(), String> {
-    match log_in(cluster, node, Announce::Client(version, NOBODY)).await {
+    match log_in(cluster, node, Announce::Client(version, NOBODY), cluster.connect_timeout).await {
         Ok(link) => {
             let asked = link.value(b"SELECT USER()", cluster.connect_timeout).await;
             let (link, seen) = asked.map_err(|e| e.to_string())?;
@@ -146,7 +130,12 @@ pub(super) async fn takes_header(
     }
 }
 
-async fn log_in(cluster: &Cluster, node: &Node, announce: Announce) -> Result<Link, LinkError> {
+async fn log_in(
+    cluster: &Cluster,
+    node: &Node,
+    announce: Announce,
+    limit: Duration,
+) -> Result<Link, LinkError> {
     let proof = Proof::from_password(cluster.monitor.secret.expose().as_bytes());
     let credentials = Credentials {
         user: cluster.monitor.user.as_bytes(),
@@ -158,6 +147,11 @@ async fn log_in(cluster: &Cluster, node: &Node, announce: Announce) -> Result<Li
         max_packet: 1 << 24,
         attributes: None,
     };
-    let approach = Approach { address: &node.address, source: cluster.source_address, announce };
-    backend::connect(&approach, &credentials, cluster.connect_timeout).await
+    let approach = Approach {
+        address: &node.address,
+        source: cluster.source_address,
+        tls: cluster.tls.as_ref().map(|tls| &tls.trust),
+        announce,
+    };
+    backend::connect(&approach, &credentials, limit).await
 }

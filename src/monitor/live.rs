@@ -59,7 +59,7 @@ async fn check_node(cluster: Cluster, node: Node) -> NodeReport {
 
 async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Result<(), String> {
     let limit = cluster.connect_timeout;
-    let mut client = Client::connect(node, &cluster.monitor, limit)
+    let mut client = Client::connect(cluster, node, limit)
         .await
         .map_err(|e| format!("login as {:?}: {e}", cluster.monitor.user))?;
     let (facts, _) = own_login(cluster, node).await.map_err(|e| format!("login: {e}"))?;

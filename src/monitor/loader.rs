@@ -180,7 +180,7 @@ enum LoadError {
 /// transactions, and variables and names of databases are in none. A reading that agrees with the accounts in force
 /// counts as the second one.
 async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result<ClusterAccounts, LoadError> {
-    let mut client = Client::connect(node, &cluster.monitor, cluster.connect_timeout).await?;
+    let mut client = Client::connect(cluster, node, cluster.connect_timeout).await?;
     let mut last = known;
     for _ in 0..READINGS {
         let raw = read_rows(&mut client).await?;
@@ -274,8 +274,8 @@ async fn read_shared_rows(client: &mut Client, raw: &mut RawAccounts) -> Result<
     for row in client.rows("SELECT * FROM mysql.db", QUERY_LIMIT).await? {
         let mut db =
             DbRow { host: String::new(), user: String::new(), db: String::new(), privileges: Vec::new() };
-        for (index, column) in row.columns_ref().iter().enumerate() {
-            let (name, value) = (column.name_str().into_owned(), text(&row, index)?);
+        for (index, name) in row.columns().iter().enumerate() {
+            let (name, value) = (name.clone(), text(&row, index)?);
             match name.to_ascii_lowercase().as_str() {
                 "host" => db.host = value,
                 "user" => db.user = value,

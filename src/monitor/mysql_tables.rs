@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mysql_async::{Row, Value};
 use zeroize::Zeroizing;
 
 use super::client::{AskError, Client, text};
+use crate::backend::Row;
 use crate::grants::{DefaultRoleRow, GlobalGrantRow, MySqlUserRow, Product, RawAccounts, RoleEdgeRow};
 
 /// Columns without which a row of `mysql.user` cannot be understood.
@@ -88,8 +88,7 @@ pub(super) fn has_roles(product: &Product) -> bool {
 fn user(row: &Row) -> Result<MySqlUserRow, AskError> {
     let mut user = MySqlUserRow::default();
     let mut columns: BTreeMap<String, usize> = BTreeMap::new();
-    for (index, column) in row.columns_ref().iter().enumerate() {
-        let name = column.name_str().into_owned();
+    for (index, name) in row.columns().iter().enumerate() {
         if name.to_ascii_lowercase().ends_with("_priv") {
             user.privileges.push((name.clone(), text(row, index)? == "Y"));
         }
@@ -101,8 +100,8 @@ fn user(row: &Row) -> Result<MySqlUserRow, AskError> {
     let get = |name: &str| columns.get(name).map_or(Ok(String::new()), |index| text(row, *index));
     // NULL, and a column that an older version does not have, are none.
     let optional = |name: &str| {
-        let value = columns.get(name).and_then(|index| row.as_ref(*index));
-        if value.is_none_or(|value| *value == Value::NULL) { Ok(None) } else { get(name).map(Some) }
+        let value = columns.get(name).and_then(|index| row.value(*index));
+        if value.flatten().is_none() { Ok(None) } else { get(name).map(Some) }
     };
     let number = |name: &str| optional(name)?.as_deref().map(integer).transpose();
     let limit = |name: &str| Ok::<_, AskError>(number(name)?.unwrap_or(0));

@@ -4,12 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mysql_async::Row;
 use tracing::{info, warn};
 
 use super::Monitors;
 use super::client::{AskError, Client, own_login, takes_header, text};
 use super::verdict::{Findings, Source, judge};
+use crate::backend::Row;
 use crate::config::{ClientAddress, Cluster, ClusterKind, Node};
 use crate::topology::{Facts, Observed};
 
@@ -79,7 +79,7 @@ impl Probe {
         let limit = self.cluster.monitor.timeout;
         let mut client = match self.client.take() {
             Some(client) => client,
-            None => Client::connect(&self.node, &self.cluster.monitor, limit).await?,
+            None => Client::connect(&self.cluster, &self.node, limit).await?,
         };
         let findings = match self.cluster.kind {
             ClusterKind::Galera => galera(&mut client, limit).await?,
@@ -202,7 +202,7 @@ async fn sources(client: &mut Client, limit: Duration) -> Result<Vec<Source>, As
 }
 
 fn column(row: &Row, name: &'static str) -> Result<String, AskError> {
-    let index = row.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(name));
+    let index = row.columns().iter().position(|column| column.eq_ignore_ascii_case(name));
     index.map_or(Err(AskError::Shape(name)), |i| text(row, i))
 }
 

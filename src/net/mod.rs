@@ -1,4 +1,4 @@
-//! Sockets: listening with care, client streams, PROXY headers, TLS, and packets over a stream.
+//! Sockets: listening with care, streams of clients and nodes, PROXY headers, TLS, and packets over a stream.
 
 mod listen;
 mod packets;
@@ -10,4 +10,4 @@ pub use listen::{Access, Bound, Listener, bind};
 pub use packets::{PacketStream, ReadError};
 pub use proxy_header::{Announced, HeaderError, read_header, write_header};
 pub use stream::{StdStream, Stream};
-pub use tls::accept_tls;
+pub use tls::{accept_tls, connect_tls};

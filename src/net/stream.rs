@@ -1,15 +1,17 @@
-//! A client's stream, whichever kind of socket it came through.
+//! The stream of a client or a node, whichever kind of socket it goes through.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop::unconstrained;
 
 use super::tls::Encrypted;
 
-/// A connected client, registered with the runtime of its worker.
+/// A connection, registered with the runtime of its worker.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
@@ -55,6 +57,31 @@ impl StdStream {
 }
 
 impl Stream {
+    /// The address of this end; none for a Unix socket.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(s) => s.local_addr().ok().map(|address| address.ip().to_canonical()),
+            Self::Unix(_) => None,
+            Self::Tls(s) => s.get_ref().0.stream().local_ip(),
+        }
+    }
+
+    /// Whether the peer said nothing since it was last heard, not even goodbye. A byte that it did say is lost.
+    pub fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        match self {
+            Self::Tcp(s) => matches!(s.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock),
+            Self::Unix(s) => matches!(s.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock),
+            Self::Tls(_) => {
+                let mut buffer = ReadBuf::new(&mut byte);
+                // Without the runtime's patience at an end, which would look like silence.
+                let read =
+                    unconstrained(std::future::poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buffer)));
+                pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+            }
+        }
+    }
+
     /// Takes the socket out of its runtime, for another one.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The TLS handshake with a client, and the stream behind it.
+//! The TLS handshake with a client or a node, and the stream behind it.
 
 use std::io;
 use std::pin::Pin;
@@ -7,17 +7,16 @@ use std::time::SystemTime;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::stream::Stream;
-use crate::tls::{Encryption, Identity};
+use crate::tls::{Encryption, Identity, Trust};
 
-/// Bytes that wait inside TLS for a slow client, at most. As much as a relay reads at once, so that all of it becomes
+/// Bytes that wait inside TLS for a slow peer, at most. As much as a relay reads at once, so that all of it becomes
 /// one write.
 const UNSENT: usize = 64 * 1024;
 
-/// TLS over a client's socket.
+/// TLS over a socket.
 pub(super) type Encrypted = TlsStream<Ahead>;
 
 /// Accepts TLS from a client of which `ahead` was already read.
@@ -42,7 +41,20 @@ pub async fn accept_tls(
     ));
     let stream = handshake.await?;
     let encryption = identity.agreed(stream.get_ref().1, SystemTime::now()).map_err(io::Error::other)?;
-    Ok((Stream::Tls(Box::new(stream)), encryption))
+    Ok((Stream::Tls(Box::new(stream.into())), encryption))
+}
+
+/// Begins TLS with a server that was dialled as `host`.
+///
+/// # Errors
+/// When the server gives up, breaks the protocol, or is not who it should be as far as that is verified.
+pub async fn connect_tls(stream: Stream, host: &str, trust: &Trust) -> io::Result<Stream> {
+    let name = Trust::name(host).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let ahead = Ahead { bytes: BytesMut::new(), stream };
+    let handshake = Box::pin(TlsConnector::from(trust.client()).connect_with(name, ahead, |connection| {
+        connection.set_buffer_limit(Some(UNSENT));
+    }));
+    Ok(Stream::Tls(Box::new(handshake.await?.into())))
 }
 
 /// A stream whose first bytes were already read.
@@ -50,6 +62,13 @@ pub async fn accept_tls(
 pub struct Ahead {
     bytes: BytesMut,
     stream: Stream,
+}
+
+impl Ahead {
+    /// The stream itself.
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
 }
 
 impl AsyncRead for Ahead {

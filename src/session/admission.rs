@@ -13,7 +13,7 @@ use super::Session;
 use super::backoff::Attempt;
 use super::exchange::{Shown, Way};
 use crate::accounts::{ClusterAccounts, View};
-use crate::auth::{self, Proof};
+use crate::auth::{self, Privacy, Proof};
 use crate::backend::Reuse;
 use crate::fault::{Blame, Fault, Login};
 use crate::grants::{Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Verdict, decide};
@@ -237,8 +237,9 @@ impl Session {
     /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
     /// always the same for the same name.
     fn way(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Way {
+        let privacy = self.privacy(cluster);
         let of = |account: &Account| {
-            let relayed = |a: &Authentication| auth::RELAYED.contains(&a.plugin.as_str());
+            let relayed = |a: &Authentication| auth::is_relayed(&a.plugin, privacy);
             let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
             verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))
         };
@@ -284,7 +285,7 @@ impl Session {
             transport: self.transport,
             can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
             now: SystemTime::now(),
-            plugins: auth::ACCEPTED,
+            plugins: auth::accepted(self.privacy(cluster)),
         };
         let refused = |refusal: &Refusal| {
             let mut sqlstate = *b"HY000";
@@ -330,6 +331,16 @@ impl Session {
                 }
                 Err(refused(&refusal))
             }
+        }
+    }
+
+    /// Who can read what the client answers a node of a cluster.
+    fn privacy(&self, cluster: &ClusterName) -> Privacy {
+        let (_, tls) = self.way_out(cluster);
+        if self.is_private() && tls.is_some_and(|tls| tls.trust.is_verified()) {
+            Privacy::Confidential
+        } else {
+            Privacy::Open
         }
     }
 

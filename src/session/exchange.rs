@@ -159,12 +159,15 @@ impl Session {
             let hidden = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
             return Ok(Shown::Password(key.decrypt(&hidden, scramble)));
         }
-        let secret = self.transport != Transport::Plain
-            || matches!(self.registered.entry.client, ClientAddr::Unix { .. });
-        if !secret {
+        if !self.is_private() {
             return Err(Fault::bad_handshake("a password that anybody could have read"));
         }
         Ok(Shown::Password(Password::decode(&reply)))
+    }
+
+    /// Whether nobody can read what comes from the client.
+    pub(super) fn is_private(&self) -> bool {
+        self.transport != Transport::Plain || matches!(self.registered.entry.client, ClientAddr::Unix { .. })
     }
 
     /// The key under which clients without TLS send passwords: one for the process, made when it is first needed.
@@ -248,21 +251,29 @@ impl Session {
 
 /// A client that answers a node itself.
 #[derive(Debug)]
-pub(super) struct Relayed<'p, S>(tokio::sync::Mutex<&'p mut PacketStream<S>>);
+pub(super) struct Relayed<'p, S> {
+    client: tokio::sync::Mutex<&'p mut PacketStream<S>>,
+    is_private: bool,
+}
 
 impl<'p, S> Relayed<'p, S> {
-    pub(super) fn new(packets: &'p mut PacketStream<S>) -> Self {
-        Self(tokio::sync::Mutex::new(packets))
+    /// `is_private`: nobody can read what comes from the client.
+    pub(super) fn new(packets: &'p mut PacketStream<S>, is_private: bool) -> Self {
+        Self { client: tokio::sync::Mutex::new(packets), is_private }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Exchange for Relayed<'_, S> {
+    fn is_private(&self) -> bool {
+        self.is_private
+    }
+
     fn ask<'a>(
         &'a self,
         question: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>> {
         Box::pin(async move {
-            let mut packets = self.0.lock().await;
+            let mut packets = self.client.lock().await;
             packets.write(question).await?;
             packets.read(HANDSHAKE_LIMIT).await.map(|answer| answer.to_vec()).map_err(io::Error::other)
         })

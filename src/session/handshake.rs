@@ -13,7 +13,7 @@ use super::relay::Relay;
 use super::state::SessionState;
 use super::{Session, is_open, linger};
 use crate::auth::{self, caching_sha2, native};
-use crate::config::Tls;
+use crate::config::{NodeTls, Tls};
 use crate::fault::{Blame, Fault};
 use crate::grants::{Product, Transport};
 use crate::net::{PacketStream, ReadError, Stream, accept_tls};
@@ -302,9 +302,13 @@ impl Session {
         }
     }
 
-    /// The address that links of this cluster come from.
-    pub(super) fn source_address(&self, cluster: &crate::ids::ClusterName) -> Option<std::net::IpAddr> {
-        self.shared.config.load().clusters.get(cluster)?.source_address
+    /// The address that links of this cluster come from, and the TLS that they have.
+    pub(super) fn way_out(
+        &self,
+        cluster: &crate::ids::ClusterName,
+    ) -> (Option<std::net::IpAddr>, Option<Arc<NodeTls>>) {
+        let config = self.shared.config.load();
+        config.clusters.get(cluster).map_or((None, None), |c| (c.source_address, c.tls.clone()))
     }
 
     /// How long a link of this cluster may take.

@@ -46,7 +46,7 @@ impl Session {
         }
         let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
-        let exchange = Relayed::new(packets);
+        let exchange = Relayed::new(packets, self.is_private());
         match self.place(credential, Some(&exchange)).await {
             Ok(placed) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
@@ -106,11 +106,16 @@ impl Session {
                     ));
                 }
             };
-            let source = self.source_address(&credential.cluster);
+            let (source, tls) = self.way_out(&credential.cluster);
             let claim = Claim {
                 cluster: &cluster.name,
                 node: &node.name,
-                approach: Approach { address: &node.address, source, announce },
+                approach: Approach {
+                    address: &node.address,
+                    source,
+                    tls: tls.as_ref().map(|tls| &tls.trust),
+                    announce,
+                },
                 account: credential.current_user.as_deref(),
                 credentials,
                 links: &links,
@@ -179,7 +184,7 @@ impl Session {
             // The server's words name this proxy's address; the client is told about its own.
             LinkError::Refused(told) if told.code == 1045 => {
                 let reason = format!(
-                    "{detail} (the account requires TLS, which links do not have, or changed since it was loaded?)"
+                    "{detail} (the account requires TLS that links of this cluster do not have, or changed since it was loaded?)"
                 );
                 denied(&credential.user, host, !credential.proof.is_empty(), &reason)
             }

@@ -18,7 +18,6 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 use awaited::Awaited;
 use flow::{Held, flush, is_disconnect, pass_on, read};
@@ -176,7 +175,7 @@ impl Relay {
     }
 
     /// The link's socket, between two commands.
-    pub fn node(&mut self) -> &mut TcpStream {
+    pub fn node(&mut self) -> &mut Stream {
         &mut self.link.stream
     }
 
@@ -228,6 +227,7 @@ impl Relay {
                 && self.from_client.unsent.is_empty()
                 && self.from_node.unsent.is_empty()
                 && !self.client.needs_flush()
+                && !self.link.stream.needs_flush()
             {
                 return Poll::Ready(Event::Command(command));
             }
@@ -244,7 +244,7 @@ impl Relay {
         scratch: &mut [u8],
         around: &Around<'_>,
     ) -> Poll<Progress> {
-        if !self.from_client.unsent.is_empty() {
+        if !self.from_client.unsent.is_empty() || self.link.stream.needs_flush() {
             match ready!(flush(cx, &mut self.link.stream, &mut self.from_client.unsent)) {
                 Ok(()) => return Poll::Ready(Progress::Made),
                 Err(e) => return self.node_failed(&e),

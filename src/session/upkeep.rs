@@ -53,7 +53,8 @@ pub async fn tend(shared: Arc<Shared>, pool: Rc<Pool>, first: bool) -> Infallibl
 /// How long idle links of this key are kept; none: the node takes no sessions, or the account is another one now.
 fn keep(shared: &Shared, key: &Key) -> Option<Keep> {
     let config = shared.config.load();
-    let links = &config.clusters.get(&key.cluster)?.links;
+    let cluster = config.clusters.get(&key.cluster)?;
+    let links = &cluster.links;
     let topology = shared.topology.load();
     let node = topology.cluster(key.cluster.as_str())?.node(key.node.as_str())?;
     let accounts = shared.accounts.load();
@@ -61,6 +62,7 @@ fn keep(shared: &Shared, key: &Key) -> Option<Keep> {
     let stays = links.reuse
         && node.takes_sessions()
         && node.address == key.address
+        && cluster.tls.as_ref().map(|tls| &tls.trust) == key.tls.as_ref()
         && snapshot.has_account(&key.account)
         && !snapshot.variables().init_connect;
     // The server must not be the first to close the link: a session would be given it in that moment.

@@ -1,4 +1,5 @@
-//! TLS as a server needs it: a certificate with its key, the authorities of the clients, and what was agreed on.
+//! TLS as a server needs it: a certificate with its key, the authorities of the clients, and what was agreed on. What a
+//! client of servers needs is in [`Trust`].
 //!
 //! No I/O: [`crate::config`] reads the files and [`crate::net`] shakes hands. An [`Identity`] exists only when its
 //! parts fit together, so whoever holds one can serve TLS with it.
@@ -7,6 +8,7 @@
 pub(crate) mod specimen;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +18,10 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ServerConfig, ServerConnection, ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::{Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore, version};
+use rustls::server::{ServerConfig, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::{CommonState, Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore, version};
+
+pub use trust::{Trust, TrustPart, Verify};
 
 /// Tickets that a TLS 1.3 client gets with its handshake. One is enough for the next connection, and each costs an
 /// encryption.
@@ -44,7 +48,7 @@ pub struct Identity {
     server: Arc<ServerConfig>,
 }
 
-/// What a finished handshake agreed on.
+/// What a finished handshake with a client agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encryption {
     /// `TLSv1.2` or `TLSv1.3`.
@@ -89,6 +93,14 @@ pub enum Flaw {
 impl Flaw {
     fn unusable(e: impl fmt::Display) -> Self {
         Self::Unusable(e.to_string())
+    }
+
+    /// Of a certificate and a key that do not go together.
+    fn of_pair(e: Error) -> Self {
+        match e {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Self::OtherKey,
+            e => Self::unusable(e),
+        }
     }
 }
 
@@ -166,9 +178,8 @@ impl Identity {
             None => builder.with_no_client_auth(),
         };
         let mut server = builder.with_single_cert(certificates.0.clone(), key.0).map_err(|e| match e {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => (Part::Key, Flaw::OtherKey),
             e @ (Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => of_certificate(e),
-            e => (Part::Key, Flaw::unusable(e)),
+            e => (Part::Key, Flaw::of_pair(e)),
         })?;
         // The keys of the tickets belong to this identity alone: a ticket that was given under other authorities opens
         // nothing here.
@@ -198,7 +209,7 @@ impl Identity {
     /// # Errors
     /// A resumed session does not show its certificate again. It is verified again here, as a new one would be at this
     /// moment, lest an expired certificate lives on for as long as tickets do.
-    pub fn agreed(&self, connection: &ServerConnection, now: SystemTime) -> Result<Encryption, Error> {
+    pub fn agreed(&self, connection: &CommonState, now: SystemTime) -> Result<Encryption, Error> {
         let shown = connection.peer_certificates().unwrap_or_default();
         let client_certificate = match (&self.verifier, shown.split_first()) {
             (Some(verifier), Some((own, chain))) => {
@@ -243,14 +254,18 @@ fn verifier(
     authorities: &Certificates,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, Flaw> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(Flaw::unusable)
+}
+
+fn roots(authorities: &Certificates) -> Result<RootCertStore, Flaw> {
     let mut roots = RootCertStore::empty();
     for certificate in &authorities.0 {
         roots.add(certificate.clone()).map_err(Flaw::unusable)?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .allow_unauthenticated()
-        .build()
-        .map_err(Flaw::unusable)
+    Ok(roots)
 }
 
 // === impl Encryption ===

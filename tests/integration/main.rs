@@ -25,6 +25,7 @@ mod lab;
 mod links;
 mod login;
 mod mysql;
+mod node_tls;
 mod operations;
 mod plugins;
 mod proof;
@@ -108,6 +109,7 @@ fn main() {
         startup::trials(),
         tls::trials(),
         mysql::trials(),
+        node_tls::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();

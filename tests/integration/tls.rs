@@ -67,10 +67,10 @@ impl Authority {
         Ok(Self { pem, issuer: Issuer::new(params, key) })
     }
 
-    fn issue(&self, usage: ExtendedKeyUsagePurpose) -> Outcome<Issued> {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).map_err(text)?;
-        params.distinguished_name.push(DnType::CommonName, "localhost");
+    fn issue(&self, usage: ExtendedKeyUsagePurpose, names: &[&str]) -> Outcome<Issued> {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names.clone()).map_err(text)?;
+        params.distinguished_name.push(DnType::CommonName, names.concat());
         params.extended_key_usages.push(usage);
         let key = KeyPair::generate().map_err(text)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(text)?.pem();
@@ -78,11 +78,16 @@ impl Authority {
     }
 
     pub(crate) fn server(&self) -> Outcome<Issued> {
-        self.issue(ExtendedKeyUsagePurpose::ServerAuth)
+        self.server_called(&["localhost", "127.0.0.1"])
     }
 
-    fn client(&self) -> Outcome<Issued> {
-        self.issue(ExtendedKeyUsagePurpose::ClientAuth)
+    /// A certificate for a server with these names.
+    pub(crate) fn server_called(&self, names: &[&str]) -> Outcome<Issued> {
+        self.issue(ExtendedKeyUsagePurpose::ServerAuth, names)
+    }
+
+    pub(crate) fn client(&self) -> Outcome<Issued> {
+        self.issue(ExtendedKeyUsagePurpose::ClientAuth, &["client"])
     }
 
     /// A client that trusts this authority.
@@ -122,7 +127,7 @@ struct Own {
     clients: Authority,
 }
 
-fn write(directory: &Path, name: &str, content: &str) -> Outcome<()> {
+pub(crate) fn write(directory: &Path, name: &str, content: &str) -> Outcome<()> {
     let path = directory.join(name);
     fs::write(&path, content).map_err(text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(text)

@@ -48,7 +48,7 @@ async fn rig_with<C>(client: C, ours: Stream) -> Rig<C> {
     let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK | Capabilities::LOCAL_FILES;
     let facts =
         Facts { version: "test".into(), capabilities, collation: 45, sees: None, takes_header: false };
-    let link = Link::new(stream, facts, 1, Bytes::new());
+    let link = Link::new(Stream::Tcp(stream), facts, 1, Bytes::new());
     let registry = Arc::new(Registry::default());
     let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
     let metrics = Metrics::new("test").service(&"app".parse().unwrap());

@@ -1,0 +1,303 @@
+//! TLS between Spillway and its nodes: whom it believes, what that opens, and that nothing goes out without.
+
+use crate::harness::proxy::Spillway;
+use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
+use crate::harness::workspace::{self, free_port};
+use crate::harness::{Outcome, wait_for};
+use crate::lab::{self, PASSWORD};
+use crate::raw::{self, Credentials, Login, Raw, first_value};
+use crate::tls::{Authority, write};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
+use libtest_mimic::Trial;
+use rustls::version::TLS13;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("node_tls::identity", identity),
+        trial("node_tls::authority", authority),
+        trial("node_tls::nothing_goes_out_without", nothing_goes_out_without),
+        trial("node_tls::accounts_that_require_tls", accounts_that_require_tls),
+        trial("node_tls::big_packets", big_packets),
+        trial("node_tls::sessions_that_wait_for_a_link", sessions_that_wait_for_a_link),
+        trial("node_tls::another_authority_after_a_reload", another_authority_after_a_reload),
+        mysql_trial("node_tls::mysql_passwords", mysql_passwords),
+    ]
+}
+
+/// A server with TLS, and what a Spillway before it needs.
+struct Stage {
+    server: Server,
+    directory: PathBuf,
+    port: u16,
+    nodes: Authority,
+    clients: Authority,
+}
+
+impl Stage {
+    /// `names` are those in the server's certificate.
+    fn new(name: &str, names: &[&str], more: &[&str]) -> Outcome<Self> {
+        let options = [&["--skip-name-resolve"], more].concat();
+        Self::before(Server::prepare(name, &options)?, name, names)
+    }
+
+    fn before(mut server: Server, name: &str, names: &[&str]) -> Outcome<Self> {
+        let (nodes, clients) = (Authority::new("nodes")?, Authority::new("clients")?);
+        let issued = nodes.server_called(names)?;
+        for (option, file, content) in [
+            ("ssl-cert", "node.crt", &issued.certificate),
+            ("ssl-key", "node.key", &issued.key),
+            ("ssl-ca", "clients.pem", &clients.pem),
+        ] {
+            let path = server.file(file, content)?;
+            server.option(format!("--{option}={path}"));
+        }
+        server.start(&[])?;
+        server.create_monitor()?;
+        server.sql(&format!(
+            "DROP USER IF EXISTS ''@localhost; CREATE DATABASE lab; CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}';
+             GRANT ALL ON lab.* TO app@'%'; ALTER USER '{MONITOR_USER}'@'%' REQUIRE SSL;"
+        ))?;
+        let directory = workspace::directory(&format!("spillway-{name}-files"))?;
+        write(&directory, "nodes.pem", &nodes.pem)?;
+        write(&directory, "clients.pem", &clients.pem)?;
+        let (own, client) = (nodes.server()?, clients.client()?);
+        write(&directory, "tls.crt", &own.certificate)?;
+        write(&directory, "tls.key", &own.key)?;
+        write(&directory, "client.crt", &client.certificate)?;
+        write(&directory, "client.key", &client.key)?;
+        Ok(Self { server, directory, port: free_port()?, nodes, clients })
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    /// `tls`: the lines of `[cluster.lab.tls]`; `cluster`: of the cluster.
+    fn configuration(&self, tls: &str, cluster: &str) -> String {
+        let nodes = format!("{{ solo = \"{}\" }}", self.server.address());
+        lab::cluster_toml("lab", "static", &nodes).replace("kind =", &format!("{cluster}\nkind ="))
+            + &format!("[cluster.lab.tls]\n{tls}\n\n")
+            + &lab::service_toml("lab", self.port, "route = \"cluster:lab\"")
+            + &format!(
+                "[service.lab.tls]\ncertificate = \"{}\"\nkey = \"{}\"\nclient_ca = \"{}\"\n",
+                self.file("tls.crt"),
+                self.file("tls.key"),
+                self.file("clients.pem")
+            )
+    }
+
+    fn spillway(&self, name: &str, tls: &str, cluster: &str) -> Outcome<Spillway> {
+        Spillway::start(lab::binary(), name, &self.configuration(tls, cluster))
+    }
+
+    fn ca(&self) -> String {
+        format!("ca = \"{}\"", self.file("nodes.pem"))
+    }
+
+    /// The lines with a certificate for the nodes.
+    fn ca_and_certificate(&self) -> String {
+        let (certificate, key) = (self.file("client.crt"), self.file("client.key"));
+        format!("{}\ncertificate = \"{certificate}\"\nkey = \"{key}\"", self.ca())
+    }
+
+    fn login(&self, user: &str, tls: bool, certificate: bool) -> Outcome<Login> {
+        let own = if certificate { Some(self.clients.client()?) } else { None };
+        let tls = if tls { Some(self.nodes.trusted_by(&TLS13, own.as_ref())?) } else { None };
+        raw::login(self.port, &Credentials { tls, ..Credentials::new(user, PASSWORD, None) })
+    }
+
+    fn session(&self) -> Outcome<Raw> {
+        self.login("app", false, false)?.map_err(|refusal| format!("{refusal:?}"))
+    }
+}
+
+/// What the node says of the link's encryption.
+fn cipher(session: &mut Raw) -> Outcome<String> {
+    let query =
+        "SELECT VARIABLE_VALUE FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'Ssl_cipher'";
+    first_value(&session.query(query)?)
+}
+
+/// The node is down, and Spillway says why.
+fn down(stage: &Stage, name: &str, tls: &str, reason: &str) -> Verdict {
+    let configuration =
+        stage.configuration(tls, "") + "[runtime]\nstart_without_accounts = true\nstart_timeout = \"1s\"\n";
+    let spillway = Spillway::launch(lab::binary(), name, &configuration)?;
+    wait_for("the reason", Duration::from_secs(10), || {
+        let log = spillway.log();
+        if log.contains(reason) { Ok(()) } else { Err(format!("{reason:?} is not said:\n{log}")) }
+    })?;
+    ensure!(!spillway.log().contains(MONITOR_PASSWORD), "a password is in the log");
+    Ok(())
+}
+
+fn identity() -> Verdict {
+    let stage = Stage::new("node-tls", &["127.0.0.1"], &[])?;
+    let spillway = stage.spillway("spillway-node-tls", &stage.ca(), "")?;
+    for _ in 0..4 {
+        let mut session = stage.session()?;
+        ensure!(!cipher(&mut session)?.is_empty(), "the link is not encrypted");
+        session.command(&[1])?;
+    }
+    let metrics = spillway.api("GET", "/metrics", None)?.body;
+    ensure!(metrics.contains("spillway_links_reused_total"), "no link was reused:\n{metrics}");
+    drop(spillway);
+    // Somebody else's authority.
+    write(&stage.directory, "strangers.pem", &stage.clients.pem)?;
+    let strangers = format!("ca = \"{}\"", stage.file("strangers.pem"));
+    down(&stage, "spillway-node-tls-strangers", &strangers, "invalid peer certificate")
+}
+
+fn authority() -> Verdict {
+    let stage = Stage::new("node-tls-name", &["db.example"], &[])?;
+    down(&stage, "spillway-node-tls-name", &stage.ca(), "not valid for name")?;
+    for tls in [format!("verify = \"ca\"\n{}", stage.ca()), "verify = \"none\"".to_owned()] {
+        let _spillway = stage.spillway("spillway-node-tls-ca", &tls, "")?;
+        ensure!(!cipher(&mut stage.session()?)?.is_empty(), "{tls}: the link is not encrypted");
+    }
+    write(&stage.directory, "strangers.pem", &stage.clients.pem)?;
+    let strangers = format!("verify = \"ca\"\nca = \"{}\"", stage.file("strangers.pem"));
+    down(&stage, "spillway-node-tls-ca-strangers", &strangers, "invalid peer certificate")
+}
+
+fn nothing_goes_out_without() -> Verdict {
+    let mut stage = Stage::new("node-tls-off", &["127.0.0.1"], &[])?;
+    stage.server.sql(&format!("ALTER USER '{MONITOR_USER}'@'%' REQUIRE NONE"))?;
+    stage.server.stop()?;
+    stage.server.option("--skip-ssl".to_owned());
+    stage.server.start(&[])?;
+    for tls in [stage.ca(), "verify = \"none\"".to_owned()] {
+        down(&stage, "spillway-node-tls-off", &tls, "the server offers no TLS")?;
+    }
+    Ok(())
+}
+
+fn accounts_that_require_tls() -> Verdict {
+    let stage = Stage::new("node-tls-require", &["127.0.0.1"], &[])?;
+    stage.server.sql(&format!(
+        "CREATE USER secure@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
+         CREATE USER certified@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE X509;
+         CREATE USER named@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SUBJECT '/CN=client';"
+    ))?;
+    let enters = |user: &str, tls, certificate| -> Outcome<bool> {
+        let login = stage.login(user, tls, certificate)?;
+        let told = login.as_ref().err().map(|refusal| refusal.code);
+        same!(told.is_none_or(|code| code == 1045), true, "{user}: {told:?}");
+        Ok(login.is_ok())
+    };
+    {
+        let spillway = stage.spillway("spillway-node-tls-plain", &stage.ca(), "")?;
+        same!(
+            (enters("secure", false, false)?, enters("secure", true, false)?),
+            (false, true),
+            "REQUIRE SSL"
+        );
+        same!(enters("certified", true, true)?, false, "links show no certificate");
+        let answer = spillway.ask("show permissiveness")?;
+        ensure!(
+            answer.contains("certified@%") && answer.contains("links of this cluster show none"),
+            "{answer}"
+        );
+        ensure!(!answer.contains("secure@%"), "{answer}");
+        let answer = spillway.ask("explain login certified 127.0.0.1 transport=certificate")?;
+        ensure!(answer.contains("refused by the node"), "{answer}");
+    }
+    let spillway = stage.spillway("spillway-node-tls-mutual", &stage.ca_and_certificate(), "")?;
+    same!((enters("secure", false, false)?, enters("secure", true, false)?), (false, true), "REQUIRE SSL");
+    same!(
+        (enters("certified", true, false)?, enters("certified", true, true)?),
+        (false, true),
+        "REQUIRE X509"
+    );
+    same!(enters("named", true, true)?, false, "a subject is not compared");
+    // What the server demands of everybody.
+    stage.server.sql("SET GLOBAL require_secure_transport = ON")?;
+    spillway.ask("reload accounts")?;
+    same!(
+        (enters("app", false, false)?, enters("app", true, false)?),
+        (false, true),
+        "require_secure_transport"
+    );
+    Ok(())
+}
+
+fn big_packets() -> Verdict {
+    let stage = Stage::new("node-tls-big", &["127.0.0.1"], &[])?;
+    let _spillway = stage.spillway("spillway-node-tls-big", &stage.ca(), "")?;
+    for tls in [false, true] {
+        let mut session = stage.login("app", tls, false)?.map_err(|refusal| format!("{refusal:?}"))?;
+        for size in [10_usize, 16_384, 100_000, 20_000_000] {
+            let sql = format!("SELECT LENGTH('{}')", "x".repeat(size));
+            same!(first_value(&session.query(&sql)?)?, size.to_string(), "a statement of {size} bytes");
+        }
+        let sql = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 64) \
+                   SELECT REPEAT(CHAR(65 + i % 26), 500000 + i) FROM n";
+        let rows: usize = session.query(sql)?.iter().map(Vec::len).sum();
+        ensure!(rows > 32_000_000, "{rows} bytes came");
+    }
+    Ok(())
+}
+
+/// A link with TLS cannot go to another worker: it is closed, and who waits opens its own.
+fn sessions_that_wait_for_a_link() -> Verdict {
+    let stage = Stage::new("node-tls-wait", &["127.0.0.1"], &[])?;
+    let _spillway = stage.spillway("spillway-node-tls-wait", &stage.ca(), "links = { max = 1 }")?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| -> Outcome<()> {
+                    for _ in 0..5 {
+                        let mut session = stage.session()?;
+                        same!(first_value(&session.query("SELECT 1")?)?, "1", "an answer");
+                        session.command(&[1])?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a panic".to_owned())?)
+    })
+}
+
+fn another_authority_after_a_reload() -> Verdict {
+    let mut stage = Stage::new("node-tls-renew", &["127.0.0.1"], &[])?;
+    let spillway = stage.spillway("spillway-node-tls-renew", &stage.ca(), "")?;
+    drop(stage.session()?);
+    let successor = Authority::new("successor")?;
+    write(&stage.directory, "nodes.pem", &successor.pem)?;
+    let answer = spillway.ask("reload config")?;
+    ensure!(answer.contains("tls certificates renewed"), "{answer}");
+    wait_for("the end of trust", Duration::from_secs(10), || match stage.login("app", false, false)? {
+        Ok(_) => Err("a session is still served".to_owned()),
+        Err(_) => Ok(()),
+    })?;
+    let issued = successor.server_called(&["127.0.0.1"])?;
+    stage.server.file("node.crt", &issued.certificate)?;
+    stage.server.file("node.key", &issued.key)?;
+    stage.server.stop()?;
+    stage.server.start(&[])?;
+    wait_for("the renewed node", Duration::from_secs(20), || stage.session().map(drop))
+}
+
+/// Under TLS the node takes the password itself, with a cold cache too, and from clients with and without TLS.
+fn mysql_passwords() -> Verdict {
+    let server = Server::prepare_mysql("node-tls-mysql", &["--require-secure-transport=ON"])?;
+    let stage = Stage::before(server, "node-tls-mysql", &["127.0.0.1"])?;
+    stage.server.sql(&format!(
+        "CREATE USER cold@'%' IDENTIFIED WITH caching_sha2_password BY '{PASSWORD}';
+         CREATE USER old@'%' IDENTIFIED WITH sha256_password BY '{PASSWORD}';"
+    ))?;
+    let spillway = stage.spillway("spillway-node-tls-mysql", &stage.ca(), "")?;
+    for user in ["cold", "cold", "old", "app"] {
+        let mut session = stage
+            .login(user, true, false)?
+            .map_err(|refusal| format!("{user}: {refusal:?}\n{}", spillway.log_tail(5)))?;
+        let who = first_value(&session.query("SELECT CURRENT_USER()")?)?;
+        same!(who, format!("{user}@%"), "the account");
+    }
+    let refusal = stage.login("cold", false, false)?.err();
+    same!(refusal.map(|r| r.code), Some(3159), "the server demands TLS of everybody");
+    Ok(())
+}
