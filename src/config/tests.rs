@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::tls::Verify;
 use crate::tls::specimen::{Authority, Issued, NAME};
 
 const EXAMPLE: &str = include_str!("../../deploy/spillway.toml");
@@ -1185,6 +1186,70 @@ fn every_fault_of_the_tls_files_is_one_exact_line() {
         files.configure(tls);
         assert_eq!(files.wrong(), format!("9: {line}"), "{tls}");
     }
+}
+
+#[test]
+fn tls_with_nodes_verifies_their_identity_unless_told_otherwise() {
+    let files = TlsFiles::new("");
+    let load = |lines: &str| {
+        files.configure(&format!("[cluster.shop.tls]\n{lines}\n"));
+        files.load().clusters["shop"].tls.clone().expect("TLS")
+    };
+    let tls = load("ca = \"clients.pem\"");
+    assert_eq!((tls.trust.verify(), tls.trust.own()), (Verify::Identity, None));
+    assert_eq!(tls.ca, Some(files.dir.path().join("clients.pem")));
+    let mutual = load("ca = \"clients.pem\"\nverify = \"ca\"\ncertificate = \"tls.crt\"\nkey = \"tls.key\"");
+    assert_eq!((mutual.trust.verify(), mutual.trust.own().is_some()), (Verify::Authority, true));
+    assert_eq!(load("verify = \"none\"").trust.verify(), Verify::Nothing);
+    let warning = "cluster.shop.tls.verify: whoever can step between this machine and the nodes";
+    let warnings = files.load().warnings;
+    assert!(warnings.iter().any(|line| line.contains(warning)), "{warnings:?}");
+
+    let authority = "a PEM file with the certificates that may vouch for nodes";
+    let certificate =
+        "a PEM file with this client's certificate, then those that vouch for it, together with its key";
+    let key = "a PEM file with the certificate's private key, without a passphrase";
+    for (lines, wrong) in [
+        ("", format!("cluster.shop.tls.ca: missing; expected {authority}")),
+        ("verify = \"ca\"", format!("cluster.shop.tls.ca: missing; expected {authority}")),
+        (
+            "verify = \"all\"",
+            "cluster.shop.tls.verify: unknown verification \"all\"; expected one of: identity, ca, none"
+                .to_owned(),
+        ),
+        (
+            "ca = \"tls.key\"",
+            format!("cluster.shop.tls.ca: the file holds no certificate; expected {authority}"),
+        ),
+        (
+            "ca = \"clients.pem\"\ncertificate = \"tls.crt\"",
+            format!("cluster.shop.tls.key: missing; expected {key}"),
+        ),
+        (
+            "ca = \"clients.pem\"\nkey = \"tls.key\"",
+            format!("cluster.shop.tls.certificate: missing; expected {certificate}"),
+        ),
+        (
+            "ca = \"clients.pem\"\ncertificate = \"clients.pem\"\nkey = \"tls.key\"",
+            format!("cluster.shop.tls.key: the file is not the key of the certificate; expected {key}"),
+        ),
+        (
+            "ca = \"clients.pem\"\nname = \"x\"",
+            "cluster.shop.tls.name: unknown key; expected one of: ca, certificate, key, verify".to_owned(),
+        ),
+    ] {
+        files.configure(&format!("[cluster.shop.tls]\n{lines}\n"));
+        let told = files.wrong();
+        assert!(told.contains(&wrong), "{lines}: {told}");
+    }
+
+    // What a reload says of it.
+    files.configure("[cluster.shop.tls]\nca = \"clients.pem\"\n");
+    let old = files.load();
+    assert!(old.diff(&files.load()).is_empty());
+    files.write("clients.pem", &Authority::new("successor").pem);
+    let lines: Vec<_> = old.diff(&files.load()).iter().map(ToString::to_string).collect();
+    assert_eq!(lines, ["cluster shop: tls certificates renewed"]);
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub struct NodeTls {
 pub(super) fn node_tls<'a>(section: &Section<'a>, around: &Surroundings<'a>) -> Option<NodeTls> {
     let verify = section.or("verify", Verify::Identity, |field| {
         let words = [("identity", Verify::Identity), ("ca", Verify::Authority), ("none", Verify::Nothing)];
-        let verify = field.word("what is verified", &words)?;
+        let verify = field.word("verification", &words)?;
         if verify == Verify::Nothing {
             around.report.warn(
                 &field.place,
