@@ -7,6 +7,7 @@
 //! is never printed.
 
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -76,6 +77,23 @@ impl Proof {
         let Some(stage1) = &self.0 else { return Vec::new() };
         let stage2: [u8; HASH] = Sha1::digest(stage1).into();
         xor(stage1, &mask(scramble, &stage2)).to_vec()
+    }
+
+    /// By what the server shows a client, which knows the password too, that it knows its hash, and that nobody stands
+    /// between them with another certificate: `MariaDB` 11.4 and later send it in the OK packet of a login. `scramble`: the
+    /// one that was replied to. None for an empty password, which everybody knows.
+    pub fn vouch_for(&self, scramble: &Scramble, certificate: &[u8]) -> Option<Vec<u8>> {
+        let stage2 = Sha1::digest(self.0.as_ref()?);
+        let digest = Sha256::new()
+            .chain_update(stage2)
+            .chain_update(scramble)
+            .chain_update(Sha256::digest(certificate))
+            .finalize();
+        let mut text = vec![1];
+        for byte in digest {
+            text.extend_from_slice(format!("{byte:02X}").as_bytes());
+        }
+        Some(text)
     }
 
     /// Whether this proof is also right for another stored password: that of the same user on
@@ -170,5 +188,15 @@ mod tests {
             prop_assert!(verify(&proof.reply(&SCRAMBLE), &SCRAMBLE, &stored).is_some());
             prop_assert!(proof.satisfies(&stored));
         }
+    }
+
+    #[test]
+    fn a_certificate_is_vouched_for_as_the_servers_do() {
+        // Computed by other means; the form was compared with MariaDB 11.8.9.
+        const TEXT: &str = "\x019E3C620D846958022159C06AE360DF1DA11EAFD5742B06A4D9709371AE4F05B0";
+        let proof = Proof::from_password(b"secret");
+        assert_eq!(proof.vouch_for(&[7; 20], b"certificate").as_deref(), Some(TEXT.as_bytes()));
+        assert_ne!(proof.vouch_for(&[8; 20], b"certificate").as_deref(), Some(TEXT.as_bytes()));
+        assert_eq!(Proof::from_password(b"").vouch_for(&[7; 20], b"certificate"), None);
     }
 }

@@ -16,7 +16,9 @@ use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
 use crate::backend::Reuse;
 use crate::fault::{Blame, Fault, Login};
-use crate::grants::{Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Verdict, decide};
+use crate::grants::{
+    Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, decide,
+};
 use crate::ids::ClusterName;
 use crate::net::PacketStream;
 use crate::routing::{self, NoCluster};
@@ -69,6 +71,8 @@ pub(super) struct Credential {
     pub(super) reuse: Option<Reuse>,
     /// What the client is told once the node has found its credential right; only where that is the node's to find.
     pub(super) then: Option<Fault>,
+    /// What vouches for Spillway's certificate in the OK packet.
+    pub(super) vouching: Option<Vec<u8>>,
 }
 
 /// What a client says to know.
@@ -150,7 +154,16 @@ impl Session {
                 return Err(told.unwrap_or(fault));
             }
         };
+        let vouching = match (&shown, &admitted.proof, &self.service.tls) {
+            (Shown::Reply(scramble, _), Proof::Native(proof), Some(tls))
+                if self.transport != Transport::Plain =>
+            {
+                proof.vouch_for(scramble, tls.identity.certificates().first())
+            }
+            _ => None,
+        };
         Ok(Credential {
+            vouching,
             user: asked.user,
             account: admitted.account,
             proof: admitted.proof,
@@ -220,6 +233,7 @@ impl Session {
             current_user: None,
             reuse: None,
             then: None,
+            vouching: None,
         };
         let told = self.place(&wrong, None).await.err()?;
         matches!(told.label, "node_refused" | "access_denied").then_some(told)

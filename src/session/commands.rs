@@ -131,10 +131,17 @@ impl Session {
                 },
             )
             .await?;
-        self.count_user(&credential.user)?;
-        let placed = self.place_client(&mut talk.packets, &credential).await?;
+        let placed = match self.count_user(&credential.user) {
+            Ok(()) => self.place_client(&mut talk.packets, &credential).await,
+            Err(fault) => Err(fault),
+        };
+        if placed.is_err() {
+            // Where others have taken the place meanwhile, the session goes on without.
+            let _ = self.count_user(&old.user);
+        }
+        let placed = placed?;
         let link = self.reach(&credential, placed);
-        let ok = link.origin.ok.clone();
+        let ok = packet::vouching(&link.origin.ok, None, link.capabilities);
         Ok((credential, link, ok))
     }
 

@@ -19,7 +19,7 @@ use crate::grants::{Product, Transport};
 use crate::net::{PacketStream, ReadError, Stream, accept_tls};
 use crate::routing;
 use crate::wire::handshake::{Greeting, HandshakeResponse, Scramble, SslRequest};
-use crate::wire::packet::Err as ErrPacket;
+use crate::wire::packet::{Err as ErrPacket, vouching};
 use crate::wire::{Capabilities, Status};
 
 /// Longest packet of the connection phase that is read from a client. The servers take as much in
@@ -104,7 +104,8 @@ impl Session {
                 self.registered.entry.set_place(|place| {
                     place.schema = schema.as_deref().map(|s| String::from_utf8_lossy(s).into_owned());
                 });
-                packets.write(&link.origin.ok).await.map_err(Fault::client_gone)?;
+                let ok = vouching(&link.origin.ok, credential.vouching.as_deref(), link.capabilities);
+                packets.write(&ok).await.map_err(Fault::client_gone)?;
                 let (stream, ahead) = packets.into_parts();
                 let state = SessionState::after_login(schema);
                 self.registered.entry.set_waits(true);

@@ -119,6 +119,13 @@ impl Certificates {
     }
 }
 
+impl Certificates {
+    /// The first one, which is that of whoever shows them, in DER.
+    pub fn first(&self) -> &[u8] {
+        self.0.first().map_or(&[], |certificate| certificate.as_ref())
+    }
+}
+
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Certificates({})", self.0.len())

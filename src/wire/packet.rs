@@ -1,9 +1,9 @@
 //! Packet headers, OK, ERR and EOF packets.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::capabilities::{Capabilities, Status};
-use super::codec::{Malformed, Reader, put_lenenc};
+use super::codec::{Malformed, Reader, put_lenenc, put_lenenc_bytes};
 
 /// Bytes of a packet header: three of length, one of sequence number.
 pub const HEADER: usize = 4;
@@ -74,6 +74,43 @@ impl<'a> Ok<'a> {
         payload.put_u16_le(0);
         put_packet(out, sequence, &payload);
     }
+}
+
+/// First byte of the information in an OK packet by which a `MariaDB` server vouches for its certificate.
+const VOUCHING: u8 = 1;
+
+/// The OK packet that ends a login, with this information in place of what vouches for the certificate of whoever made it;
+/// none: with nothing in its place.
+///
+/// Session state is kept; what cannot be read is left as it is.
+pub fn vouching(ok: &Bytes, information: Option<&[u8]>, capabilities: Capabilities) -> Bytes {
+    replaced(ok, information, capabilities).unwrap_or_else(|Malformed(_)| ok.clone())
+}
+
+fn replaced(ok: &Bytes, information: Option<&[u8]>, capabilities: Capabilities) -> Result<Bytes, Malformed> {
+    let mut r = Reader::new(ok);
+    r.u8("OK header")?;
+    r.lenenc("OK affected rows")?;
+    r.lenenc("OK last insert id")?;
+    let status = Status::from_bits_retain(r.u16("OK status")?);
+    r.u16("OK warnings")?;
+    let head = ok.len() - r.rest().len();
+    let old = if r.is_empty() { &[][..] } else { r.lenenc_bytes("OK info")? };
+    if information.is_none() && old.first() != Some(&VOUCHING) {
+        return Ok(ok.clone());
+    }
+    let state =
+        capabilities.contains(Capabilities::SESSION_TRACK) && status.contains(Status::SESSION_STATE_CHANGED);
+    let mut out = BytesMut::with_capacity(ok.len() + 66);
+    out.put_slice(&ok[..head]);
+    let information = information.unwrap_or_default();
+    if state || !information.is_empty() {
+        put_lenenc_bytes(&mut out, information);
+    }
+    if state {
+        out.put_slice(r.rest());
+    }
+    Ok(out.freeze())
 }
 
 /// One entry of an OK packet's session state information that the proxy uses.
@@ -221,5 +258,26 @@ mod tests {
             }
             tracked(&input).for_each(drop);
         }
+    }
+
+    #[test]
+    fn what_vouches_for_one_certificate_gives_way_to_what_vouches_for_another() {
+        let none = Capabilities::REQUIRED;
+        let track = none | Capabilities::SESSION_TRACK;
+        let ok = |tail: &[u8], status: u8| Bytes::from([&[0, 0, 0, status, 0x40, 0, 0], tail].concat());
+        let changed = |ok: &Bytes, information: Option<&[u8]>, capabilities| {
+            vouching(ok, information, capabilities)[7..].to_vec()
+        };
+        // Nothing, something else, and the node's own.
+        assert_eq!(changed(&ok(b"", 2), None, none), b"");
+        assert_eq!(changed(&ok(b"\x02hi", 2), None, none), b"\x02hi");
+        assert_eq!(changed(&ok(b"\x03\x01ab", 2), None, none), b"");
+        assert_eq!(changed(&ok(b"\x03\x01ab", 2), Some(b"\x01xyz"), none), b"\x04\x01xyz");
+        assert_eq!(changed(&ok(b"", 2), Some(b"\x01xyz"), none), b"\x04\x01xyz");
+        // Session state stays behind it.
+        assert_eq!(changed(&ok(b"\x03\x01ab\x01s", 2), None, track), b"\x00\x01s");
+        assert_eq!(changed(&ok(b"\x00\x01s", 2), Some(b"\x01xyz"), track), b"\x04\x01xyz\x01s");
+        // What cannot be read is left alone.
+        assert_eq!(changed(&ok(b"\x09x", 2), Some(b"\x01xyz"), none), b"\x09x");
     }
 }
