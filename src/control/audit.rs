@@ -166,7 +166,7 @@ fn steps(
             },
         ));
     }
-    if let Verdict::Candidate { account, .. } = &decision.verdict
+    if let Verdict::Candidate { account, then: None, .. } = &decision.verdict
         && let Some(lack) = lack(account, tls)
     {
         rows.push(row("verdict", format!("refused by the node: {lack}; the client is told error 1045")));

@@ -186,7 +186,12 @@ impl Session {
                 let reason = format!(
                     "{detail} (the account requires TLS that links of this cluster do not have, or changed since it was loaded?)"
                 );
-                denied(&credential.user, host, !credential.proof.is_empty(), &reason)
+                // Only the node knows what a relayed exchange makes of it.
+                let used = match credential.proof {
+                    Proof::Relayed => !told.text().ends_with("(using password: NO)"),
+                    Proof::Native(_) | Proof::Password(_) => !credential.proof.is_empty(),
+                };
+                denied(&credential.user, host, used, &reason)
             }
             // No privilege on the schema, no such schema, no valid name of one.
             LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {

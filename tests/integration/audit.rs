@@ -37,7 +37,10 @@ fn explain_login() -> Verdict {
         ("explain login far 10.9.8.7", &["'far'@'10.9.8.7': chosen", "grants differ by host", "error 1045"]),
         ("explain login far 127.0.0.1", &["'far'@'10.9.8.7': the host does not match"]),
         ("explain login secure 127.0.0.1", &["the account requires TLS", "error 1045"]),
-        ("explain login secure 127.0.0.1 --transport tls", &["let in as secure@%"]),
+        (
+            "explain login secure 127.0.0.1 --transport tls",
+            &["refused by the node", "links of this cluster have none"],
+        ),
         ("explain login app socket", &["let in as app@%"]),
     ] {
         let answer = own.spillway.ask(command)?;
@@ -71,7 +74,12 @@ fn show_permissiveness() -> Verdict {
     let far = of("far@10.9.8.7").ok_or_else(|| format!("far is not in {answer}"))?;
     ensure!(far["reason"].as_str().is_some_and(|r| r.contains("grants differ by host")), "{far}");
     same!(far["client"], "10.9.8.7", "{far}");
-    for account in ["app@%", "locked@%", "near@127.0.0.1", "secure@%", "noaccess@%"] {
+    let secure = of("secure@%").ok_or_else(|| format!("secure is not in {answer}"))?;
+    ensure!(
+        secure["reason"].as_str().is_some_and(|r| r.contains("links of this cluster have none")),
+        "{secure}"
+    );
+    for account in ["app@%", "locked@%", "near@127.0.0.1", "noaccess@%"] {
         ensure!(of(account).is_none(), "{account} is in {answer}");
     }
     let table = own.spillway.ask("show permissiveness")?;

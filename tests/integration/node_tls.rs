@@ -1,5 +1,6 @@
 //! TLS between Spillway and its nodes: whom it believes, what that opens, and that nothing goes out without.
 
+use crate::harness::client::Login as Program;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
 use crate::harness::workspace::{self, free_port};
@@ -10,6 +11,7 @@ use crate::tls::{Authority, write};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
 use rustls::version::TLS13;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("node_tls::big_packets", big_packets),
         trial("node_tls::sessions_that_wait_for_a_link", sessions_that_wait_for_a_link),
         trial("node_tls::another_authority_after_a_reload", another_authority_after_a_reload),
+        trial("node_tls::pam_passwords", pam_passwords).with_ignored_flag(!may_add_pam_services()),
         mysql_trial("node_tls::mysql_passwords", mysql_passwords),
     ]
 }
@@ -201,7 +204,7 @@ fn accounts_that_require_tls() -> Verdict {
             "{answer}"
         );
         ensure!(!answer.contains("secure@%"), "{answer}");
-        let answer = spillway.ask("explain login certified 127.0.0.1 transport=certificate")?;
+        let answer = spillway.ask("explain login certified 127.0.0.1 --transport certificate")?;
         ensure!(answer.contains("refused by the node"), "{answer}");
     }
     let spillway = stage.spillway("spillway-node-tls-mutual", &stage.ca_and_certificate(), "")?;
@@ -299,5 +302,71 @@ fn mysql_passwords() -> Verdict {
     }
     let refusal = stage.login("cold", false, false)?.err();
     same!(refusal.map(|r| r.code), Some(3159), "the server demands TLS of everybody");
+    Ok(())
+}
+
+/// A service of PAM, for as long as it is held.
+struct PamService(PathBuf);
+
+const PAM_SERVICES: &str = "/etc/pam.d";
+
+fn may_add_pam_services() -> bool {
+    workspace::current_user() == "root" && fs::metadata(PAM_SERVICES).is_ok()
+}
+
+impl PamService {
+    fn new(name: &str, check: &str) -> Outcome<Self> {
+        let path = PathBuf::from(PAM_SERVICES).join(name);
+        let lines = format!(
+            "auth required pam_exec.so quiet expose_authtok /bin/sh {check}\naccount required pam_permit.so\n"
+        );
+        fs::write(&path, lines).map_err(|e| e.to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PamService {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Passwords as they are typed: only where nobody can read them on the whole way, and the node is who it should be.
+fn pam_passwords() -> Verdict {
+    let stage = Stage::new("node-tls-pam", &["127.0.0.1"], &["--plugin-load-add=auth_pam_v1"])?;
+    let check = format!("[ \"$(tr -d '\\000')\" = '{PASSWORD}' ] || exit 1\n");
+    let check = stage.server.file("check", &check)?;
+    let service = format!("spillway-test-{}", std::process::id());
+    let _service = PamService::new(&service, &check)?;
+    stage.server.sql(&format!("CREATE USER typed@'%' IDENTIFIED VIA pam USING '{service}'"))?;
+    let ca = format!("--ssl-ca={}", stage.file("nodes.pem"));
+    let ask = |port, password: &str, options: &[&str]| {
+        let mut printed =
+            Program::new(port, "typed", password, None).run(options, "SELECT CURRENT_USER()")?;
+        printed.errors = printed.errors.replace(&port.to_string(), "PORT");
+        Ok::<_, String>(printed)
+    };
+    let encrypted = ["--ssl", ca.as_str(), "--ssl-verify-server-cert"];
+    let direct = ask(stage.server.port, PASSWORD, &encrypted)?;
+    ensure!(direct.output.contains("typed@%"), "directly: {direct:?}");
+    {
+        let spillway = stage.spillway("spillway-node-tls-pam", &stage.ca(), "")?;
+        let printed = ask(stage.port, PASSWORD, &encrypted)?;
+        ensure!(printed.output.contains("typed@%"), "{printed:?}\n{}", spillway.log_tail(3));
+        let wrong = ask(stage.port, "wrong", &encrypted)?;
+        same!(wrong, ask(stage.server.port, "wrong", &encrypted)?, "a wrong password");
+        let plain = ask(stage.port, PASSWORD, &["--skip-ssl"])?;
+        ensure!(plain.errors.contains("1045"), "a client without TLS: {plain:?}");
+        let answer = spillway.ask("explain login typed 127.0.0.1 --transport tls")?;
+        ensure!(answer.contains("relayed") && answer.contains("let in as"), "{answer}");
+        let answer = spillway.ask("explain login typed 127.0.0.1")?;
+        ensure!(answer.contains("cannot be verified here"), "{answer}");
+        ensure!(!spillway.log().contains(PASSWORD), "a password is in the log");
+    }
+    let spillway = stage.spillway("spillway-node-tls-pam-none", "verify = \"none\"", "")?;
+    let printed = ask(stage.port, PASSWORD, &encrypted)?;
+    ensure!(printed.errors.contains("1045"), "a node that nobody vouches for: {printed:?}");
+    let answer = spillway.ask("show permissiveness")?;
+    ensure!(answer.contains("typed@%"), "{answer}");
     Ok(())
 }
