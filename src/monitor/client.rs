@@ -58,7 +58,10 @@ impl Client {
             .user(Some(monitor.user.as_str()))
             .pass(Some(monitor.secret.expose()))
             .prefer_socket(false)
-            .init(vec!["SET SESSION sql_mode='', SESSION wait_timeout=600", "SET NAMES utf8mb4"]);
+            .init(vec![
+                "SET SESSION sql_mode='', SESSION wait_timeout=600, SESSION time_zone='+00:00'",
+                "SET NAMES utf8mb4",
+            ]);
         let conn = timeout(limit, Conn::new(options)).await.map_err(|_| AskError::TimedOut(limit))??;
         Ok(Self(conn))
     }

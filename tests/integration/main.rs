@@ -25,6 +25,7 @@ mod lab;
 mod links;
 mod login;
 mod mysql;
+mod nodes;
 mod operations;
 mod plugins;
 mod proof;
@@ -108,6 +109,7 @@ fn main() {
         startup::trials(),
         tls::trials(),
         mysql::trials(),
+        nodes::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();
