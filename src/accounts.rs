@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{ClientAddress, HeaderVersion};
-use crate::grants::{HostIdentity, Snapshot};
+use crate::grants::{Fingerprint, HostIdentity, Snapshot};
 use crate::ids::{ClientAddr, ClusterName, NodeName};
 
 /// How long after a login that failed the next one does not ask for the accounts again, and how long one waits for them.
@@ -27,8 +27,12 @@ pub struct ClusterAccounts {
     pub proxy: HostIdentity,
     /// Where it was read.
     pub from: NodeName,
-    /// When it was read.
+    /// When it was read, or last found to be unchanged.
     pub loaded_at: SystemTime,
+    /// What the node made of it then; none: it cannot be told, so that the next look has to read everything.
+    pub fingerprint: Option<Fingerprint>,
+    /// How many looks in a row found the fingerprint unchanged, and read nothing.
+    pub unread: u32,
 }
 
 impl ClusterAccounts {
@@ -87,6 +91,68 @@ pub enum View {
     Trusted,
 }
 
+/// How the accounts of a node compare with those that were read from another node of its cluster.
+#[derive(Debug, Clone)]
+pub enum NodeAccounts {
+    /// It is not up, or could not be asked.
+    Unknown {
+        /// Why.
+        reason: String,
+        /// Accounts of its own, where it had some when it was last asked.
+        last: Option<Arc<ClusterAccounts>>,
+    },
+    /// They are the same.
+    Same,
+    /// They are not.
+    Differ(Arc<Divergence>),
+}
+
+impl NodeAccounts {
+    /// Accounts of its own, as far as they are known.
+    pub fn own(&self) -> Option<&Arc<ClusterAccounts>> {
+        match self {
+            Self::Unknown { last, .. } => last.as_ref(),
+            Self::Same => None,
+            Self::Differ(divergence) => Some(&divergence.own),
+        }
+    }
+}
+
+/// The accounts of a node that differ from those in force for its cluster.
+#[derive(Debug)]
+pub struct Divergence {
+    /// Each account whose rows differ, with how; never a hash.
+    pub rows: Vec<String>,
+    /// Each variable that decides on logins and has another value.
+    pub settings: Vec<String>,
+    /// The node's own.
+    pub own: Arc<ClusterAccounts>,
+    /// Digest of those that they were compared with.
+    pub reference: [u8; 32],
+}
+
+/// How many differences are named; the others are counted.
+const NAMED: usize = 5;
+
+impl std::fmt::Display for NodeAccounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let divergence = match self {
+            Self::Unknown { reason, .. } => return write!(f, "unknown: {reason}"),
+            Self::Same => return f.write_str("same"),
+            Self::Differ(divergence) => divergence,
+        };
+        let lists = [("accounts differ", &divergence.rows), ("settings differ", &divergence.settings)];
+        for (number, (title, list)) in lists.into_iter().filter(|(_, list)| !list.is_empty()).enumerate() {
+            let named: Vec<&str> = list.iter().take(NAMED).map(String::as_str).collect();
+            write!(f, "{}{title}: {}", if number > 0 { ". " } else { "" }, named.join("; "))?;
+            if list.len() > NAMED {
+                write!(f, "; and {} more", list.len() - NAMED)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Why the last attempt to read a cluster's accounts failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadFailure {
@@ -99,6 +165,9 @@ pub struct LoadFailure {
 /// Accounts of all clusters at one moment.
 pub type Accounts = BTreeMap<ClusterName, Arc<ClusterAccounts>>;
 
+/// Of all clusters, the nodes that others were compared with left out.
+type Nodes = BTreeMap<ClusterName, BTreeMap<NodeName, NodeAccounts>>;
+
 /// Asks the loader to read a cluster again; the answer comes when it did.
 pub type ReloadRequest = (ClusterName, oneshot::Sender<Result<(), String>>);
 
@@ -106,6 +175,7 @@ pub type ReloadRequest = (ClusterName, oneshot::Sender<Result<(), String>>);
 #[derive(Debug)]
 pub struct AccountStore {
     current: ArcSwap<Accounts>,
+    nodes: ArcSwap<Nodes>,
     failures: Mutex<BTreeMap<ClusterName, LoadFailure>>,
     requests: mpsc::Sender<ReloadRequest>,
     /// When a login that failed last asked for a cluster's accounts.
@@ -119,6 +189,7 @@ impl AccountStore {
         let (requests, queue) = mpsc::channel(64);
         let store = Self {
             current: ArcSwap::default(),
+            nodes: ArcSwap::default(),
             failures: Mutex::default(),
             requests,
             doubts: Mutex::default(),
@@ -155,6 +226,33 @@ impl AccountStore {
             self.changes.send_replace(());
         }
         changed
+    }
+
+    /// Takes how the other nodes of a cluster compare, and gives how they did before.
+    pub fn store_nodes(
+        &self,
+        cluster: &ClusterName,
+        nodes: &BTreeMap<NodeName, NodeAccounts>,
+    ) -> BTreeMap<NodeName, NodeAccounts> {
+        let mut before = BTreeMap::new();
+        self.nodes.rcu(|old| {
+            let mut next = Nodes::clone(old);
+            before = next.insert(cluster.clone(), nodes.clone()).unwrap_or_default();
+            next
+        });
+        before
+    }
+
+    /// How a node's accounts compare with those in force; none: those were read from it, or it was not compared yet.
+    pub fn node(&self, cluster: &ClusterName, node: &NodeName) -> Option<NodeAccounts> {
+        let reference = self.current.load().get(cluster).map(|accounts| accounts.from.clone());
+        self.nodes.load().get(cluster)?.get(node).filter(|_| reference.as_ref() != Some(node)).cloned()
+    }
+
+    /// The accounts that a node decides by: its own where they are known to differ from the cluster's.
+    pub fn of_node(&self, cluster: &ClusterName, node: &NodeName) -> Option<Arc<ClusterAccounts>> {
+        let own = self.node(cluster, node).and_then(|compared| compared.own().cloned());
+        own.or_else(|| self.cluster(cluster))
     }
 
     /// Tells when the accounts of any cluster changed.
@@ -194,6 +292,11 @@ impl AccountStore {
     /// Forgets clusters that the configuration no longer has.
     pub fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keep(name));
+        self.nodes.rcu(|old| {
+            let mut next = Nodes::clone(old);
+            next.retain(|name, _| keep(name));
+            next
+        });
         self.current.rcu(|old| {
             let mut next = Accounts::clone(old);
             next.retain(|name, _| keep(name));

@@ -70,6 +70,8 @@ pub struct NodeObservation {
     pub idle_links: u32,
     /// Sessions that wait for a link.
     pub waiting: u32,
+    /// Whether its accounts differ from those that were read from another node; none: it is not known.
+    pub accounts_differ: Option<bool>,
 }
 
 /// The accounts of one cluster, as they are now.
@@ -140,6 +142,7 @@ struct States {
     links: Family<OfNode, Gauge>,
     idle_links: Family<OfNode, Gauge>,
     waiting: Family<OfNode, Gauge>,
+    accounts_differ: Family<OfNode, Gauge>,
     account_age: Family<OfCluster, Fractions>,
     accounts: Family<OfCluster, Gauge>,
     accounts_failing: Family<OfCluster, Gauge>,
@@ -274,6 +277,12 @@ impl States {
         r.register("node_links", "Links to the node, in use or idle", self.links.clone());
         r.register("node_links_idle", "Links that wait for the next session", self.idle_links.clone());
         r.register("node_links_waiting", "Sessions that wait for a link", self.waiting.clone());
+        let differ = self.accounts_differ.clone();
+        r.register(
+            "node_accounts_differ",
+            "Whether the node's accounts differ from those that were read",
+            differ,
+        );
         let age = self.account_age.clone();
         r.register_with_unit("accounts_age", "Time since accounts were read", Unit::Seconds, age);
         r.register("accounts", "Accounts that were read", self.accounts.clone());
@@ -290,6 +299,7 @@ impl States {
         self.links.clear();
         self.idle_links.clear();
         self.waiting.clear();
+        self.accounts_differ.clear();
         self.account_age.clear();
         self.accounts.clear();
         self.accounts_failing.clear();
@@ -300,6 +310,9 @@ impl States {
             self.links.get_or_create(&labels).set(i64::from(seen.links));
             self.idle_links.get_or_create(&labels).set(i64::from(seen.idle_links));
             self.waiting.get_or_create(&labels).set(i64::from(seen.waiting));
+            if let Some(differ) = seen.accounts_differ {
+                self.accounts_differ.get_or_create(&labels).set(i64::from(differ));
+            }
             let OfNode { cluster, node } = labels;
             let role = OfRole { cluster: Arc::clone(&cluster), node: Arc::clone(&node), role: seen.role };
             self.role.get_or_create(&role).set(1);
@@ -337,6 +350,7 @@ mod tests {
             links: 9,
             idle_links: 2,
             waiting: 0,
+            accounts_differ: up.then_some(true),
         }
     }
 
@@ -374,6 +388,7 @@ mod tests {
             "spillway_node_role{cluster=\"shop\",node=\"db1\",role=\"writer\"} 1",
             "spillway_node_desired{cluster=\"shop\",node=\"db1\",state=\"enabled\"} 1",
             "spillway_node_sessions{cluster=\"shop\",node=\"db1\"} 7",
+            "spillway_node_accounts_differ{cluster=\"shop\",node=\"db1\"} 1",
             "spillway_accounts_age_seconds{cluster=\"shop\"} 1.5",
             "spillway_accounts{cluster=\"shop\"} 12",
             "spillway_accounts_failing{cluster=\"shop\"} 0",

@@ -137,6 +137,8 @@ mod tests {
                     proxy: HostIdentity::without_name(IpAddr::V4(Ipv4Addr::LOCALHOST)),
                     from: "n1".parse().unwrap(),
                     loaded_at: SystemTime::now(),
+                    fingerprint: None,
+                    unread: 0,
                 };
                 (cluster.parse().unwrap(), Arc::new(accounts))
             })

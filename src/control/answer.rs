@@ -95,6 +95,7 @@ pub struct NodeRow {
     pub waiting: u32,
     pub since: String,
     pub version: Option<String>,
+    pub accounts: Option<String>,
 }
 
 /// Columns of [`NodeRow`].
@@ -112,6 +113,12 @@ pub const NODE_COLUMNS: &[Column] = &[
     column("since", "since", Cell::Moment, "when what is observed last changed"),
     column("version", "version", Cell::MaybeText, "version text of its greeting"),
     column("reason", "reason", Cell::Text, "the words behind what is observed"),
+    column(
+        "accounts",
+        "accounts",
+        Cell::MaybeText,
+        "read from it, same as those, unknown, or how accounts and settings for logins differ",
+    ),
 ];
 
 /// A session.

@@ -8,7 +8,7 @@ use super::answer::{Answer, BackoffRow, Done, PermissivenessRow, Rows, StepRow};
 use super::invocation::shown;
 use super::refusal::{Code, OperationError};
 use super::{Control, Invocation};
-use crate::accounts::{ClusterAccounts, View};
+use crate::accounts::{ClusterAccounts, NodeAccounts, View};
 use crate::auth::{self, Privacy};
 use crate::config::{ClientAddress, NodeTls};
 use crate::grants::{
@@ -38,6 +38,12 @@ impl Control {
                 });
                 continue;
             };
+            rows.extend(cluster.nodes.iter().filter_map(|node| {
+                let compared = self.accounts.node(&cluster.name, &node.name)?;
+                let NodeAccounts::Differ(_) = compared else { return None };
+                let text = format!("{} also judges by accounts of its own: {compared}", node.name);
+                Some(StepRow { cluster: cluster.name.to_string(), step: "nodes", text })
+            }));
             let view = accounts.view(&client, self.policy(&cluster.name), cluster.takes_headers());
             rows.extend(steps(
                 &cluster.name,

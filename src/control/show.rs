@@ -11,6 +11,7 @@ use super::invocation::{narrow, shown};
 use super::operation::{Argument, Http, OPERATIONS, Operation};
 use super::refusal::OperationError;
 use super::{Control, Invocation, VERSION};
+use crate::accounts::NodeAccounts;
 use crate::grants::Account;
 use crate::ids::ClusterName;
 use crate::metrics::{AccountObservation, NodeObservation, Observations};
@@ -34,6 +35,7 @@ impl Control {
                     links: links.open,
                     idle_links: links.idle,
                     waiting: links.waiting,
+                    accounts_differ: self.accounts_differ(cluster, node),
                 }
             }));
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
@@ -89,10 +91,32 @@ impl Control {
                     waiting: links.waiting,
                     since: moment(node.since),
                     version: node.facts.as_ref().map(|f| f.version.clone()),
+                    accounts: self.accounts_of_node(cluster, node),
                 },
             )
         });
         Ok(Answer::Rows(Rows::Nodes(rows.collect())))
+    }
+
+    fn is_reference(&self, cluster: &Cluster, node: &Node) -> bool {
+        self.accounts.cluster(&cluster.name).is_some_and(|accounts| accounts.from == node.name)
+    }
+
+    fn accounts_differ(&self, cluster: &Cluster, node: &Node) -> Option<bool> {
+        match self.accounts.node(&cluster.name, &node.name) {
+            Some(NodeAccounts::Differ(divergence)) => Some(!divergence.rows.is_empty()),
+            Some(NodeAccounts::Same) => Some(false),
+            Some(NodeAccounts::Unknown { .. }) => None,
+            None => self.is_reference(cluster, node).then_some(false),
+        }
+    }
+
+    /// How a node's accounts compare, in words.
+    fn accounts_of_node(&self, cluster: &Cluster, node: &Node) -> Option<String> {
+        match self.accounts.node(&cluster.name, &node.name) {
+            Some(compared) => Some(compared.to_string()),
+            None => self.is_reference(cluster, node).then(|| "read from it".to_owned()),
+        }
     }
 
     pub(super) fn show_sessions(&self) -> Answer {

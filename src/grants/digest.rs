@@ -1,8 +1,24 @@
 //! Digests: whether two readings of a server's accounts are the same, and whether an account is.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 
-use super::rows::{MySqlUserRow, RawAccounts};
+use super::rows::{MySqlUserRow, RawAccounts, ServerVariables};
+
+/// What a server itself makes of its accounts, at little cost: equal if nothing that is read has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Variables that decide on logins.
+    pub variables: ServerVariables,
+    /// Names of databases, sorted.
+    pub databases: Vec<String>,
+    /// For each table its name, the number of its rows, and hashes over them.
+    pub tables: Vec<String>,
+}
+
+/// The table and the account, as `user@host`, that a row belongs to.
+pub(super) type Owner = (&'static str, String);
 
 /// SHA-256 of one row, with its table and the lengths of its parts.
 fn row(table: u8, parts: &[&[u8]]) -> [u8; 32] {
@@ -46,10 +62,34 @@ pub(super) fn user_row(r: &MySqlUserRow) -> [u8; 32] {
     row(9, &parts)
 }
 
-/// SHA-256 over everything that was read. Each row is written with the lengths of its parts; rows are sorted.
+/// SHA-256 over everything that was read, in no particular order.
 pub(super) fn of(raw: &RawAccounts) -> [u8; 32] {
-    let v = &raw.variables;
-    let mut rows = vec![row(
+    let mut rows: Vec<_> = rows(raw).into_iter().map(|(_, hash)| hash).collect();
+    rows.push(variables(&raw.variables));
+    rows.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
+    whole(rows)
+}
+
+/// One digest for the rows of each account in each table.
+pub(super) fn by_owner(raw: &RawAccounts) -> BTreeMap<Owner, [u8; 32]> {
+    let mut owners: BTreeMap<Owner, Vec<[u8; 32]>> = BTreeMap::new();
+    for (owner, hash) in rows(raw) {
+        owners.entry(owner).or_default().push(hash);
+    }
+    owners.into_iter().map(|(owner, hashes)| (owner, whole(hashes))).collect()
+}
+
+fn whole(mut rows: Vec<[u8; 32]>) -> [u8; 32] {
+    rows.sort_unstable();
+    let mut hasher = Sha256::new();
+    for row in &rows {
+        hasher.update(row);
+    }
+    hasher.finalize().into()
+}
+
+fn variables(v: &ServerVariables) -> [u8; 32] {
+    row(
         0,
         &[
             v.version.as_bytes(),
@@ -66,62 +106,68 @@ pub(super) fn of(raw: &RawAccounts) -> [u8; 32] {
             &[u8::from(v.check_proxy_users), u8::from(v.native_proxy_users), u8::from(v.sha256_proxy_users)],
             v.mandatory_roles.as_bytes(),
         ],
-    )];
-    rows.extend(
-        raw.global_priv
-            .iter()
-            .map(|r| row(1, &[r.host.as_bytes(), r.user.as_bytes(), r.priv_json.as_bytes()])),
-    );
+    )
+}
+
+/// The digest of every row. Each row is written with the lengths of its parts.
+fn rows(raw: &RawAccounts) -> Vec<(Owner, [u8; 32])> {
+    let owner = |table, user: &str, host: &str| (table, format!("{user}@{host}"));
+    let mut rows: Vec<(Owner, [u8; 32])> = Vec::new();
+    rows.extend(raw.global_priv.iter().map(|r| {
+        let parts = [r.host.as_bytes(), r.user.as_bytes(), r.priv_json.as_bytes()];
+        (owner("global_priv", &r.user, &r.host), row(1, &parts))
+    }));
     rows.extend(raw.db.iter().map(|r| {
         let mut privileges: Vec<_> =
             r.privileges.iter().filter(|(_, granted)| *granted).map(|(p, _)| p).collect();
         privileges.sort_unstable();
         let mut parts = vec![r.host.as_bytes(), r.user.as_bytes(), r.db.as_bytes()];
         parts.extend(privileges.into_iter().map(String::as_bytes));
-        row(2, &parts)
+        (owner("db", &r.user, &r.host), row(2, &parts))
     }));
     rows.extend(raw.tables.iter().map(|r| {
         let names = [r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes(), r.table.as_bytes()];
         let (table, column) = (r.table_privileges.to_be_bytes(), r.column_privileges.to_be_bytes());
-        row(3, &[names[0], names[1], names[2], names[3], &table, &column])
+        let hash = row(3, &[names[0], names[1], names[2], names[3], &table, &column]);
+        (owner("tables_priv", &r.user, &r.host), hash)
     }));
     rows.extend(raw.columns.iter().map(|r| {
         let privileges = r.privileges.to_be_bytes();
         let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
-        row(4, &[host, db, user, r.table.as_bytes(), r.column.as_bytes(), &privileges])
+        let hash = row(4, &[host, db, user, r.table.as_bytes(), r.column.as_bytes(), &privileges]);
+        (owner("columns_priv", &r.user, &r.host), hash)
     }));
     rows.extend(raw.routines.iter().map(|r| {
         let privileges = r.privileges.to_be_bytes();
         let (host, db, user) = (r.host.as_bytes(), r.db.as_bytes(), r.user.as_bytes());
-        row(5, &[host, db, user, r.routine.as_bytes(), r.kind.as_bytes(), &privileges])
+        let hash = row(5, &[host, db, user, r.routine.as_bytes(), r.kind.as_bytes(), &privileges]);
+        (owner("procs_priv", &r.user, &r.host), hash)
     }));
-    rows.extend(
-        raw.roles.iter().map(|r| {
-            row(6, &[r.host.as_bytes(), r.user.as_bytes(), r.role.as_bytes(), &[u8::from(r.admin)]])
-        }),
-    );
+    rows.extend(raw.roles.iter().map(|r| {
+        let parts = [r.host.as_bytes(), r.user.as_bytes(), r.role.as_bytes(), &[u8::from(r.admin)]];
+        (owner("roles_mapping", &r.user, &r.host), row(6, &parts))
+    }));
     rows.extend(raw.proxies.iter().map(|r| {
         let (host, user) = (r.host.as_bytes(), r.user.as_bytes());
-        row(7, &[host, user, r.proxied_host.as_bytes(), r.proxied_user.as_bytes(), &[u8::from(r.with_grant)]])
+        let (proxied_host, proxied_user) = (r.proxied_host.as_bytes(), r.proxied_user.as_bytes());
+        let hash = row(7, &[host, user, proxied_host, proxied_user, &[u8::from(r.with_grant)]]);
+        (owner("proxies_priv", &r.user, &r.host), hash)
     }));
-    rows.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
-    rows.extend(raw.mysql_users.iter().map(user_row));
+    rows.extend(raw.mysql_users.iter().map(|r| (owner("user", &r.user, &r.host), user_row(r))));
     rows.extend(raw.role_edges.iter().map(|r| {
         let (from, to) = ([r.from_host.as_bytes(), r.from_user.as_bytes()], [&r.to_host, &r.to_user]);
-        row(10, &[from[0], from[1], to[0].as_bytes(), to[1].as_bytes(), &[u8::from(r.admin)]])
+        let hash = row(10, &[from[0], from[1], to[0].as_bytes(), to[1].as_bytes(), &[u8::from(r.admin)]]);
+        (owner("role_edges", &r.to_user, &r.to_host), hash)
     }));
     rows.extend(raw.default_roles.iter().map(|r| {
         let (host, user) = (r.host.as_bytes(), r.user.as_bytes());
-        row(11, &[host, user, r.role_host.as_bytes(), r.role_user.as_bytes()])
+        let hash = row(11, &[host, user, r.role_host.as_bytes(), r.role_user.as_bytes()]);
+        (owner("default_roles", &r.user, &r.host), hash)
     }));
     rows.extend(raw.global_grants.iter().map(|r| {
         let (user, host) = (r.user.as_bytes(), r.host.as_bytes());
-        row(12, &[user, host, r.privilege.as_bytes(), &[u8::from(r.grant_option)]])
+        let hash = row(12, &[user, host, r.privilege.as_bytes(), &[u8::from(r.grant_option)]]);
+        (owner("global_grants", &r.user, &r.host), hash)
     }));
-    rows.sort_unstable();
-    let mut hasher = Sha256::new();
-    for row in &rows {
-        hasher.update(row);
-    }
-    hasher.finalize().into()
+    rows
 }

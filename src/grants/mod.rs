@@ -15,6 +15,7 @@
 //! | `json` | JSON in the grant tables |
 //! | `snapshot` | all of it, indexed; rows that the server ignores |
 //! | `digest` | whether two readings are the same |
+//! | `divergence` | in what two nodes of a cluster differ |
 //! | `matching` | which account a login gets |
 //! | `database` | whether that account may use a database at connect |
 //! | `mysql_database` | the same by the rules of `MySQL` |
@@ -26,6 +27,7 @@ mod account;
 mod database;
 mod decision;
 mod digest;
+mod divergence;
 mod host;
 mod json;
 mod masked;
@@ -46,6 +48,7 @@ pub use database::DatabaseAccess;
 pub use decision::{
     Decision, InsecureTransport, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain,
 };
+pub use digest::Fingerprint;
 pub use host::{HostIdentity, Match};
 pub use masked::{MaskedDifference, MaskedHost};
 pub use matching::Found;

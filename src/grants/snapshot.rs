@@ -76,13 +76,15 @@ pub struct Snapshot {
     databases: BTreeSet<String>,
     ignored: Vec<IgnoredRow>,
     digest: [u8; 32],
+    /// Digests of the rows of each account in each table.
+    pub(super) owners: BTreeMap<digest::Owner, [u8; 32]>,
     loaded_at: SystemTime,
 }
 
 impl Snapshot {
     /// Reads and indexes rows. Rows that the server itself ignores are left out and listed in [`Self::ignored`].
     pub fn build(raw: RawAccounts, loaded_at: SystemTime) -> Self {
-        let digest = digest::of(&raw);
+        let (digest, owners) = (digest::of(&raw), digest::by_owner(&raw));
         let mut builder = Builder {
             product: Product::from_version(&raw.variables.version),
             variables: raw.variables.clone(),
@@ -115,6 +117,7 @@ impl Snapshot {
             databases,
             ignored,
             digest,
+            owners,
             loaded_at,
         }
     }

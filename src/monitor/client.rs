@@ -50,7 +50,8 @@ pub(super) struct Client(Link);
 impl Client {
     /// Logs in as sessions will, within `limit`.
     pub(super) async fn connect(cluster: &Cluster, node: &Node, limit: Duration) -> Result<Self, AskError> {
-        const SETTINGS: &str = "SET SESSION sql_mode='', SESSION wait_timeout=600, NAMES utf8mb4";
+        const SETTINGS: &str =
+            "SET SESSION sql_mode='', SESSION wait_timeout=600, SESSION time_zone='+00:00', NAMES utf8mb4";
         let mut client = Self(log_in(cluster, node, Announce::Nothing, limit).await?);
         client.rows(SETTINGS, limit).await?;
         Ok(client)

@@ -31,6 +31,16 @@ pub struct NodeReport {
     pub statements: Vec<String>,
 }
 
+/// The tables of the schema `mysql` that are read.
+pub(super) fn tables(product: &Product) -> impl Iterator<Item = &'static str> {
+    let (accounts, roles) = match product {
+        Product::MySql { .. } if mysql_tables::has_roles(product) => (TABLES_OF_MYSQL, TABLES_OF_MYSQL_8),
+        Product::MySql { .. } => (TABLES_OF_MYSQL, &[][..]),
+        Product::MariaDb { .. } | Product::Unsupported { .. } => (TABLES_OF_MARIADB, &[][..]),
+    };
+    accounts.iter().chain(roles).chain(TABLES).copied()
+}
+
 /// Asks every node of the configuration, all at once. Sorted by cluster and node.
 pub async fn check(config: &Config) -> Vec<NodeReport> {
     let mut tasks = JoinSet::new();
@@ -73,13 +83,7 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
     }
     let account = client.value("SELECT CURRENT_USER()", limit).await.map_err(|e| e.to_string())?;
     let account = quoted(&account);
-    let product = Product::from_version(&facts.version);
-    let (accounts, roles) = match product {
-        Product::MySql { .. } if mysql_tables::has_roles(&product) => (TABLES_OF_MYSQL, TABLES_OF_MYSQL_8),
-        Product::MySql { .. } => (TABLES_OF_MYSQL, &[][..]),
-        Product::MariaDb { .. } | Product::Unsupported { .. } => (TABLES_OF_MARIADB, &[][..]),
-    };
-    for table in accounts.iter().chain(roles).chain(TABLES) {
+    for table in tables(&Product::from_version(&facts.version)) {
         let query = format!("SELECT 1 FROM mysql.{table} LIMIT 0");
         lacks(
             &mut client,

@@ -1,5 +1,8 @@
 //! Reads the accounts of every cluster: at start, at an interval, and on demand.
 //!
+//! Where a node's [`fingerprint`] is still the one of the accounts in force, nothing else is read. Everything is read all
+//! the same each tenth time, for what a fingerprint might miss. After that the other nodes are [compared](nodes).
+//!
 //! What the monitor account must be granted on `MariaDB`: `SELECT` on `mysql.global_priv`, `mysql.db`,
 //! `mysql.tables_priv`, `mysql.columns_priv`, `mysql.procs_priv`, `mysql.roles_mapping` and `mysql.proxies_priv`, and
 //! `SHOW DATABASES ON *.*`. For `MySQL`, see `mysql_tables`.
@@ -13,25 +16,28 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::Monitors;
 use super::client::{AskError, Client, own_login, text};
-use super::mysql_tables;
+use super::{fingerprint, mysql_tables, nodes};
 use crate::accounts::{ClusterAccounts, ReloadRequest};
 use crate::config::{Cluster, Config, Node};
 use crate::grants::{
-    ColumnRow, DbRow, GlobalPrivRow, HostIdentity, Product, ProxyRow, RawAccounts, RoleMappingRow,
-    RoutineRow, ServerVariables, Snapshot, TableRow,
+    ColumnRow, DbRow, Fingerprint, GlobalPrivRow, HostIdentity, Product, ProxyRow, RawAccounts,
+    RoleMappingRow, RoutineRow, ServerVariables, Snapshot, TableRow,
 };
 use crate::ids::ClusterName;
 
 /// Longest answer to one of the loader's queries.
-const QUERY_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often the tables are read until two readings agree.
 const READINGS: usize = 4;
+
+/// How often in a row a fingerprint stands for the tables.
+const UNREAD: u32 = 9;
 
 /// Pause between two attempts while a cluster has no accounts at all.
 const RETRY: Duration = Duration::from_secs(1);
@@ -42,11 +48,13 @@ pub struct Loader {
     monitors: Monitors,
     clusters: BTreeMap<ClusterName, Cluster>,
     requests: mpsc::Receiver<ReloadRequest>,
+    /// The comparison of each cluster's nodes that is under way.
+    comparisons: BTreeMap<ClusterName, JoinSet<()>>,
 }
 
 impl Loader {
     pub(super) fn new(monitors: Monitors, config: &Config, requests: mpsc::Receiver<ReloadRequest>) -> Self {
-        Self { monitors, clusters: config.clusters.clone(), requests }
+        Self { monitors, clusters: config.clusters.clone(), requests, comparisons: BTreeMap::new() }
     }
 
     /// Reads all clusters at once, again and again until each was read or the time is over.
@@ -80,6 +88,9 @@ impl Loader {
     /// requests stays with the loader, so it is given a new configuration through `configs`.
     pub async fn run(mut self, mut configs: mpsc::Receiver<Arc<Config>>) -> Infallible {
         let mut due: BTreeMap<ClusterName, Instant> = BTreeMap::new();
+        for cluster in self.clusters.clone().values() {
+            self.compare(cluster);
+        }
         loop {
             for cluster in self.clusters.values() {
                 let interval = self.interval(cluster);
@@ -88,6 +99,7 @@ impl Loader {
                 }
             }
             due.retain(|name, _| self.clusters.contains_key(name));
+            self.comparisons.retain(|name, _| self.clusters.contains_key(name));
             let next = due.iter().min_by_key(|(_, at)| **at).map(|(name, at)| (name.clone(), *at));
             let wait = async {
                 match &next {
@@ -104,9 +116,10 @@ impl Loader {
                 () = wait => {
                     if let Some((name, _)) = next {
                         due.remove(&name);
-                        if let Some(cluster) = self.clusters.get(&name) {
+                        if let Some(cluster) = self.clusters.get(&name).cloned() {
                             // Failures are noted in the store and logged there.
-                            let _ = load(&self.monitors, cluster).await;
+                            let _ = load(&self.monitors, &cluster).await;
+                            self.compare(&cluster);
                         }
                     }
                 }
@@ -121,13 +134,23 @@ impl Loader {
         cluster.accounts_refresh
     }
 
-    async fn serve(&self, name: ClusterName, done: oneshot::Sender<Result<(), String>>) {
-        let result = match self.clusters.get(&name) {
-            Some(cluster) => load(&self.monitors, cluster).await,
-            None => Err(format!("no cluster {name}")),
+    async fn serve(&mut self, name: ClusterName, done: oneshot::Sender<Result<(), String>>) {
+        let Some(cluster) = self.clusters.get(&name).cloned() else {
+            // Whoever asked may have gone, here and below.
+            let _ = done.send(Err(format!("no cluster {name}")));
+            return;
         };
-        // Whoever asked may have gone.
-        let _ = done.send(result);
+        let _ = done.send(load(&self.monitors, &cluster).await);
+        self.compare(&cluster);
+    }
+
+    /// Compares the nodes of a cluster, unless that is being done. Nobody waits for it: a node may be slow.
+    fn compare(&mut self, cluster: &Cluster) {
+        let running = self.comparisons.entry(cluster.name.clone()).or_default();
+        while running.try_join_next().is_some() {}
+        if running.is_empty() && cluster.nodes.len() > 1 {
+            running.spawn(nodes::compare(self.monitors.clone(), cluster.clone()));
+        }
     }
 }
 
@@ -144,7 +167,7 @@ async fn load(monitors: &Monitors, cluster: &Cluster) -> Result<(), String> {
     let previous = monitors.accounts.cluster(&cluster.name);
     let mut reasons = Vec::new();
     for node in nodes {
-        match read(cluster, node, previous.as_ref().map(|p| p.snapshot.digest())).await {
+        match refresh(cluster, node, previous.as_deref()).await {
             Ok(accounts) => {
                 let count = accounts.snapshot.accounts().count();
                 if monitors.accounts.store(&cluster.name, accounts) {
@@ -165,7 +188,7 @@ async fn load(monitors: &Monitors, cluster: &Cluster) -> Result<(), String> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum LoadError {
+pub(super) enum LoadError {
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error(transparent)]
@@ -176,24 +199,72 @@ enum LoadError {
     Unsupported(String),
 }
 
+/// What is in force, if the node's fingerprint says so; otherwise all that it holds.
+async fn refresh(
+    cluster: &Cluster,
+    node: &Node,
+    previous: Option<&ClusterAccounts>,
+) -> Result<ClusterAccounts, LoadError> {
+    let mut client = Client::connect(cluster, node, cluster.connect_timeout).await?;
+    let accounts = match previous {
+        Some(previous) if previous.from == node.name && previous.unread < UNREAD => {
+            let now = fingerprint(&mut client, node).await;
+            if now.is_some() && now == previous.fingerprint {
+                ClusterAccounts {
+                    snapshot: Arc::clone(&previous.snapshot),
+                    proxy: identity(&mut client, cluster, node, &previous.snapshot).await?,
+                    from: node.name.clone(),
+                    loaded_at: SystemTime::now(),
+                    fingerprint: now,
+                    unread: previous.unread + 1,
+                }
+            } else {
+                read(&mut client, cluster, node, Some(previous.snapshot.digest())).await?
+            }
+        }
+        previous => read(&mut client, cluster, node, previous.map(|p| p.snapshot.digest())).await?,
+    };
+    client.close().await;
+    Ok(accounts)
+}
+
+/// A node's fingerprint; none where it cannot be had, and all has to be read.
+pub(super) async fn fingerprint(client: &mut Client, node: &Node) -> Option<Fingerprint> {
+    match fingerprint::take(client, QUERY_LIMIT).await {
+        Ok(fingerprint) => Some(fingerprint),
+        Err(error) => {
+            debug!(node = %node.name, %error, "no fingerprint of the accounts");
+            None
+        }
+    }
+}
+
 /// Reads one node until two readings agree: the grant tables of `MariaDB` and of `MySQL` 5.7 know no
 /// transactions, and variables and names of databases are in none. A reading that agrees with the accounts in force
 /// counts as the second one.
-async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result<ClusterAccounts, LoadError> {
-    let mut client = Client::connect(cluster, node, cluster.connect_timeout).await?;
+pub(super) async fn read(
+    client: &mut Client,
+    cluster: &Cluster,
+    node: &Node,
+    known: Option<[u8; 32]>,
+) -> Result<ClusterAccounts, LoadError> {
     let mut last = known;
+    let before = fingerprint(client, node).await;
     for _ in 0..READINGS {
-        let raw = read_rows(&mut client).await?;
+        let raw = read_rows(client).await?;
         let snapshot = Snapshot::build(raw, SystemTime::now());
         let digest = snapshot.digest();
         if last == Some(digest) {
-            let proxy = identity(&mut client, cluster, node, &snapshot).await?;
-            client.close().await;
+            let proxy = identity(client, cluster, node, &snapshot).await?;
+            // It stands for this reading only if nothing changed around it.
+            let after = fingerprint(client, node).await;
             return Ok(ClusterAccounts {
                 snapshot: Arc::new(snapshot),
                 proxy,
                 from: node.name.clone(),
                 loaded_at: SystemTime::now(),
+                fingerprint: after.filter(|after| before.as_ref() == Some(after)),
+                unread: 0,
             });
         }
         last = Some(digest);
@@ -332,7 +403,7 @@ async fn read_shared_rows(client: &mut Client, raw: &mut RawAccounts) -> Result<
     Ok(())
 }
 
-async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadError> {
+pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadError> {
     let query = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'skip_name_resolve', \
         'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
         'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', 'init_connect', \

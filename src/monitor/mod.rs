@@ -4,9 +4,11 @@
 //! verdict about a node or cluster, never the end of the task.
 
 mod client;
+mod fingerprint;
 pub mod live;
 mod loader;
 mod mysql_tables;
+mod nodes;
 mod probe;
 mod verdict;
 

@@ -13,7 +13,7 @@ use super::backoff::Attempt;
 use super::exchange::Relayed;
 use crate::accounts::View;
 use crate::auth::Proof;
-use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError};
+use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault};
 use crate::grants::MaskedHost;
 use crate::ids::{ClusterName, NodeName};
@@ -93,7 +93,7 @@ impl Session {
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
-                    self.guarded(credential, node.facts.as_ref().and_then(|facts| facts.sees))?;
+                    self.guarded(credential, &node.name, node.facts.as_ref().and_then(|facts| facts.sees))?;
                     Announce::Nothing
                 }
                 View::Trusted => Announce::Nothing,
@@ -120,7 +120,9 @@ impl Session {
                 credentials,
                 links: &links,
                 connect_timeout: limit,
-                reuse: credential.reuse.filter(|_| links.reuse),
+                reuse: credential
+                    .reuse
+                    .filter(|reuse| links.reuse && self.may_reuse(credential, &node.name, reuse)),
             };
             let error = match self.pool.lease(&claim).await {
                 Ok((link, reused)) => {
@@ -161,12 +163,17 @@ impl Session {
     }
 
     /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
-    /// different addresses, and the client was judged for one of them.
-    fn guarded(&self, credential: &Credential, sees: Option<IpAddr>) -> Result<(), Fault> {
-        let accounts = self.accounts_of(&credential.cluster)?;
-        let Some(sees) = sees.filter(|ip| accounts.proxy.ip() != Some(*ip)) else { return Ok(()) };
+    /// different addresses, or hold accounts of their own, and the client was judged for one of them.
+    fn guarded(&self, credential: &Credential, node: &NodeName, sees: Option<IpAddr>) -> Result<(), Fault> {
+        let judged = self.accounts_of(&credential.cluster)?;
+        let accounts =
+            self.shared.accounts.of_node(&credential.cluster, node).unwrap_or_else(|| Arc::clone(&judged));
+        let sees = sees.filter(|ip| accounts.proxy.ip() != Some(*ip));
+        if sees.is_none() && Arc::ptr_eq(&judged, &accounts) {
+            return Ok(());
+        }
         let client = accounts.client_identity(&self.registered.entry.client);
-        let seen = accounts.snapshot.host_identity(sees);
+        let seen = sees.map_or_else(|| accounts.proxy.clone(), |sees| accounts.snapshot.host_identity(sees));
         match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
             MaskedHost::Same => Ok(()),
             MaskedHost::Differs(difference) => {
@@ -175,6 +182,16 @@ impl Session {
                 Err(denied(&credential.user, &host, using_password, &difference.to_string()))
             }
         }
+    }
+
+    /// Whether a node that holds accounts of its own allows by those what the cluster's allow.
+    fn may_reuse(&self, credential: &Credential, node: &NodeName, reuse: &Reuse) -> bool {
+        let own = self.shared.accounts.of_node(&credential.cluster, node);
+        own.is_some_and(|own| {
+            own.snapshot.digest() == reuse.accounts
+                || own.snapshot.has_account(&reuse.account)
+                    && own.snapshot.forbids_reuse(&credential.account).is_none()
+        })
     }
 
     /// What the client is told when the node did not take it.

@@ -57,8 +57,8 @@ fn keep(shared: &Shared, key: &Key) -> Option<Keep> {
     let links = &cluster.links;
     let topology = shared.topology.load();
     let node = topology.cluster(key.cluster.as_str())?.node(key.node.as_str())?;
-    let accounts = shared.accounts.load();
-    let snapshot = &accounts.get(&key.cluster)?.snapshot;
+    let accounts = shared.accounts.of_node(&key.cluster, &key.node)?;
+    let snapshot = &accounts.snapshot;
     let stays = links.reuse
         && node.takes_sessions()
         && node.address == key.address

@@ -26,6 +26,7 @@ mod links;
 mod login;
 mod mysql;
 mod node_tls;
+mod nodes;
 mod operations;
 mod plugins;
 mod proof;
@@ -110,6 +111,7 @@ fn main() {
         tls::trials(),
         mysql::trials(),
         node_tls::trials(),
+        nodes::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();

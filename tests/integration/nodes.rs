@@ -1,0 +1,237 @@
+//! Accounts that differ between the nodes of a cluster, and changes that are noticed without reading everything.
+
+use crate::harness::cluster::{Galera, Replication};
+use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
+use crate::harness::wait_for;
+use crate::harness::workspace::free_port;
+use crate::lab::{self, PASSWORD, binary, cluster_toml, service_toml};
+use crate::raw::{self, Credentials};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
+use libtest_mimic::Trial;
+use std::time::{Duration, Instant};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("nodes::changes_on_mariadb_are_noticed", changes_on_mariadb_are_noticed),
+        mysql_trial("nodes::changes_on_mysql_are_noticed", changes_on_mysql_are_noticed),
+        trial("nodes::galera_changes_and_differences", galera_changes_and_differences),
+        trial(
+            "nodes::a_replica_that_differs_is_judged_by_its_own",
+            a_replica_that_differs_is_judged_by_its_own,
+        ),
+    ]
+}
+
+/// A cluster whose accounts are looked at every second.
+fn quick(name: &str, kind: &str, nodes: &str) -> String {
+    cluster_toml(name, kind, nodes).replacen("nodes =", "accounts_refresh = \"1s\"\nnodes =", 1)
+}
+
+/// Waits until `show accounts` does or does not name an account, and gives how long that took.
+fn noticed(spillway: &Spillway, user: &str, wanted: impl Fn(Option<&serde_json::Value>) -> bool) -> Verdict {
+    let start = Instant::now();
+    wait_for(&format!("accounts of {user}"), Duration::from_secs(5), || {
+        let answer = spillway.get("/v1/accounts")?;
+        let rows = answer["accounts"].as_array().cloned().unwrap_or_default();
+        let row = rows.iter().find(|row| row["user"] == user);
+        if wanted(row) { Ok(()) } else { Err(format!("{row:?}")) }
+    })?;
+    // The interval, and what reading costs on a busy machine.
+    ensure!(start.elapsed() < Duration::from_secs(4), "noticed after {:?} only", start.elapsed());
+    Ok(())
+}
+
+/// Waits until the node's sessions with this account are ended, which is how a changed password is seen.
+fn ends_session(port: u16, user: &str, password: &str, change: impl FnOnce() -> Verdict) -> Verdict {
+    let mut session =
+        raw::login(port, &Credentials::new(user, password, None))?.map_err(|e| format!("{e:?}"))?;
+    change()?;
+    let last = raw::Refusal::parse(&session.unasked_packet()?)?;
+    same!(last.code, 1927, "{last:?}");
+    Ok(())
+}
+
+/// Every way to change accounts, each noticed by the next look. `reader`: the server that is changed.
+fn every_change(server: &Server, spillway: &Spillway, port: u16, dml: &str, set_password: &str) -> Verdict {
+    server.sql(&format!("CREATE USER quick@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    noticed(spillway, "quick", |row| row.is_some())?;
+    server.sql("ALTER USER quick@'%' ACCOUNT LOCK")?;
+    noticed(spillway, "quick", |row| row.is_some_and(|row| row["locked"] == true))?;
+    server.sql("ALTER USER quick@'%' ACCOUNT UNLOCK")?;
+    noticed(spillway, "quick", |row| row.is_some_and(|row| row["locked"] == false))?;
+    ends_session(port, "quick", PASSWORD, || server.sql(set_password).map(drop))?;
+    ends_session(port, "quick", "another-secret", || {
+        server.sql("ALTER USER quick@'%' IDENTIFIED BY 'third-secret'").map(drop)
+    })?;
+    server.sql(dml)?;
+    noticed(spillway, "quick", |row| row.is_none())?;
+    noticed(spillway, "slow", |row| row.is_some())?;
+    let explained = |wanted: &str| {
+        wait_for("the grant", Duration::from_secs(4), || {
+            let answer = spillway.ask("explain login slow 127.0.0.1 lab")?;
+            if answer.contains(wanted) { Ok(()) } else { Err(answer) }
+        })
+    };
+    explained("error 1044")?;
+    server.sql("GRANT SELECT ON lab.* TO slow@'%'")?;
+    explained("let in as slow@%")?;
+    server.sql("REVOKE SELECT ON lab.* FROM slow@'%'")?;
+    explained("error 1044")?;
+    server.sql("DROP USER slow@'%'")?;
+    noticed(spillway, "slow", |row| row.is_none())
+}
+
+fn changes_on_mariadb_are_noticed() -> Verdict {
+    let server = Server::standalone("quick", &["--skip-name-resolve"])?;
+    server.create_monitor()?;
+    server.sql("CREATE DATABASE lab")?;
+    let port = free_port()?;
+    let configuration = quick("lab", "static", &format!("{{ quick = \"{}\" }}", server.address()))
+        + &service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(binary(), "spillway-quick", &configuration)?;
+    every_change(
+        &server,
+        &spillway,
+        port,
+        "UPDATE mysql.global_priv SET User = 'slow' WHERE User = 'quick'; FLUSH PRIVILEGES",
+        "SET PASSWORD FOR quick@'%' = PASSWORD('another-secret')",
+    )?;
+    // What is skipped is no more than it should be: the tables are read seldom while nothing changes.
+    let reads = || -> Result<u64, String> {
+        server.sql("FLUSH PRIVILEGES")?;
+        let count = server.sql("SHOW GLOBAL STATUS LIKE 'Com_select'")?;
+        count.split_whitespace().last().and_then(|n| n.parse().ok()).ok_or(count)
+    };
+    let before = reads()?;
+    std::thread::sleep(Duration::from_secs(5));
+    // Without fingerprints two readings of seven tables each would be no fewer than seven a second.
+    let asked = reads()? - before;
+    ensure!(asked < 5 * 16, "{asked} statements in five seconds");
+    Ok(())
+}
+
+fn changes_on_mysql_are_noticed() -> Verdict {
+    let lab = lab::mysql()?;
+    let port = free_port()?;
+    let configuration = quick("lab", "static", &format!("{{ my = \"{}\" }}", lab.server.address()))
+        + &service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(binary(), "spillway-quick-mysql", &configuration)?;
+    every_change(
+        &lab.server,
+        &spillway,
+        port,
+        "UPDATE mysql.user SET User = 'slow' WHERE User = 'quick'; FLUSH PRIVILEGES",
+        "SET PASSWORD FOR quick@'%' = 'another-secret'",
+    )
+}
+
+/// What `show nodes` says of a node's accounts.
+fn accounts_of(spillway: &Spillway, node: &str) -> Result<String, String> {
+    let answer = spillway.get("/v1/nodes")?;
+    let rows = answer["nodes"].as_array().cloned().unwrap_or_default();
+    let row = rows.iter().find(|row| row["node"] == node).ok_or_else(|| format!("no {node} in {answer}"))?;
+    Ok(row["accounts"].as_str().unwrap_or("(nothing)").to_owned())
+}
+
+fn wait_accounts(spillway: &Spillway, node: &str, wanted: &str) -> Verdict {
+    wait_for(&format!("accounts of {node}: {wanted}"), Duration::from_secs(20), || {
+        let found = accounts_of(spillway, node)?;
+        if found.contains(wanted) { Ok(()) } else { Err(found) }
+    })
+}
+
+fn galera_changes_and_differences() -> Verdict {
+    let mut galera = Galera::start("many", &["--skip-name-resolve"])?;
+    galera.nodes[0].create_monitor()?;
+    galera.nodes[0].sql("CREATE DATABASE lab; CREATE USER app@'%' IDENTIFIED BY 'app-secret'")?;
+    let port = free_port()?;
+    let configuration = quick("many", "galera", &galera.toml_nodes())
+        + &service_toml("many", port, "route = \"cluster:many\"");
+    let spillway = Spillway::start(binary(), "spillway-many", &configuration)?;
+    let names: Vec<String> = galera.nodes.iter().map(|node| node.name.clone()).collect();
+    let mut read = None;
+    for name in &names {
+        wait_for("every node is compared", Duration::from_secs(10), || {
+            match accounts_of(&spillway, name)?.as_str() {
+                "read from it" | "same" => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        })?;
+        if accounts_of(&spillway, name)? == "read from it" {
+            read = Some(name.clone());
+        }
+    }
+    let read = read.ok_or("accounts are read from no node")?;
+    let others: Vec<usize> = (0..3).filter(|number| names[*number] != read).collect();
+    let (other, third) = (others[0], others[1]);
+    // Made on a node that is not the one that is read.
+    every_change(
+        &galera.nodes[other],
+        &spillway,
+        port,
+        "RENAME USER quick@'%' TO slow@'%'",
+        "SET PASSWORD FOR quick@'%' = PASSWORD('another-secret')",
+    )?;
+    same!(accounts_of(&spillway, &read)?, "read from it", "still the same one");
+    ensure!(!spillway.log().contains("a node differs"), "{}", spillway.log_tail(20));
+    // DML on Aria tables is not replicated.
+    galera.nodes[other].sql("CREATE USER same@'%' IDENTIFIED BY 'app-secret'")?;
+    noticed(&spillway, "same", |row| row.is_some())?;
+    let name = &names[other];
+    galera.nodes[other].sql(
+        "UPDATE mysql.global_priv SET User = 'local' WHERE User = 'same'; FLUSH LOCAL PRIVILEGES;\
+         SET wsrep_on = OFF; ALTER USER app@'%' IDENTIFIED BY 'local-secret'",
+    )?;
+    wait_accounts(&spillway, name, &format!("local@% exists on {name} only"))?;
+    wait_accounts(&spillway, name, &format!("same@% exists on {read} only"))?;
+    wait_accounts(&spillway, name, &format!("app@% has another password on {name}"))?;
+    same!(accounts_of(&spillway, &names[third])?, "same", "the third node");
+    let metrics = spillway.api("GET", "/metrics", None)?.body;
+    for (node, differs) in [(name, 1), (&names[third], 0), (&read, 0)] {
+        let line = format!("spillway_node_accounts_differ{{cluster=\"many\",node=\"{node}\"}} {differs}");
+        ensure!(metrics.contains(&line), "no {line} in\n{metrics}");
+    }
+    std::thread::sleep(Duration::from_secs(4));
+    let warnings = spillway.log().matches("a node differs from the accounts").count();
+    ensure!(warnings <= 2, "{warnings} warnings:\n{}", spillway.log_tail(30));
+    ensure!(!spillway.log().contains('*'), "a hash in the log:\n{}", spillway.log_tail(30));
+    galera.nodes[third].kill();
+    wait_accounts(&spillway, &names[third], "unknown: down")
+}
+
+/// On the replica alone there are rows for the address of Spillway: what it sees is then not what it would see of the client.
+fn a_replica_that_differs_is_judged_by_its_own() -> Verdict {
+    let replication = Replication::start("own", &["--skip-name-resolve"])?;
+    let (primary, replica) = (&replication.nodes[0], &replication.nodes[1]);
+    primary.create_monitor()?;
+    primary.sql("CREATE DATABASE lab; CREATE USER app@'127.%' IDENTIFIED BY 'app-secret'")?;
+    replication.wait_caught_up()?;
+    let port = free_port()?;
+    // The primary serves reads only where nothing else does.
+    let nodes = format!(
+        "{{ {} = {{ address = \"{}\", weight = 0 }}, {} = \"{}\" }}",
+        primary.name,
+        primary.address(),
+        replica.name,
+        replica.address()
+    );
+    let configuration = quick("own", "replication", &nodes)
+        + &service_toml("own", port, "route = \"cluster:own\"\nnode = \"any\"");
+    let spillway = Spillway::start(binary(), "spillway-own", &configuration)?;
+    wait_accounts(&spillway, &replica.name, "same")?;
+    let login = || raw::login(port, &Credentials::new("app", PASSWORD, None).from([127, 0, 0, 9].into()));
+    login()?.map_err(|e| format!("before: {e:?}"))?;
+    // A row that matches Spillway's address and not the client's.
+    replica.sql("SET sql_log_bin = 0; GRANT ALL ON lab.* TO app@'127.%';\
+        INSERT INTO mysql.db (Host, Db, User, Select_priv) VALUES ('127.0.0.1', 'mysql', 'app', 'Y'); FLUSH PRIVILEGES")?;
+    wait_accounts(&spillway, &replica.name, "db rows of app@127.0.0.1 exist on")?;
+    let refused = login()?.err().ok_or("let in where rows for Spillway's address would apply")?;
+    same!(refused.code, 1045, "{refused:?}");
+    // The primary is as it was, and so are others' rows.
+    replica.sql("SET sql_log_bin = 0; DELETE FROM mysql.db WHERE User = 'app'; FLUSH PRIVILEGES")?;
+    wait_accounts(&spillway, &replica.name, "same")?;
+    login()?.map(drop).map_err(|e| format!("afterwards: {e:?}"))?;
+    ensure!(spillway.log().contains("the same again"), "{}", spillway.log_tail(20));
+    Ok(())
+}
