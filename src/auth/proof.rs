@@ -8,6 +8,8 @@ use crate::wire::handshake::{SCRAMBLE, Scramble};
 pub enum Proof {
     /// The hash that `mysql_native_password` works with: it answers that plugin and no other.
     Native(native::Proof),
+    /// The hash that the fast way of `caching_sha2_password` works with: it answers a server that remembers the account.
+    Fast(caching_sha2::Stage1),
     /// The password itself.
     Password(Password),
     /// Nothing that is known here: the client answers the node itself.
@@ -25,14 +27,14 @@ impl Proof {
         match self {
             Self::Native(proof) => proof.is_empty(),
             Self::Password(password) => password.is_empty(),
-            Self::Relayed => false,
+            Self::Fast(_) | Self::Relayed => false,
         }
     }
 
     /// The password, where it is known.
     pub fn password(&self) -> Option<&Password> {
         match self {
-            Self::Native(_) | Self::Relayed => None,
+            Self::Native(_) | Self::Fast(_) | Self::Relayed => None,
             Self::Password(password) => Some(password),
         }
     }
@@ -42,7 +44,7 @@ impl Proof {
         match self {
             Self::Native(proof) => proof.reply(scramble),
             Self::Password(password) => native::Proof::from_password(password.as_bytes()).reply(scramble),
-            Self::Relayed => Vec::new(),
+            Self::Fast(_) | Self::Relayed => Vec::new(),
         }
     }
 
@@ -54,11 +56,14 @@ impl Proof {
         if matches!(self, Self::Relayed) {
             return None;
         }
-        if is(native::PLUGIN) {
+        if is(native::PLUGIN) && !matches!(self, Self::Fast(_)) {
             return Some(self.native_reply(&scramble()?));
         }
         if self.is_empty() && (is(caching_sha2::PLUGIN) || is(sha256_password::PLUGIN)) {
             return Some(vec![0]);
+        }
+        if let Self::Fast(stage1) = self {
+            return if is(caching_sha2::PLUGIN) { Some(stage1.reply(&scramble()?).to_vec()) } else { None };
         }
         let password = self.password()?.as_bytes();
         if is(caching_sha2::PLUGIN) {
@@ -91,6 +96,12 @@ mod tests {
         assert_eq!(password.reply(caching_sha2::PLUGIN.as_bytes(), &scramble).unwrap().len(), 32);
         assert_eq!(password.reply(sha256_password::PLUGIN.as_bytes(), &scramble).unwrap(), [1]);
         assert_eq!(password.reply(ed25519::PLUGIN.as_bytes(), &[7; 32]).unwrap().len(), 64);
+        let fast = Proof::Fast(caching_sha2::Stage1::from_password(b"secret"));
+        let caching = caching_sha2::PLUGIN.as_bytes();
+        assert_eq!(fast.reply(caching, &scramble), password.reply(caching, &scramble));
+        for plugin in [native::PLUGIN, sha256_password::PLUGIN, ed25519::PLUGIN] {
+            assert_eq!(fast.reply(plugin.as_bytes(), &[7; 32]), None, "{plugin}");
+        }
         for plugin in ["mysql_clear_password", "dialog", "mysql_old_password", ""] {
             assert_eq!(password.reply(plugin.as_bytes(), &scramble), None, "{plugin}");
         }

@@ -157,6 +157,9 @@ pub enum LinkError {
     /// The node wants a plugin that Spillway cannot answer with the client's proof.
     #[error("the server asks for authentication plugin {0}, which cannot be answered")]
     Plugin(String),
+    /// The node does not remember the account, so that only the password itself logs in.
+    #[error("the server asks for the password itself")]
+    NeedsPassword,
     /// The client did not answer the node.
     #[error("the client's part of the login: {0}")]
     Client(io::Error),
@@ -398,6 +401,9 @@ fn more(
     }
     if is_caching && *data == [caching_sha2::FULL] {
         let password = encrypted.then(|| proof.password()).flatten();
+        if matches!(proof, Proof::Fast(_)) {
+            return Err(LinkError::NeedsPassword);
+        }
         if let Some(password) = password {
             return Ok(Some(password.encode().as_bytes().to_vec()));
         }

@@ -73,6 +73,8 @@ pub(super) struct Credential {
     pub(super) then: Option<Fault>,
     /// What vouches for Spillway's certificate in the OK packet.
     pub(super) vouching: Option<Vec<u8>>,
+    /// The client replied to this by the fast way of `caching_sha2_password`, and was not told yet that it was right.
+    pub(super) fast: Option<Scramble>,
 }
 
 /// What a client says to know.
@@ -111,7 +113,8 @@ impl Session {
         let host =
             |accounts: &ClusterAccounts| accounts.client_identity(&entry.client).host_or_ip().into_owned();
         let mut way = self.way(&cluster, &accounts, &asked);
-        let mut shown = self.ask(packets, way, &asked).await?;
+        let remembered = self.remembered(&accounts, &asked.user, way);
+        let mut shown = self.ask(packets, way, &asked, remembered.as_ref()).await?;
         if !asked.user.is_ascii() && !is_utf8(asked.collation) {
             // The server would convert the name before it looks for a row; the rows here are UTF-8.
             let reason = format!(
@@ -134,7 +137,8 @@ impl Session {
             let now = self.way(&cluster, &accounts, &asked);
             if now != way {
                 way = now;
-                shown = self.ask(packets, way, &Asked { first_reply: None, ..asked.clone() }).await?;
+                let again = Asked { first_reply: None, ..asked.clone() };
+                shown = self.ask(packets, way, &again, None).await?;
             }
             admitted = self
                 .judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown))
@@ -162,8 +166,13 @@ impl Session {
             }
             _ => None,
         };
+        let fast = match &shown {
+            Shown::Fast(_, scramble, _) => Some(*scramble),
+            _ => None,
+        };
         Ok(Credential {
             vouching,
+            fast,
             user: asked.user,
             account: admitted.account,
             proof: admitted.proof,
@@ -234,6 +243,7 @@ impl Session {
             reuse: None,
             then: None,
             vouching: None,
+            fast: None,
         };
         let told = self.place(&wrong, None).await.err()?;
         matches!(told.label, "node_refused" | "access_denied").then_some(told)
@@ -321,7 +331,9 @@ impl Session {
                 };
                 let then = then.map(|refusal| refused(&refusal));
                 let then = match (then, &proof) {
-                    (Some(fault), Proof::Native(_) | Proof::Password(_)) => return Err(fault),
+                    (Some(fault), Proof::Native(_) | Proof::Fast(_) | Proof::Password(_)) => {
+                        return Err(fault);
+                    }
                     (then, _) => then,
                 };
                 let is_relayed = matches!(proof, Proof::Relayed);

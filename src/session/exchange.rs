@@ -12,12 +12,14 @@ use tracing::error;
 use super::Session;
 use super::admission::Asked;
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
+use crate::accounts::ClusterAccounts;
+use crate::auth::caching_sha2::{Remembered, Stage1};
 use crate::auth::clear::Password;
 use crate::auth::rsa::KeyPair;
 use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_crypt, sha256_password};
 use crate::backend::Exchange;
 use crate::fault::Fault;
-use crate::grants::{Account, Authentication, Transport};
+use crate::grants::{Account, Authentication, Found, Transport};
 use crate::ids::ClientAddr;
 use crate::net::PacketStream;
 use crate::wire::Capabilities;
@@ -31,7 +33,8 @@ const REMEMBERED: usize = 10_000;
 pub(super) enum Way {
     /// `mysql_native_password`: it replies to a scramble.
     Native,
-    /// `caching_sha2_password`, always in full: only the password itself logs in to a node that has forgotten it.
+    /// `caching_sha2_password`: fast where the account is remembered here, and in full otherwise, or when a node has
+    /// forgotten it.
     CachingSha2,
     /// `sha256_password`.
     Sha256,
@@ -45,6 +48,8 @@ pub(super) enum Way {
 pub(super) enum Shown {
     /// A reply of `mysql_native_password`.
     Reply(Scramble, Vec<u8>),
+    /// A right reply of the fast way of `caching_sha2_password`, for the account with this digest.
+    Fast([u8; 32], Scramble, Stage1),
     /// A password; none: one that could not be read, which is as good as a wrong one.
     Password(Option<Password>),
     /// Nothing yet: it will answer the node.
@@ -78,7 +83,7 @@ impl Shown {
         match self {
             Self::Reply(_, reply) => !reply.is_empty(),
             Self::Password(password) => password.as_ref().is_none_or(|p| !p.is_empty()),
-            Self::Relayed => true,
+            Self::Fast(..) | Self::Relayed => true,
         }
     }
 }
@@ -90,6 +95,7 @@ impl Session {
         packets: &mut PacketStream<S>,
         way: Way,
         asked: &Asked,
+        remembered: Option<&([u8; 32], Remembered)>,
     ) -> Result<Shown, Fault>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -127,9 +133,13 @@ impl Session {
                 Ok(Shown::Password(Some(Password::new(b""))))
             }
             Way::CachingSha2 if reply.len() == 32 => {
-                packets.write(&[1, caching_sha2::FULL]).await.map_err(Fault::client_gone)?;
-                let next = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?.to_vec();
-                self.password(packets, next, caching_sha2::REQUEST_KEY, &scramble).await
+                let fast = remembered.and_then(|(account, remembered)| {
+                    Some(Shown::Fast(*account, scramble, remembered.verify(&reply, &scramble)?))
+                });
+                match fast {
+                    Some(shown) => Ok(shown),
+                    None => self.ask_in_full(packets, &scramble).await,
+                }
             }
             Way::Sha256 if sha256_password::is_empty(&reply) => Ok(Shown::Password(Some(Password::new(b"")))),
             Way::Sha256 => self.password(packets, reply, sha256_password::REQUEST_KEY, &scramble).await,
@@ -137,6 +147,37 @@ impl Session {
                 Err(Fault::bad_handshake("a password reply of an odd length"))
             }
         }
+    }
+
+    /// Goes on in full with a client that replied by the fast way of `caching_sha2_password`.
+    pub(super) async fn ask_in_full<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        scramble: &Scramble,
+    ) -> Result<Shown, Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        packets.write(&[1, caching_sha2::FULL]).await.map_err(Fault::client_gone)?;
+        let next = packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?.to_vec();
+        self.password(packets, next, caching_sha2::REQUEST_KEY, scramble).await
+    }
+
+    /// What verifies the fast replies of an account, if somebody logged in to it in full before.
+    ///
+    /// Only the password opens another cluster: where the session may move to one, the client is always asked for it.
+    pub(super) fn remembered(
+        &self,
+        accounts: &ClusterAccounts,
+        user: &[u8],
+        way: Way,
+    ) -> Option<([u8; 32], Remembered)> {
+        if way != Way::CachingSha2 || self.may_move() {
+            return None;
+        }
+        let client = accounts.client_identity(&self.registered.entry.client);
+        let Found::Account(account) = accounts.snapshot.find(user, &client) else { return None };
+        self.shared.secrets.remembered(account.digest()).map(|remembered| (*account.digest(), remembered))
     }
 
     /// The password in a reply, which is in the clear where nobody can listen, and otherwise under our key.
@@ -194,6 +235,9 @@ impl Session {
                 let mut stored = of(native::PLUGIN).map(native::Stored::parse);
                 stored.find_map(|stored| native::verify(reply, scramble, &stored)).map(Proof::Native)
             }
+            Shown::Fast(digest, _, stage1) => {
+                account.filter(|account| account.digest() == digest).map(|_| Proof::Fast(stage1.clone()))
+            }
             Shown::Relayed => account.map(|_| Proof::Relayed),
             Shown::Password(password) => {
                 // What cannot be read takes as long as what is wrong.
@@ -216,8 +260,8 @@ impl Session {
                 .filter(|a| a.plugin == native::PLUGIN)
                 .any(|a| proof.satisfies(&native::Stored::parse(&a.string))),
             Proof::Password(password) => self.password_is_right(password, Some(account)).await,
-            // What it answered a node of one cluster says nothing to another.
-            Proof::Relayed => false,
+            // What it answered a node of one cluster, or what answers only one that remembers, says nothing to another.
+            Proof::Fast(_) | Proof::Relayed => false,
         }
     }
 
@@ -306,6 +350,10 @@ impl Secrets {
     /// A number that nobody outside can tell, the same for the same texts.
     pub(super) fn number(&self, a: &[u8], b: &[u8]) -> u64 {
         self.hasher.hash_one((a, b))
+    }
+
+    fn remembered(&self, account: &[u8; 32]) -> Option<Remembered> {
+        self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(account).cloned()
     }
 
     fn knows(&self, account: &[u8; 32], password: &Password) -> bool {

@@ -12,16 +12,20 @@ use super::admission::{Credential, denied};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
 use crate::accounts::View;
-use crate::auth::Proof;
+use crate::auth::{Proof, caching_sha2};
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault};
 use crate::grants::MaskedHost;
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::topology::LoadGuard;
+use crate::wire::handshake::Scramble;
 
 /// How often a node is chosen again when the one before could not be reached.
 const ATTEMPTS: usize = 3;
+
+/// The label of a login whose node has to have the password.
+const NEEDS_PASSWORD: &str = "needs_password";
 
 /// A link, and where it leads.
 pub(super) struct Placed {
@@ -41,6 +45,9 @@ impl Session {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + std::fmt::Debug,
     {
+        if let Some(scramble) = &credential.fast {
+            return self.place_fast(packets, credential, scramble).await;
+        }
         if !matches!(credential.proof, Proof::Relayed) {
             return self.place(credential, None).await;
         }
@@ -56,6 +63,39 @@ impl Session {
                 self.count_failure(&attempt, &fault);
                 Err(fault)
             }
+        }
+    }
+
+    /// The same for a client whose fast reply was right: it is told so when a node has taken it, and asked for the password
+    /// when the node has forgotten the account.
+    async fn place_fast<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        credential: &Credential,
+        scramble: &Scramble,
+    ) -> Result<Placed, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        match self.place(credential, None).await {
+            Ok(placed) => {
+                packets.write(&[1, caching_sha2::FAST_OK]).await.map_err(Fault::client_gone)?;
+                Ok(placed)
+            }
+            Err(fault) if fault.label == NEEDS_PASSWORD => {
+                let shown = self.ask_in_full(packets, scramble).await?;
+                let Some(proof) = self.verify(&shown, Some(&credential.account)).await else {
+                    let host = accounts_host(self, credential);
+                    let reason = format!("wrong password for {}", credential.account);
+                    let fault = denied(&credential.user, &host, shown.uses_password(), &reason);
+                    let entry = Arc::clone(&self.registered.entry);
+                    let (client, cluster) = (&entry.client, &credential.cluster);
+                    self.count_failure(&Attempt { client, cluster, user: &credential.user }, &fault);
+                    return Err(fault);
+                };
+                self.place(&Credential { proof, fast: None, ..credential.clone() }, None).await
+            }
+            Err(fault) => Err(fault),
         }
     }
 
@@ -206,7 +246,7 @@ impl Session {
                 // Only the node knows what a relayed exchange makes of it.
                 let used = match credential.proof {
                     Proof::Relayed => !told.text().ends_with("(using password: NO)"),
-                    Proof::Native(_) | Proof::Password(_) => !credential.proof.is_empty(),
+                    Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => !credential.proof.is_empty(),
                 };
                 denied(&credential.user, host, used, &reason)
             }
@@ -218,6 +258,7 @@ impl Session {
                 denied(&credential.user, host, !credential.proof.is_empty(), &detail)
             }
             LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
+            LinkError::NeedsPassword => Fault::unavailable(NEEDS_PASSWORD, detail),
             _ => Fault::unavailable("link_failed", detail),
         }
     }

@@ -11,6 +11,7 @@ use crate::raw::{self, Credentials, Refusal, first_value};
 use crate::tls::Authority;
 use crate::{Verdict, ensure, mysql_trial, same};
 use libtest_mimic::Trial;
+use rustls::ClientConfig;
 use rustls::version::TLS13;
 use std::sync::Arc;
 
@@ -19,6 +20,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         mysql_trial("mysql::version_and_plugins", version_and_plugins),
         mysql_trial("mysql::cold_and_warm_cache_in_plain_text", || cold_and_warm_cache("plain", false)),
         mysql_trial("mysql::cold_and_warm_cache_over_tls", || cold_and_warm_cache("secret", true)),
+        mysql_trial("mysql::cold_and_warm_cache_through_spillway", || {
+            caches_of_spillway_and_node("throughplain", false)
+        }),
+        mysql_trial("mysql::cold_and_warm_cache_through_spillway_over_tls", || {
+            caches_of_spillway_and_node("throughsecret", true)
+        }),
         mysql_trial("mysql::client_that_names_another_plugin", client_that_names_another_plugin),
         mysql_trial("mysql::empty_password", empty_password),
         mysql_trial("mysql::change_user", change_user),
@@ -62,13 +69,56 @@ fn version_and_plugins() -> Verdict {
 /// wrong password is refused either way, and does not spoil the cache.
 fn cold_and_warm_cache(user: &str, tls: bool) -> Verdict {
     let lab = lab::mysql()?;
+    let tls = tls.then(|| Arc::clone(&lab.client));
     account(user, PASSWORD)?;
+    cold_and_warm(user, lab.server.port, tls.as_ref(), &|| Ok(()))
+}
+
+/// The same through Spillway; and where the node alone has forgotten the account, the client is asked for its password.
+fn caches_of_spillway_and_node(user: &str, tls: bool) -> Verdict {
+    let authority = Authority::new("mysql-caches")?;
+    let lines = if tls { tls_lines(&format!("spillway-{user}-tls"), &authority)? } else { String::new() };
+    let (spillway, port) = spillway(&format!("spillway-{user}"), &lines)?;
+    let tls = if tls { Some(authority.trusted_by(&TLS13, None)?) } else { None };
+    account(user, PASSWORD)?;
+    let reload = || spillway.ask("reload accounts").map(drop);
+    reload()?;
+    cold_and_warm(user, port, tls.as_ref(), &reload)?;
+    let server = &lab::mysql()?.server;
+    server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    reload()?;
+    let login = |password: &str| -> Result<Result<Way, u16>, String> {
+        let tls = tls.clone();
+        let login = raw::login(port, &Credentials { tls, ..Credentials::new(user, password, Some("lab")) })?;
+        Ok(login.map(|session| session.way).map_err(|refusal| refusal.code))
+    };
+    let cold = if tls.is_some() { Way::Cleartext } else { Way::PublicKey };
+    same!((login(PASSWORD)?, login(PASSWORD)?), (Ok(cold), Ok(Way::Cache)), "a changed password");
+    server.sql("FLUSH PRIVILEGES")?;
+    same!((login(PASSWORD)?, login(PASSWORD)?), (Ok(cold), Ok(Way::Cache)), "the node forgot");
+    let mut session =
+        raw::login(port, &Credentials { tls: tls.clone(), ..Credentials::new(user, PASSWORD, None) })?
+            .map_err(|refusal| format!("{refusal:?}"))?;
+    for _ in 0..2 {
+        ensure!(session.change_user(user, PASSWORD, "lab")?.is_ok(), "COM_CHANGE_USER");
+        same!(session.way, Way::Cache, "COM_CHANGE_USER");
+        same!(first_value(&session.query("SELECT word FROM greeting")?)?, "hello", "a row");
+    }
+    same!(session.change_user(user, "wrong", "lab")?.map_err(|refusal| refusal.code), Err(1045), "wrong");
+    ensure!(!spillway.log().contains(PASSWORD), "a password in the log");
+    Ok(())
+}
+
+fn cold_and_warm(
+    user: &str,
+    port: u16,
+    tls: Option<&Arc<ClientConfig>>,
+    changed: &dyn Fn() -> Verdict,
+) -> Verdict {
+    let server = &lab::mysql()?.server;
     let login = |password: &str| {
-        let tls = tls.then(|| Arc::clone(&lab.client));
-        let login = raw::login(
-            lab.server.port,
-            &Credentials { tls, ..Credentials::new(user, password, Some("lab")) },
-        )?;
+        let tls = tls.cloned();
+        let login = raw::login(port, &Credentials { tls, ..Credentials::new(user, password, Some("lab")) })?;
         match login {
             Ok(mut session) => {
                 let word = first_value(&session.query("SELECT word FROM greeting")?)?;
@@ -78,19 +128,21 @@ fn cold_and_warm_cache(user: &str, tls: bool) -> Verdict {
             Err(refusal) => Ok(Err(refusal.code)),
         }
     };
-    let cold = if tls { Way::Cleartext } else { Way::PublicKey };
+    let cold = if tls.is_some() { Way::Cleartext } else { Way::PublicKey };
     same!(login("wrong")?, Err(1045), "wrong password, cold cache");
     same!(login(PASSWORD)?, Ok(cold), "cold cache");
     same!(login(PASSWORD)?, Ok(Way::Cache), "warm cache");
     same!(login("wrong")?, Err(1045), "wrong password, warm cache");
     same!(login(PASSWORD)?, Ok(Way::Cache), "still warm");
-    lab.server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY 'another-secret'"))?;
+    server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY 'another-secret'"))?;
+    changed()?;
     same!(login(PASSWORD)?, Err(1045), "the old password");
     same!(login("another-secret")?, Ok(cold), "cold cache once more");
     same!(login("another-secret")?, Ok(Way::Cache), "warm cache once more");
     // Longer than the scramble that masks it.
     let long = "long".repeat(20);
-    lab.server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY '{long}'"))?;
+    server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY '{long}'"))?;
+    changed()?;
     same!(login(&long)?, Ok(cold), "a long password, cold cache");
     same!(login(&long)?, Ok(Way::Cache), "a long password, warm cache");
     Ok(())
@@ -186,25 +238,29 @@ fn logins_through_spillway() -> Verdict {
     Ok(())
 }
 
-fn logins_through_spillway_over_tls() -> Verdict {
-    let authority = Authority::new("mysql-front")?;
+/// The line of a service with a certificate of this authority.
+fn tls_lines(name: &str, authority: &Authority) -> Result<String, String> {
     let issued = authority.server()?;
-    let directory = workspace::directory("mysql-front-tls")?;
+    let directory = workspace::directory(name)?;
     for (name, content) in [("tls.crt", &issued.certificate), ("tls.key", &issued.key)] {
         std::fs::write(directory.join(name), content).map_err(|e| e.to_string())?;
     }
-    let tls =
-        format!("tls = {{ certificate = \"{0}/tls.crt\", key = \"{0}/tls.key\" }}", directory.display());
+    Ok(format!("tls = {{ certificate = \"{0}/tls.crt\", key = \"{0}/tls.key\" }}", directory.display()))
+}
+
+fn logins_through_spillway_over_tls() -> Verdict {
+    let authority = Authority::new("mysql-front")?;
+    let tls = tls_lines("mysql-front-tls", &authority)?;
     let (spillway, port) = spillway("spillway-mysql-tls", &tls)?;
     account("throughtls", PASSWORD)?;
     spillway.ask("reload accounts")?;
     let client = authority.trusted_by(&TLS13, None)?;
-    for _ in 0..2 {
+    for way in [Way::Cleartext, Way::Cache] {
         let tls = Some(Arc::clone(&client));
         let login =
             raw::login(port, &Credentials { tls, ..Credentials::new("throughtls", PASSWORD, Some("lab")) })?;
         let mut session = login.map_err(|refusal| format!("{refusal:?}\n{}", spillway.log()))?;
-        same!(session.way, Way::Cleartext, "the way of the password");
+        same!(session.way, way, "the way of the password");
         same!(first_value(&session.query("SELECT CURRENT_USER()")?)?, "throughtls@%", "the account");
     }
     Ok(())
