@@ -1,8 +1,8 @@
 //! Random accounts, random clients: whatever the server decides about a login, Spillway may be stricter for a reason that it
 //! can name, and never more permissive.
 //!
-//! Every case asks the server directly and then through Spillway, from the same address, with the same user, password and
-//! schema, and compares verdict, error, `CURRENT_USER()`, grants and databases. A disagreement is printed with the fewest
+//! Every case asks the server directly and then through Spillway, from the same address, with or without TLS, with the same
+//! user, password and schema, and compares verdict, error, `CURRENT_USER()`, grants and databases. A disagreement is printed with the fewest
 //! statements that still show it. `CASES=100000 cargo test --test integration -- differential --nocapture` runs longer,
 //! `SEED=7` elsewhere.
 
@@ -10,16 +10,23 @@ use crate::harness::Outcome;
 use crate::harness::mysql;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server, monitor_statements};
-use crate::harness::workspace::free_port;
+use crate::harness::workspace::{self, free_port};
 use crate::lab;
 use crate::raw::{self, Credentials, Raw, Refusal};
+use crate::tls::{Authority, write};
 use crate::{Verdict, mysql_trial, trial};
 use indicatif::{ProgressBar, ProgressStyle};
 use libtest_mimic::Trial;
+use rustls::ClientConfig;
+use rustls::version::TLS13;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Clients that are tried with one set of accounts.
 const CLIENTS: u64 = 80;
@@ -107,6 +114,16 @@ struct Client {
     password: &'static str,
     schema: Option<&'static str>,
     address: Ipv4Addr,
+    door: Door,
+}
+
+/// How a client comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Plain,
+    Tls,
+    /// Spillway's Unix socket: like a client at Spillway's own address, as the server sees it.
+    Socket,
 }
 
 /// A small generator of numbers: the same seed gives the same cases on every machine.
@@ -198,6 +215,7 @@ impl Dice {
             password: self.pick(PASSWORDS),
             schema: if self.one_in(2) { Some(self.pick(SCHEMAS)) } else { None },
             address: self.pick(ADDRESSES),
+            door: self.pick(&[Door::Plain, Door::Plain, Door::Plain, Door::Plain, Door::Tls, Door::Socket]),
         }
     }
 }
@@ -220,6 +238,12 @@ struct Stage {
     server: Server,
     spillway: Spillway,
     port: u16,
+    /// Spillway's Unix socket.
+    socket: PathBuf,
+    /// The address that the server sees of Spillway.
+    source: Ipv4Addr,
+    /// Clients that trust the certificates of the server and of Spillway. Each remembers sessions of its own.
+    clients: [Arc<ClientConfig>; 2],
 }
 
 impl Stage {
@@ -229,7 +253,7 @@ impl Stage {
         if way != "guard" {
             options.push(&networks);
         }
-        let server = Server::standalone(name, &options)?;
+        let (server, authority) = with_tls(Server::prepare(name, &options)?)?;
         server.create_monitor()?;
         server.sql(
             "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
@@ -242,21 +266,41 @@ impl Stage {
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
         server.sql(&format!("DROP USER '{MONITOR_USER}'@'%'"))?;
-        Self::before(server, name, source, way)
+        Self::before(server, &authority, name, source, way)
     }
 
     /// A Spillway before a server that is ready.
-    fn before(server: Server, name: &str, source: Ipv4Addr, way: &str) -> Outcome<Self> {
+    fn before(
+        server: Server,
+        authority: &Authority,
+        name: &str,
+        source: Ipv4Addr,
+        way: &str,
+    ) -> Outcome<Self> {
         let port = free_port()?;
+        let directory = workspace::directory(&format!("spillway-{name}-files"))?;
+        let issued = authority.server()?;
+        write(&directory, "nodes.pem", &authority.pem)?;
+        write(&directory, "tls.crt", &issued.certificate)?;
+        write(&directory, "tls.key", &issued.key)?;
+        let (files, socket) = (directory.display(), directory.join("app.sock"));
         let configuration = format!(
             "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
              source_address = \"{source}\"\nclient_address = \"{way}\"\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
-             \"{MONITOR_PASSWORD}\" }}\n\n{}",
+             \"{MONITOR_PASSWORD}\" }}\ntls = {{ ca = \"{files}/nodes.pem\" }}\n\n{}",
             server.address(),
-            lab::service_toml("lab", port, "route = \"cluster:lab\""),
+            lab::service_toml(
+                "lab",
+                port,
+                &format!(
+                    "route = \"cluster:lab\"\ntls = {{ certificate = \"{files}/tls.crt\", key = \"{files}/tls.key\" }}"
+                )
+            )
+            .replace("listen = [", &format!("listen = [\"unix:{}\", ", socket.display())),
         );
         let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
-        Ok(Self { server, spillway, port })
+        let clients = [authority.trusted_by(&TLS13, None)?, authority.trusted_by(&TLS13, None)?];
+        Ok(Self { server, spillway, port, socket, source, clients })
     }
 
     /// Replaces all accounts but the monitor's and root's.
@@ -277,9 +321,22 @@ impl Stage {
         if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
     }
 
-    fn try_login(port: u16, client: &Client) -> Outcome<Came> {
-        let who = Credentials::new(client.user, client.password, client.schema).from(client.address);
-        let mut session: Raw = match raw::login(port, &who)? {
+    fn directly(&self, client: &Client) -> Outcome<Came> {
+        let address = if client.door == Door::Socket { self.source } else { client.address };
+        Self::came(raw::login(self.server.port, &credentials(client, address, &self.clients[0]))?)
+    }
+
+    fn through(&self, client: &Client) -> Outcome<Came> {
+        let who = credentials(client, client.address, &self.clients[1]);
+        if client.door != Door::Socket {
+            return Self::came(raw::login(self.port, &who)?);
+        }
+        let stream = UnixStream::connect(&self.socket).map_err(|e| e.to_string())?;
+        Self::came(raw::login_over(TcpStream::from(OwnedFd::from(stream)), &who)?)
+    }
+
+    fn came(login: raw::Login) -> Outcome<Came> {
+        let mut session: Raw = match login {
             Ok(session) => session,
             Err(Refusal { code, message, .. }) => return Ok(Came::Refused { code, message }),
         };
@@ -294,8 +351,7 @@ impl Stage {
     /// Both answers, and whether they agree: `Err` with a text if not, `Ok` with the reason for being stricter if there
     /// is one.
     fn compare(&self, client: &Client) -> Outcome<Result<Option<String>, String>> {
-        let direct = Self::try_login(self.server.port, client)?;
-        let proxied = Self::try_login(self.port, client)?;
+        let (direct, proxied) = (self.directly(client)?, self.through(client)?);
         if direct == proxied {
             return Ok(Ok(None));
         }
@@ -316,8 +372,15 @@ impl Stage {
         }
         // A stricter verdict, or another error, must have a reason that operators can read.
         let database = client.schema.unwrap_or("''");
-        let question =
-            format!("/v1/explain/login?user={}&address={}&database={database}", client.user, client.address);
+        let (address, transport) = match client.door {
+            Door::Plain => (client.address.to_string(), "plain"),
+            Door::Tls => (client.address.to_string(), "tls"),
+            Door::Socket => ("socket".to_owned(), "plain"),
+        };
+        let question = format!(
+            "/v1/explain/login?user={}&address={address}&transport={transport}&database={database}",
+            client.user
+        );
         let answer = self.spillway.get(&question.replace("database=''", "database="))?;
         let text = answer.to_string();
         match REASONS.iter().find(|(words, _)| text.contains(words)) {
@@ -381,7 +444,8 @@ impl Dice {
 
 impl Stage {
     fn set_up_mysql(name: &str, source: Ipv4Addr) -> Outcome<Self> {
-        let server = Server::mysql(name, &["--skip-name-resolve", "--performance-schema=OFF"])?;
+        let server = Server::prepare_mysql(name, &["--skip-name-resolve", "--performance-schema=OFF"])?;
+        let (server, authority) = with_tls(server)?;
         server.sql(
             "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
              CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT);",
@@ -390,7 +454,7 @@ impl Stage {
             let statements = mysql::monitor_statements().replace("'@'%'", &format!("'@'{host}'"));
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
-        Self::before(server, name, source, "guard")
+        Self::before(server, &authority, name, source, "guard")
     }
 
     fn use_mysql_accounts(&self, statements: &[String]) -> Outcome<()> {
@@ -408,6 +472,25 @@ impl Stage {
         let answer = self.spillway.ask("reload accounts")?;
         if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
     }
+}
+
+fn credentials(client: &Client, address: Ipv4Addr, tls: &Arc<ClientConfig>) -> Credentials<'static> {
+    let tls = (client.door == Door::Tls).then(|| Arc::clone(tls));
+    Credentials { tls, ..Credentials::new(client.user, client.password, client.schema).from(address) }
+}
+
+/// Starts a server with a certificate, and gives the authority that vouches for it.
+fn with_tls(mut server: Server) -> Outcome<(Server, Authority)> {
+    let authority = Authority::new("differential")?;
+    let issued = authority.server()?;
+    for (option, name, content) in
+        [("--ssl-cert", "tls.crt", &issued.certificate), ("--ssl-key", "tls.key", &issued.key)]
+    {
+        let path = server.file(name, content)?;
+        server.option(format!("{option}={path}"));
+    }
+    server.start(&[])?;
+    Ok((server, authority))
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -449,7 +532,7 @@ fn run(
                 Ok(Some(reason)) => *stricter.entry(reason).or_default() += 1,
                 Err(disagreement) => return Err(smallest(stage, install, accounts, &client, disagreement)),
             }
-            if matches!(Stage::try_login(stage.port, &client)?, Came::In(_)) {
+            if matches!(stage.through(&client)?, Came::In(_)) {
                 let_in += 1;
             }
             done += 1;
