@@ -36,7 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use crate::accounts::AccountStore;
+use crate::accounts::{AccountStore, Accounts};
 use crate::backend::{Gates, Link, Pool};
 use crate::config::{Config, Links, RevokedSessions, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
@@ -391,6 +391,16 @@ impl Session {
             place.node = Some(placed.node);
         });
         self.registered.entry.set_account(Arc::clone(&credential.account));
+        // The accounts may have changed since it was judged, and nobody found this session then.
+        let accounts = self.shared.accounts.load();
+        let stands = accounts
+            .get(&placed.cluster)
+            .is_none_or(|now| now.snapshot.has_account(credential.account.digest()));
+        if !stands
+            && let Some(ending) = revoked(&self.registered.entry, &accounts, &self.shared.config.load())
+        {
+            self.registered.entry.end(ending);
+        }
         self.cluster = Some(placed.cluster);
         self.link_load = Some(placed.load);
         placed.link
@@ -459,15 +469,18 @@ pub fn end_stranded(registry: &Registry, topology: &TopologyStore) -> usize {
 /// control side whenever accounts changed.
 pub fn end_revoked(registry: &Registry, accounts: &AccountStore, config: &Config) -> usize {
     let accounts = accounts.load();
-    registry.end_where(|entry| {
-        let account = entry.account()?;
-        let cluster = entry.place().cluster?;
-        if config.clusters.get(&cluster)?.revoked_sessions == RevokedSessions::Keep {
-            return None;
-        }
-        let revocation = accounts.get(&cluster)?.snapshot.revocation(&account)?;
-        Some(Ending::Revoked(format!("account {account} of cluster {cluster} {revocation}")))
-    })
+    registry.end_where(|entry| revoked(entry, &accounts, config))
+}
+
+/// The end of a session whose account may not log in any more, where such sessions are to end.
+fn revoked(entry: &Entry, accounts: &Accounts, config: &Config) -> Option<Ending> {
+    let account = entry.account()?;
+    let cluster = entry.place().cluster?;
+    if config.clusters.get(&cluster)?.revoked_sessions == RevokedSessions::Keep {
+        return None;
+    }
+    let revocation = accounts.get(&cluster)?.snapshot.revocation(&account)?;
+    Some(Ending::Revoked(format!("account {account} of cluster {cluster} {revocation}")))
 }
 
 /// Ends all sessions; for the deadline of a shutdown.
