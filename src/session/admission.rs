@@ -55,6 +55,8 @@ pub(super) struct Credential {
     pub(super) user: Vec<u8>,
     /// The account that let the client in.
     pub(super) account: Arc<Account>,
+    /// Digest of all rows that it was judged by.
+    pub(super) judged_by: [u8; 32],
     pub(super) proof: Proof,
     pub(super) cluster: ClusterName,
     pub(super) database: Option<Vec<u8>>,
@@ -89,6 +91,7 @@ enum Claimed<'a> {
 /// What a login proved.
 struct Admitted {
     account: Arc<Account>,
+    judged_by: [u8; 32],
     proof: Proof,
     view: View,
     current_user: Option<String>,
@@ -175,6 +178,7 @@ impl Session {
             fast,
             user: asked.user,
             account: admitted.account,
+            judged_by: admitted.judged_by,
             proof: admitted.proof,
             view: admitted.view,
             current_user: admitted.current_user,
@@ -205,6 +209,7 @@ impl Session {
             self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
+        moved.judged_by = admitted.judged_by;
         moved.view = admitted.view;
         moved.current_user = admitted.current_user;
         Ok(())
@@ -229,6 +234,7 @@ impl Session {
         let account = Arc::clone(account);
         let wrong = Credential {
             user: user.to_vec(),
+            judged_by: accounts.snapshot.digest(),
             account,
             proof: Proof::from_password(&auth::scramble().ok()?),
             cluster: cluster.clone(),
@@ -347,7 +353,7 @@ impl Session {
                 let reuse =
                     reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
                 let current_user = (!sandbox && view != View::Trusted).then(|| account.current_user());
-                Ok(Admitted { account, proof, view, current_user, reuse, then })
+                Ok(Admitted { account, judged_by: snapshot.digest(), proof, view, current_user, reuse, then })
             }
             Verdict::Refused(refusal) => {
                 if let Claimed::Shown(shown) = claimed

@@ -393,11 +393,9 @@ impl Session {
         self.registered.entry.set_account(Arc::clone(&credential.account));
         // The accounts may have changed since it was judged, and nobody found this session then.
         let accounts = self.shared.accounts.load();
-        let stands = accounts
-            .get(&placed.cluster)
-            .is_none_or(|now| now.snapshot.has_account(credential.account.digest()));
-        if !stands
-            && let Some(ending) = revoked(&self.registered.entry, &accounts, &self.shared.config.load())
+        let same =
+            accounts.get(&placed.cluster).is_some_and(|now| now.snapshot.digest() == credential.judged_by);
+        if !same && let Some(ending) = revoked(&self.registered.entry, &accounts, &self.shared.config.load())
         {
             self.registered.entry.end(ending);
         }
