@@ -1,6 +1,7 @@
 //! A cheap look that tells whether a node's accounts are still those that were read.
 //!
-//! The server hashes the rows that the loader reads, so that few bytes travel, and nothing is parsed and indexed here. That
+//! The server hashes the rows that the loader reads, so that few bytes travel, and nothing is parsed and indexed here; for
+//! the server itself it is as much work as sending the rows. That
 //! sees every change however it was made: by a statement for accounts, by DML, by replication, by Galera's applier. The
 //! counters and times that servers keep do not, and are not used: `MariaDB` counts `SET PASSWORD` as `Com_set_option`,
 //! like every other `SET`; the `UPDATE_TIME` of its Aria tables moves when pages are written to disk, long after a
@@ -28,14 +29,16 @@ pub(super) async fn take(client: &mut Client, limit: Duration) -> Result<Fingerp
     let names: Vec<String> = live::tables(&product).map(|table| format!("'{table}'")).collect();
     // Versions differ in their columns.
     let query = format!(
-        "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS \
+        "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, IS_NULLABLE FROM information_schema.COLUMNS \
          WHERE TABLE_SCHEMA = 'mysql' AND TABLE_NAME IN ({}) ORDER BY TABLE_NAME, ORDINAL_POSITION",
         names.join(", ")
     );
     let mut columns: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (table, column) in client.pairs(&query, limit).await? {
+    for row in client.rows(&query, limit).await? {
+        let column = text(&row, 1)?;
         if !LEFT_OUT.contains(&column.to_ascii_lowercase().as_str()) {
-            columns.entry(table.to_ascii_lowercase()).or_default().push(column);
+            let value = value(&column, &text(&row, 2)?, text(&row, 3)? != "NO");
+            columns.entry(text(&row, 0)?.to_ascii_lowercase()).or_default().push(value);
         }
     }
     if columns.len() != names.len() {
@@ -61,18 +64,38 @@ pub(super) async fn take(client: &mut Client, limit: Duration) -> Result<Fingerp
     Ok(Fingerprint { variables, databases, tables })
 }
 
+/// A column's value as text in which nothing stands for two values.
+fn value(name: &str, kind: &str, nullable: bool) -> String {
+    let name = format!("`{}`", name.replace('`', "``"));
+    let kind = kind.to_ascii_lowercase();
+    let is_number = matches!(kind.as_str(), "enum" | "set") || kind.ends_with("int");
+    let value = if is_number { format!("{name}+0") } else { format!("HEX({name})") };
+    if nullable { format!("IFNULL({value}, '-')") } else { value }
+}
+
 /// The table's name, its number of rows, how many of them could be hashed, and their hashes.
-fn hashing(table: &str, columns: &[String]) -> String {
-    let parts: Vec<String> =
-        columns.iter().map(|name| format!("IFNULL(HEX(`{}`), '-')", name.replace('`', "``"))).collect();
+fn hashing(table: &str, values: &[String]) -> String {
     // As far as a number without a sign holds hexadecimal digits on every server.
-    let sums: Vec<String> = [1, 16, 31, 46]
+    let sums = [1, 16, 31, 46]
         .map(|from| format!("BIT_XOR(CAST(CONV(SUBSTR(h, {from}, 15), 16, 10) AS UNSIGNED))"))
-        .to_vec();
+        .join(", ");
+    // Without the limit the subquery would be merged, and every row hashed for each sum.
     format!(
-        "SELECT '{table}', COUNT(*), COUNT(h), {} \
-         FROM (SELECT SHA2(CONCAT_WS(',', {}), 256) AS h FROM mysql.`{table}`) AS t",
-        sums.join(", "),
-        parts.join(", ")
+        "SELECT '{table}', COUNT(*), COUNT(h), {sums} FROM \
+         (SELECT SHA2(CONCAT_WS(',', {}), 256) AS h FROM mysql.`{table}` LIMIT 18446744073709551615) AS t",
+        values.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value;
+
+    #[test]
+    fn values_are_unambiguous_and_names_quoted() {
+        assert_eq!(value("User", "char", false), "HEX(`User`)");
+        assert_eq!(value("Select_priv", "ENUM", false), "`Select_priv`+0");
+        assert_eq!(value("Password_lifetime", "smallint", true), "IFNULL(`Password_lifetime`+0, '-')");
+        assert_eq!(value("a`b", "json", true), "IFNULL(HEX(`a``b`), '-')");
+    }
 }
