@@ -250,6 +250,7 @@ async fn login(stream: TcpStream, who: &Credentials<'_>) -> Result<Link, LinkErr
         capabilities: greeting.capabilities,
         collation: greeting.collation,
         sees: None,
+        calls: None,
         takes_header: false,
     };
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);

@@ -73,6 +73,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         accounts_refresh,
         source_address,
         client_address,
+        resolve_names,
         revoked_sessions,
         links,
     } = old;
@@ -110,6 +111,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     };
     changes.value("source_address", &chosen(source_address), &chosen(&new.source_address));
     changes.value("client_address", client_address, &new.client_address);
+    changes.value("resolve_names", resolve_names, &new.resolve_names);
     changes.value("revoked_sessions", revoked_sessions, &new.revoked_sessions);
     let Links { reuse, trust, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
     changes.value("links reuse", reuse, &new.links.reuse);

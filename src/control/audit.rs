@@ -10,13 +10,13 @@ use super::{Control, Invocation};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth;
 use crate::config::ClientAddress;
-use crate::grants::{HostIdentity, LoginRequest, Refusal, Transport, Verdict, explain};
+use crate::grants::{HostIdentity, HostName, LoginRequest, Refusal, Transport, Verdict, explain};
 use crate::ids::{ClientAddr, ClusterName};
 
 impl Control {
     /// Every step of the decision on a login, on each cluster by its own accounts. No password is asked for: the verdict
     /// says what becomes of the right one.
-    pub(super) fn explain_login(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+    pub(super) async fn explain_login(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
         let user = wanted.get("user").unwrap_or_default();
         let client = client(wanted.get("address").unwrap_or_default())?;
         let transport = match wanted.get("transport") {
@@ -36,12 +36,27 @@ impl Control {
                 continue;
             };
             let view = accounts.view(&client, self.policy(&cluster.name), cluster.takes_headers());
+            let mut name = HostName::Unknown;
+            if self.resolves_names(&cluster.name)
+                && let Some(ip) = accounts.address_to_resolve(user.as_bytes(), &client)
+            {
+                name = self.names.of(ip).await;
+                let text = match &name {
+                    HostName::Known(name) => format!("{ip} is {name}"),
+                    HostName::Absent => format!("{ip} has no name that leads back to it"),
+                    HostName::Unknown => {
+                        format!("the name of {ip} cannot be told now: its lookup failed or took too long")
+                    }
+                };
+                rows.push(StepRow { cluster: cluster.name.to_string(), step: "name", text });
+            }
+            let identity = accounts.client_identity(&client, &name);
             rows.extend(steps(
                 &cluster.name,
                 &accounts,
                 view,
                 user,
-                &client,
+                &identity,
                 wanted.get("database"),
                 transport,
             ));
@@ -57,7 +72,7 @@ impl Control {
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
                 let policy = self.policy(&cluster.name);
                 let view = |client: &ClientAddr| accounts.view(client, policy, cluster.takes_headers());
-                rows.extend(stricter(&cluster.name, &accounts, view));
+                rows.extend(stricter(&cluster.name, &accounts, self.resolves_names(&cluster.name), view));
             }
         }
         Ok(Answer::Rows(Rows::Permissiveness(rows)))
@@ -87,6 +102,10 @@ impl Control {
                 changes: Vec::new(),
             })),
         }
+    }
+
+    fn resolves_names(&self, cluster: &ClusterName) -> bool {
+        self.config.load().clusters.get(cluster).is_some_and(|c| c.resolve_names)
     }
 
     fn policy(&self, cluster: &ClusterName) -> ClientAddress {
@@ -129,13 +148,12 @@ fn steps(
     accounts: &ClusterAccounts,
     view: View,
     user: &str,
-    client: &ClientAddr,
+    identity: &HostIdentity,
     database: Option<&str>,
     transport: Transport,
 ) -> Vec<StepRow> {
-    let identity = accounts.client_identity(client);
-    let seen = accounts.seen(view, &identity);
-    let request = LoginRequest { database, ..request(user, &identity, &seen, transport) };
+    let seen = accounts.seen(view, identity);
+    let request = LoginRequest { database, ..request(user, identity, &seen, transport) };
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
     let how = match view {
@@ -176,9 +194,13 @@ fn steps(
 fn stricter(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
+    resolves_names: bool,
     view: impl Fn(&ClientAddr) -> View,
 ) -> Vec<PermissivenessRow> {
     let mut rows = Vec::new();
+    // Where names are looked up, an address of no name stands for all: what becomes of one with a name is for
+    // `explain login`.
+    let name = if resolves_names { HostName::Absent } else { HostName::Unknown };
     for account in accounts.snapshot.accounts() {
         let row = |client: String, reason: String| PermissivenessRow {
             cluster: cluster.to_string(),
@@ -191,11 +213,14 @@ fn stricter(
             continue;
         }
         let Some(address) = account.specimen() else {
+            if resolves_names {
+                continue;
+            }
             rows.push(row(account.host.clone(), "names of hosts are not resolved here".to_owned()));
             continue;
         };
         let from = ClientAddr::Tcp(SocketAddr::new(address, 0));
-        let client = accounts.client_identity(&from);
+        let client = accounts.client_identity(&from, &name);
         let seen = accounts.seen(view(&from), &client);
         // With everything that a client could bring, so that only differences are left.
         let request = request(&account.user, &client, &seen, Transport::TlsWithCertificate);

@@ -22,7 +22,7 @@ use super::mysql_tables;
 use crate::accounts::{ClusterAccounts, ReloadRequest};
 use crate::config::{Cluster, Config, Node};
 use crate::grants::{
-    ColumnRow, DbRow, GlobalPrivRow, HostIdentity, Product, ProxyRow, RawAccounts, RoleMappingRow,
+    ColumnRow, DbRow, GlobalPrivRow, HostIdentity, HostName, Product, ProxyRow, RawAccounts, RoleMappingRow,
     RoutineRow, ServerVariables, Snapshot, TableRow,
 };
 use crate::ids::ClusterName;
@@ -144,7 +144,7 @@ async fn load(monitors: &Monitors, cluster: &Cluster) -> Result<(), String> {
     let previous = monitors.accounts.cluster(&cluster.name);
     let mut reasons = Vec::new();
     for node in nodes {
-        match read(cluster, node, previous.as_ref().map(|p| p.snapshot.digest())).await {
+        match read(monitors, cluster, node, previous.as_ref().map(|p| p.snapshot.digest())).await {
             Ok(accounts) => {
                 let count = accounts.snapshot.accounts().count();
                 if monitors.accounts.store(&cluster.name, accounts) {
@@ -179,7 +179,12 @@ enum LoadError {
 /// Reads one node until two readings agree: the grant tables of `MariaDB` and of `MySQL` 5.7 know no
 /// transactions, and variables and names of databases are in none. A reading that agrees with the accounts in force
 /// counts as the second one.
-async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result<ClusterAccounts, LoadError> {
+async fn read(
+    monitors: &Monitors,
+    cluster: &Cluster,
+    node: &Node,
+    known: Option<[u8; 32]>,
+) -> Result<ClusterAccounts, LoadError> {
     let mut client = Client::connect(node, &cluster.monitor, cluster.connect_timeout).await?;
     let mut last = known;
     for _ in 0..READINGS {
@@ -187,7 +192,7 @@ async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result
         let snapshot = Snapshot::build(raw, SystemTime::now());
         let digest = snapshot.digest();
         if last == Some(digest) {
-            let proxy = identity(&mut client, cluster, node, &snapshot).await?;
+            let proxy = identity(monitors, &mut client, cluster, node, &snapshot).await?;
             client.close().await;
             return Ok(ClusterAccounts {
                 snapshot: Arc::new(snapshot),
@@ -203,24 +208,31 @@ async fn read(cluster: &Cluster, node: &Node, known: Option<[u8; 32]>) -> Result
 
 /// This proxy as the server identifies it: what `USER()` says, completed by the address of a
 /// connection of our own where the server shows a name.
+///
+/// A server that shows an address may have no name for it, or have failed to find it just now. It has none where a
+/// resolver here definitely finds none either.
 async fn identity(
+    monitors: &Monitors,
     client: &mut Client,
     cluster: &Cluster,
     node: &Node,
     snapshot: &Snapshot,
 ) -> Result<HostIdentity, LoadError> {
+    let resolves = cluster.resolve_names && !snapshot.variables().skip_name_resolve;
+    let look_up = async |ip| if resolves { monitors.names.of(ip).await } else { HostName::Unknown };
     if let Some(source) = cluster.source_address {
-        return Ok(snapshot.host_identity(source));
+        return Ok(snapshot.host_identity(source, &look_up(source).await));
     }
     let user = client.value("SELECT USER()", QUERY_LIMIT).await?;
     let host = user.rsplit_once('@').map_or("", |(_, host)| host);
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(snapshot.host_identity(ip));
+        let name = Some(look_up(ip).await).filter(|name| *name == HostName::Absent);
+        return Ok(snapshot.host_identity(ip, &name.unwrap_or_default()));
     }
     let (_, local) = own_login(cluster, node).await?;
     let local = local.ok_or(AskError::Shape("no local address"))?;
     if host == "localhost" && local.is_loopback() {
-        return Ok(snapshot.host_identity(local));
+        return Ok(snapshot.host_identity(local, &HostName::Unknown));
     }
     Ok(HostIdentity::with_name(local, host))
 }

@@ -104,8 +104,8 @@ impl Session {
         let cluster = self.cluster_for(asked.database.as_deref())?;
         let accounts = self.accounts_of(&cluster)?;
         let entry = Arc::clone(&self.registered.entry);
-        let host =
-            |accounts: &ClusterAccounts| accounts.client_identity(&entry.client).host_or_ip().into_owned();
+        let host = |accounts: &ClusterAccounts| self.identity(&cluster, accounts).host_or_ip().into_owned();
+        self.learn_name(&cluster, &accounts, &asked.user).await;
         let mut way = self.way(&cluster, &accounts, &asked);
         let mut shown = self.ask(packets, way, &asked).await?;
         if !asked.user.is_ascii() && !is_utf8(asked.collation) {
@@ -127,6 +127,7 @@ impl Session {
         if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
             // The account is newer than what was read.
             let accounts = self.accounts_of(&cluster)?;
+            self.learn_name(&cluster, &accounts, &asked.user).await;
             let now = self.way(&cluster, &accounts, &asked);
             if now != way {
                 way = now;
@@ -178,6 +179,7 @@ impl Session {
             schema = %String::from_utf8_lossy(schema),
             "session asks for a schema of another cluster"
         );
+        self.learn_name(&moved.cluster, &accounts, &moved.user).await;
         let claimed = Claimed::Proof(&moved.proof);
         let admitted =
             self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
@@ -194,7 +196,7 @@ impl Session {
     /// Where the node sees another account than the client's, it is not told: the failure is none of that one.
     async fn fail_on_node(&self, cluster: &ClusterName, user: &[u8]) -> Option<Fault> {
         let accounts = self.accounts_of(cluster).ok()?;
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, &accounts);
         let Found::Account(account) = accounts.snapshot.find(user, &client) else { return None };
         let view = self.view(cluster, &accounts);
         let seen = accounts.seen(view, &client);
@@ -242,7 +244,7 @@ impl Session {
             let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
             verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))
         };
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, accounts);
         if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
             && let Some(way) = of(account)
         {
@@ -270,7 +272,7 @@ impl Session {
             Claimed::Shown(shown) => shown.uses_password(),
             Claimed::Proof(proof) => !proof.is_empty(),
         };
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, accounts);
         let view = self.view(cluster, accounts);
         let seen = accounts.seen(view, &client);
         let request = LoginRequest {
@@ -316,7 +318,13 @@ impl Session {
                     return Err(refused(&Refusal::UnsupportedPlugin { plugins }));
                 }
                 let snapshot = &accounts.snapshot;
-                let reusable = !sandbox && !is_relayed && snapshot.forbids_reuse(&account).is_none();
+                // The node looked for the name when the link logged in: its address may have another one now.
+                let named = match view {
+                    View::Client(_, ip) => snapshot.depends_on_name(user, ip),
+                    View::Own | View::Trusted => false,
+                };
+                let reusable =
+                    !sandbox && !is_relayed && !named && snapshot.forbids_reuse(&account).is_none();
                 let reuse =
                     reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
                 let current_user = (!sandbox && view != View::Trusted).then(|| account.current_user());

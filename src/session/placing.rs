@@ -1,6 +1,5 @@
 //! The node that an admitted login goes to, and its link there.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,10 @@ use crate::accounts::View;
 use crate::auth::Proof;
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError};
 use crate::fault::{Blame, Fault};
-use crate::grants::MaskedHost;
+use crate::grants::{HostName, MaskedHost};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
-use crate::topology::LoadGuard;
+use crate::topology::{Facts, LoadGuard};
 
 /// How often a node is chosen again when the one before could not be reached.
 const ATTEMPTS: usize = 3;
@@ -93,7 +92,7 @@ impl Session {
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
-                    self.guarded(credential, node.facts.as_ref().and_then(|facts| facts.sees))?;
+                    self.guarded(credential, node.facts.as_deref())?;
                     Announce::Nothing
                 }
                 View::Trusted => Announce::Nothing,
@@ -157,11 +156,17 @@ impl Session {
 
     /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
     /// different addresses, and the client was judged for one of them.
-    fn guarded(&self, credential: &Credential, sees: Option<IpAddr>) -> Result<(), Fault> {
+    fn guarded(&self, credential: &Credential, facts: Option<&Facts>) -> Result<(), Fault> {
         let accounts = self.accounts_of(&credential.cluster)?;
-        let Some(sees) = sees.filter(|ip| accounts.proxy.ip() != Some(*ip)) else { return Ok(()) };
-        let client = accounts.client_identity(&self.registered.entry.client);
-        let seen = accounts.snapshot.host_identity(sees);
+        let Some((sees, calls)) = facts.and_then(|facts| Some((facts.sees?, facts.calls.as_deref()))) else {
+            return Ok(());
+        };
+        if accounts.is_proxy(sees, calls) {
+            return Ok(());
+        }
+        let client = self.identity(&credential.cluster, &accounts);
+        let name = calls.map_or(HostName::Unknown, |name| HostName::Known(name.to_owned()));
+        let seen = accounts.snapshot.host_identity(sees, &name);
         match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
             MaskedHost::Same => Ok(()),
             MaskedHost::Differs(difference) => {
@@ -198,9 +203,8 @@ impl Session {
 
 fn accounts_host(session: &Session, credential: &Credential) -> String {
     let client = &session.registered.entry.client;
-    session
-        .shared
-        .accounts
-        .cluster(&credential.cluster)
-        .map_or_else(|| client.to_string(), |a| a.client_identity(client).host_or_ip().into_owned())
+    session.shared.accounts.cluster(&credential.cluster).map_or_else(
+        || client.to_string(),
+        |a| session.identity(&credential.cluster, &a).host_or_ip().into_owned(),
+    )
 }
