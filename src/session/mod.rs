@@ -247,7 +247,8 @@ struct Session {
     /// How the client is connected.
     transport: Transport,
     /// What its own address resolves to, once that was looked up; it stays for the session, as on the servers.
-    name: OnceCell<HostName>,
+    // Boxed because most sessions have none, and every one is to be small.
+    name: OnceCell<Box<HostName>>,
     /// Counts the session on its node.
     link_load: Option<LoadGuard>,
     /// The cluster that it reached.
@@ -404,7 +405,7 @@ impl Session {
 
     /// The client as the servers of a cluster identify it, as far as its name was looked up.
     fn identity(&self, cluster: &ClusterName, accounts: &ClusterAccounts) -> HostIdentity {
-        let name = self.name.get().filter(|_| self.resolves_names(cluster));
+        let name = self.name.get().filter(|_| self.resolves_names(cluster)).map(|name| &**name);
         accounts.client_identity(&self.registered.entry.client, name.unwrap_or(&HostName::Unknown))
     }
 
@@ -419,7 +420,7 @@ impl Session {
             HostName::Unknown => {}
             name => {
                 // Nobody else looks for it meanwhile.
-                let _ = self.name.set(name);
+                let _ = self.name.set(Box::new(name));
             }
         }
     }
