@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{ClientAddress, HeaderVersion};
-use crate::grants::{Fingerprint, HostIdentity, Snapshot};
+use crate::grants::{Fingerprint, HostIdentity, HostName, Snapshot};
 use crate::ids::{ClientAddr, ClusterName, NodeName};
 
 /// How long after a login that failed the next one does not ask for the accounts again, and how long one waits for them.
@@ -41,12 +41,35 @@ impl ClusterAccounts {
     /// A client on the proxy's own machine (loopback or Unix socket) would have come from the
     /// proxy's address towards the cluster; only where that address is itself a loopback
     /// address does the server run here and see loopback clients as they are.
-    pub fn client_identity(&self, client: &ClientAddr) -> HostIdentity {
-        let proxy_is_local = self.proxy.ip().is_some_and(|ip| ip.is_loopback());
-        match client.ip() {
-            Some(ip) if !ip.is_loopback() || proxy_is_local => self.snapshot.host_identity(ip),
-            _ => self.proxy.clone(),
+    /// `name`: what a resolver says to the client's own address.
+    pub fn client_identity(&self, client: &ClientAddr, name: &HostName) -> HostIdentity {
+        match self.own_address(client) {
+            Some(ip) => self.snapshot.host_identity(ip, name),
+            None => self.proxy.clone(),
         }
+    }
+
+    /// The address of a client that is not identified as this proxy.
+    fn own_address(&self, client: &ClientAddr) -> Option<IpAddr> {
+        let proxy_is_local = self.proxy.ip().is_some_and(|ip| ip.is_loopback());
+        client.ip().filter(|ip| !ip.is_loopback() || proxy_is_local)
+    }
+
+    /// The address whose name must be known to judge a login; none where no name can matter.
+    pub fn address_to_resolve(&self, user: &[u8], client: &ClientAddr) -> Option<IpAddr> {
+        let ip = HostIdentity::without_name(self.own_address(client)?).ip()?;
+        self.snapshot.depends_on_name(user, ip).then_some(ip)
+    }
+
+    /// Whether a node of this cluster that has `calls` for the name of the address it sees for this proxy identifies it
+    /// as [`Self::proxy`] says.
+    pub fn is_proxy(&self, sees: IpAddr, calls: Option<&str>) -> bool {
+        let same_name = match (self.proxy.name(), calls) {
+            (Some(ours), Some(theirs)) => ours.eq_ignore_ascii_case(theirs),
+            (None, None) => true,
+            _ => false,
+        };
+        self.proxy.ip() == Some(sees) && same_name
     }
 
     /// Whose address a node sees for a client. `takes_headers`: all nodes of the cluster proved that they take PROXY

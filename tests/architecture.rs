@@ -31,6 +31,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("bitflags", &["wire"]),
     ("bytes", &["wire", "net", "backend", "session"]),
     ("clap", &["main"]),
+    ("dns_lookup", &["net"]),
     ("ed25519_dalek", &["auth"]),
     ("getrandom", &["auth", "backend", "monitor"]),
     ("humantime", &["config", "backend", "session", "monitor", "control", "console", "api", "app"]),

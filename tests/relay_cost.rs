@@ -94,8 +94,14 @@ fn relay(statements: u32, follow: Follow) -> u64 {
     let far = [thread::spawn(move || serve(&listener)), thread::spawn(move || ask(client, statements))];
     let guard = runtime.enter();
     let capabilities = Capabilities::REQUIRED;
-    let facts =
-        Facts { version: "test".to_owned(), capabilities, collation: 45, sees: None, takes_header: false };
+    let facts = Facts {
+        version: "test".to_owned(),
+        capabilities,
+        collation: 45,
+        sees: None,
+        calls: None,
+        takes_header: false,
+    };
     let link = tokio::net::TcpStream::from_std(link).expect("a link");
     let link = Link::new(Stream::Tcp(link), facts, 1, Bytes::new());
     let client = Stream::Unix(tokio::net::UnixStream::from_std(ours).expect("a client"));

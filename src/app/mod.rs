@@ -26,7 +26,7 @@ use crate::ids::ClusterName;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
-use crate::net::{Access, bind};
+use crate::net::{Access, Names, bind};
 use crate::routing;
 use crate::session::registry::Registry;
 use crate::session::{self, Shared, upkeep};
@@ -122,6 +122,7 @@ impl App {
             registry: Arc::new(Registry::default()),
             counts: Arc::default(),
             failed: Arc::default(),
+            names: Names::new(tokio::runtime::Handle::current()),
             secrets: session::Secrets::default(),
             gates: Arc::default(),
             lifecycle: Lifecycle::default(),
@@ -137,6 +138,7 @@ impl App {
             registry: Arc::clone(&shared.registry),
             gates: Arc::clone(&shared.gates),
             failed: Arc::clone(&shared.failed),
+            names: shared.names.clone(),
             accounts: Arc::clone(&shared.accounts),
             config: Arc::clone(&shared.config),
             metrics: Arc::clone(&shared.metrics),
@@ -156,6 +158,7 @@ impl App {
         let monitors = Monitors {
             topology: Arc::clone(&shared.topology),
             accounts: Arc::clone(&shared.accounts),
+            names: shared.names.clone(),
             metrics: Arc::clone(&shared.metrics),
         };
         let probes = monitors.probe(&config);

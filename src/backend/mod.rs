@@ -281,6 +281,7 @@ async fn login(stream: TcpStream, approach: &Approach<'_>, who: &Credentials<'_>
         capabilities: greeting.capabilities,
         collation: greeting.collation,
         sees: None,
+        calls: None,
         takes_header: false,
     };
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);

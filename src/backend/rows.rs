@@ -153,6 +153,7 @@ mod tests {
             capabilities: Capabilities::REQUIRED,
             collation: 45,
             sees: None,
+            calls: None,
             takes_header: false,
         };
         let mut link = Link::new(Stream::Tcp(stream), facts, 1, Bytes::new());

@@ -148,6 +148,7 @@ impl<'a> Checker<'a> {
             }
             Some(policy)
         });
+        let resolve_names = section.or("resolve_names", false, Field::boolean);
         let revoked_sessions = section.or("revoked_sessions", RevokedSessions::End, |field| {
             let words = [("end", RevokedSessions::End), ("keep", RevokedSessions::Keep)];
             field.word("what becomes of revoked sessions", &words)
@@ -171,6 +172,7 @@ impl<'a> Checker<'a> {
             source_address: source_address?,
             tls: tls?,
             client_address: client_address?,
+            resolve_names: resolve_names?,
             revoked_sessions: revoked_sessions?,
             links: links?,
         })

@@ -76,6 +76,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         source_address,
         tls,
         client_address,
+        resolve_names,
         revoked_sessions,
         links,
     } = old;
@@ -119,6 +120,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         (None, None) => {}
     }
     changes.value("client_address", client_address, &new.client_address);
+    changes.value("resolve_names", resolve_names, &new.resolve_names);
     changes.value("revoked_sessions", revoked_sessions, &new.revoked_sessions);
     let Links { reuse, trust, max_idle, idle_timeout, max_age, warm, max, queue, queue_timeout } = links;
     changes.value("links reuse", reuse, &new.links.reuse);

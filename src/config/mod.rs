@@ -98,6 +98,9 @@ pub struct Cluster {
     pub tls: Option<Arc<NodeTls>>,
     /// Whose address its nodes see (default: Spillway's, guarded).
     pub client_address: ClientAddress,
+    /// Whether the names of clients are looked up where an account's host is a name (default no). Without effect where the
+    /// servers have `skip_name_resolve`.
+    pub resolve_names: bool,
     /// What becomes of sessions whose account is dropped, locked or given another password (default: they end).
     pub revoked_sessions: RevokedSessions,
     /// How many links its nodes get, and which are kept for the next session.

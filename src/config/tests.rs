@@ -373,6 +373,7 @@ fn the_shipped_example_is_right_and_says_everything() {
         "per_account",
         "client_address",
         "source_address",
+        "resolve_names",
         "revoked_sessions",
         "proxy_protocol",
         "require",
@@ -412,7 +413,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, kind, links, monitor, nodes, revoked_sessions, source_address, tls (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, kind, links, monitor, nodes, resolve_names, revoked_sessions, source_address, tls (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",

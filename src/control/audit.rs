@@ -12,14 +12,14 @@ use crate::accounts::{ClusterAccounts, NodeAccounts, View};
 use crate::auth::{self, Privacy};
 use crate::config::{ClientAddress, NodeTls};
 use crate::grants::{
-    Account, HostIdentity, LoginRequest, Refusal, TlsRequirement, Transport, Verdict, explain,
+    Account, HostIdentity, HostName, LoginRequest, Refusal, TlsRequirement, Transport, Verdict, explain,
 };
 use crate::ids::{ClientAddr, ClusterName};
 
 impl Control {
     /// Every step of the decision on a login, on each cluster by its own accounts. No password is asked for: the verdict
     /// says what becomes of the right one.
-    pub(super) fn explain_login(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+    pub(super) async fn explain_login(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
         let user = wanted.get("user").unwrap_or_default();
         let client = client(wanted.get("address").unwrap_or_default())?;
         let transport = match wanted.get("transport") {
@@ -45,14 +45,29 @@ impl Control {
                 Some(StepRow { cluster: cluster.name.to_string(), step: "nodes", text })
             }));
             let view = accounts.view(&client, self.policy(&cluster.name), cluster.takes_headers());
+            let mut name = HostName::Unknown;
+            if self.resolves_names(&cluster.name)
+                && let Some(ip) = accounts.address_to_resolve(user.as_bytes(), &client)
+            {
+                name = self.names.of(ip).await;
+                let text = match &name {
+                    HostName::Known(name) => format!("{ip} is {name}"),
+                    HostName::Absent => format!("{ip} has no name that leads back to it"),
+                    HostName::Unknown => {
+                        format!("the name of {ip} cannot be told now: its lookup failed or took too long")
+                    }
+                };
+                rows.push(StepRow { cluster: cluster.name.to_string(), step: "name", text });
+            }
+            let identity = accounts.client_identity(&client, &name);
             rows.extend(steps(
                 &cluster.name,
                 &accounts,
                 (view, self.tls(&cluster.name).as_deref()),
                 user,
-                &client,
+                &identity,
                 wanted.get("database"),
-                transport,
+                (transport, transport != Transport::Plain || matches!(client, ClientAddr::Unix { .. })),
             ));
         }
         Ok(Answer::Rows(Rows::Steps(rows)))
@@ -67,7 +82,13 @@ impl Control {
                 let policy = self.policy(&cluster.name);
                 let view = |client: &ClientAddr| accounts.view(client, policy, cluster.takes_headers());
                 let tls = self.tls(&cluster.name);
-                rows.extend(stricter(&cluster.name, &accounts, view, tls.as_deref()));
+                rows.extend(stricter(
+                    &cluster.name,
+                    &accounts,
+                    self.resolves_names(&cluster.name),
+                    view,
+                    tls.as_deref(),
+                ));
             }
         }
         Ok(Answer::Rows(Rows::Permissiveness(rows)))
@@ -97,6 +118,10 @@ impl Control {
                 changes: Vec::new(),
             })),
         }
+    }
+
+    fn resolves_names(&self, cluster: &ClusterName) -> bool {
+        self.config.load().clusters.get(cluster).is_some_and(|c| c.resolve_names)
     }
 
     fn policy(&self, cluster: &ClusterName) -> ClientAddress {
@@ -144,15 +169,13 @@ fn steps(
     accounts: &ClusterAccounts,
     (view, tls): (View, Option<&NodeTls>),
     user: &str,
-    client: &ClientAddr,
+    identity: &HostIdentity,
     database: Option<&str>,
-    transport: Transport,
+    (transport, is_private): (Transport, bool),
 ) -> Vec<StepRow> {
-    let identity = accounts.client_identity(client);
-    let seen = accounts.seen(view, &identity);
-    let is_private = transport != Transport::Plain || matches!(client, ClientAddr::Unix { .. });
+    let seen = accounts.seen(view, identity);
     let privacy = privacy(is_private, tls);
-    let request = LoginRequest { database, ..request(user, &identity, &seen, transport, privacy) };
+    let request = LoginRequest { database, ..request(user, identity, &seen, transport, privacy) };
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
     let how = match view {
@@ -199,10 +222,14 @@ fn steps(
 fn stricter(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
+    resolves_names: bool,
     view: impl Fn(&ClientAddr) -> View,
     tls: Option<&NodeTls>,
 ) -> Vec<PermissivenessRow> {
     let mut rows = Vec::new();
+    // Where names are looked up, an address of no name stands for all: what becomes of one with a name is for
+    // `explain login`.
+    let name = if resolves_names { HostName::Absent } else { HostName::Unknown };
     for account in accounts.snapshot.accounts() {
         let row = |client: String, reason: String| PermissivenessRow {
             cluster: cluster.to_string(),
@@ -215,11 +242,14 @@ fn stricter(
             continue;
         }
         let Some(address) = account.specimen() else {
+            if resolves_names {
+                continue;
+            }
             rows.push(row(account.host.clone(), "names of hosts are not resolved here".to_owned()));
             continue;
         };
         let from = ClientAddr::Tcp(SocketAddr::new(address, 0));
-        let client = accounts.client_identity(&from);
+        let client = accounts.client_identity(&from, &name);
         let seen = accounts.seen(view(&from), &client);
         // With everything that a client could bring, so that only differences are left.
         let request =

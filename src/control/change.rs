@@ -81,6 +81,8 @@ impl Control {
             Some(name) => vec![Self::cluster(&topology, name)?.name.clone()],
             None => topology.clusters.keys().cloned().collect(),
         };
+        // What an operator corrected in the names of hosts counts as well.
+        self.names.clear();
         let mut loads = JoinSet::new();
         for cluster in clusters {
             let accounts = Arc::clone(&self.accounts);

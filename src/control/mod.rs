@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::ids::ServiceName;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::net::Names;
 use crate::session::backoff::Failed;
 use crate::session::registry::Registry;
 use crate::topology::TopologyStore;
@@ -89,6 +90,8 @@ pub struct Control {
     pub gates: Arc<Gates>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
+    /// Names of clients' addresses.
+    pub names: Names,
     /// Accounts.
     pub accounts: Arc<AccountStore>,
     /// The configuration in force.
@@ -108,7 +111,7 @@ pub struct Control {
 impl Control {
     /// Does what is asked.
     ///
-    /// Reading operations answer at once. `set node` waits for the disk, and a reload for its end, at most a minute;
+    /// Reading operations answer at once, but for `explain login`, which may look a name up. `set node` waits for the disk, and a reload for its end, at most a minute;
     /// dropped in the middle, what was begun still comes to its end.
     ///
     /// # Errors
@@ -126,7 +129,7 @@ impl Control {
             Verb::ShowSessions => Ok(self.show_sessions()),
             Verb::ShowAccounts => self.show_accounts(wanted),
             Verb::ShowPermissiveness => self.show_permissiveness(wanted),
-            Verb::ExplainLogin => self.explain_login(wanted),
+            Verb::ExplainLogin => self.explain_login(wanted).await,
             Verb::ShowBackoffs => Ok(self.show_backoffs()),
             Verb::ClearBackoffs => change::logged(caller, wanted, self.clear_backoffs(wanted)),
             Verb::ShowListeners => Ok(self.show_listeners()),

@@ -61,6 +61,7 @@ pub(crate) fn rig() -> Rig {
         registry: Arc::new(Registry::default()),
         gates: Arc::default(),
         failed: Arc::default(),
+        names: Names::new(tokio::runtime::Handle::current()),
         accounts: Arc::new(accounts),
         config: Arc::new(ArcSwap::from_pointee(config)),
         metrics: Arc::new(Metrics::new("test")),

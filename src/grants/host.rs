@@ -14,13 +14,15 @@ pub struct HostIdentity {
     name: HostName,
 }
 
-/// The name that the server has for a client.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum HostName {
+/// The name that a server has for a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HostName {
     /// The server has no name for it.
     Absent,
     /// The server resolves names, and what it found for this client is not known here.
+    #[default]
     Unknown,
+    /// This one.
     Known(String),
 }
 
@@ -56,7 +58,8 @@ impl HostIdentity {
         Self { ip: None, text: None, name: HostName::Known("localhost".to_owned()) }
     }
 
-    fn new(ip: IpAddr, name: HostName) -> Self {
+    /// A client with what the server has for a name.
+    pub fn new(ip: IpAddr, name: HostName) -> Self {
         let ip = normalise(ip);
         let text = match ip {
             // The server writes the interface behind a link-local address (`fe80::1%eth0`): not known here.
@@ -335,6 +338,11 @@ impl HostPattern {
         } else {
             "if the server resolves the client's address to a fitting name, which is not known here"
         }
+    }
+
+    /// Whether a name could match.
+    pub(super) fn depends_on_name(&self) -> bool {
+        self.may_match_a_name && self.oddity != Some(Oddity::MaskUnknown)
     }
 
     pub(super) fn text(&self) -> &str {

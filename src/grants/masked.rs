@@ -4,7 +4,9 @@
 //! difference, or a row for which it cannot be told, makes the answer [`MaskedHost::Differs`]. Tables that name accounts
 //! exactly (the roles and the dynamic privileges of `MySQL`) say the same for the same account, and need no comparison.
 
-use super::host::{HostIdentity, HostPattern, Match};
+use std::net::IpAddr;
+
+use super::host::{HostIdentity, HostName, HostPattern, Match};
 use super::matching::Found;
 use super::snapshot::{Snapshot, UserRows};
 
@@ -94,6 +96,21 @@ impl Snapshot {
         }
         MaskedHost::Same
     }
+
+    /// Whether it matters to a login name which name the server resolves for an address.
+    pub fn depends_on_name(&self, user: &[u8], ip: IpAddr) -> bool {
+        let client = self.host_identity(ip, &HostName::Unknown);
+        let Ok(name) = std::str::from_utf8(user) else { return false };
+        if !client.name_is_unknown() || !client.is_textual() {
+            return false;
+        }
+        let table = self.product.account_table();
+        [name, ""]
+            .iter()
+            .filter_map(|name| self.rows_of(name))
+            .flat_map(|rows| applicable(rows, table))
+            .any(|row| row.depends_on_name(&client))
+    }
 }
 
 /// A row with the host patterns that must all match for it to apply.
@@ -107,6 +124,11 @@ struct Applicable<'r> {
 impl Applicable<'_> {
     fn to(&self, host: &HostIdentity) -> Match {
         both(self.host.matches(host), self.proxied_host.map_or(Match::Yes, |proxied| proxied.matches(host)))
+    }
+
+    fn depends_on_name(&self, client: &HostIdentity) -> bool {
+        let does = |host: &HostPattern| host.matches(client) == Match::Maybe && host.depends_on_name();
+        does(self.host) || self.proxied_host.is_some_and(does)
     }
 }
 

@@ -49,7 +49,7 @@ pub use decision::{
     Decision, InsecureTransport, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain,
 };
 pub use digest::Fingerprint;
-pub use host::{HostIdentity, Match};
+pub use host::{HostIdentity, HostName, Match};
 pub use masked::{MaskedDifference, MaskedHost};
 pub use matching::Found;
 pub use product::{Product, Vendor};

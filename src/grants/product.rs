@@ -137,9 +137,14 @@ impl Product {
                 .network_place()
                 .map_or(BEHIND_ADDRESSES | by_wildcard, |place| (place << 8) | by_wildcard);
         }
-        // The Host column holds 60 characters up to 10.5, 255 from 10.6.
-        let longest = if self.is_mariadb_at_least(10, 6) { 255 } else { 60 };
-        pattern.wildcards().generality(longest)
+        pattern.wildcards().generality(self.longest_host_name() as u32)
+    }
+
+    /// The longest host name in bytes, which the Host column of `MariaDB` holds too. What a server makes of a longer name
+    /// differs: it is cut, or refused.
+    pub(super) fn longest_host_name(&self) -> usize {
+        // 60 up to MariaDB 10.5 and MySQL 8.0.16.
+        if self.is_mariadb_at_least(10, 6) || self.is_mysql_at_least((8, 0, 17)) { 255 } else { 60 }
     }
 
     /// The same for a Db pattern of `mysql.db`.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::account::{self, Account, Parsed};
 use super::database::{DbGrant, ObjectGrant, Role};
 use super::digest;
-use super::host::{HostIdentity, HostPattern, Wildcards};
+use super::host::{HostIdentity, HostName, HostPattern, Wildcards};
 use super::mysql_account;
 use super::mysql_roles::{RoleGraph, default_role_labels};
 use super::product::Product;
@@ -163,11 +163,10 @@ impl Snapshot {
         self.accounts.iter().map(Arc::as_ref)
     }
 
-    /// Who a TCP client from `ip` is for this server, as far as can be known without asking a resolver.
+    /// Who a TCP client from `ip` is for this server; `name`: what a resolver says to any other address than loopback.
     ///
-    /// With name resolving, exactly `127.0.0.1` and `::1` are `localhost`; what any other address resolves to is
-    /// unknown. Without, nobody on TCP has a name.
-    pub fn host_identity(&self, ip: IpAddr) -> HostIdentity {
+    /// With name resolving, exactly `127.0.0.1` and `::1` are `localhost`. Without, nobody on TCP has a name.
+    pub fn host_identity(&self, ip: IpAddr, name: &HostName) -> HostIdentity {
         let plain = HostIdentity::without_name(ip);
         if self.variables.skip_name_resolve {
             return plain;
@@ -175,7 +174,12 @@ impl Snapshot {
         match plain.ip() {
             Some(IpAddr::V4(v4)) if v4.octets() == [127, 0, 0, 1] => HostIdentity::with_name(ip, "localhost"),
             Some(IpAddr::V6(v6)) if v6.is_loopback() => HostIdentity::with_name(ip, "localhost"),
-            _ => HostIdentity::with_unknown_name(ip),
+            _ => match name {
+                HostName::Known(name) if name.len() > self.product.longest_host_name() => {
+                    HostIdentity::with_unknown_name(ip)
+                }
+                name => HostIdentity::new(ip, name.clone()),
+            },
         }
     }
 

@@ -375,12 +375,12 @@ fn the_first_matching_row_in_the_order_of_the_server_is_chosen() {
                 Socket => (rows.build(), HostIdentity::socket()),
                 Own(text) => {
                     let snapshot = rows.build();
-                    let client = snapshot.host_identity(ip(text));
+                    let client = snapshot.host_identity(ip(text), &HostName::Unknown);
                     (snapshot, client)
                 }
                 Skip(text) => {
                     let snapshot = rows.without_names().build();
-                    let client = snapshot.host_identity(ip(text));
+                    let client = snapshot.host_identity(ip(text), &HostName::Unknown);
                     (snapshot, client)
                 }
             };
@@ -588,21 +588,31 @@ fn a_row_that_may_match_a_name_makes_an_earlier_choice_unknowable() {
     ];
     for (rows, expected) in cases {
         let snapshot = Rows::new().users(rows).build();
-        assert_eq!(found(&snapshot.find(b"u", &snapshot.host_identity(far))), expected, "{rows}");
+        assert_eq!(
+            found(&snapshot.find(b"u", &snapshot.host_identity(far, &HostName::Unknown))),
+            expected,
+            "{rows}"
+        );
         // Loopback addresses but 127.0.0.1 and ::1 are resolved like any other.
-        let near = snapshot.host_identity(ip("127.0.0.2"));
+        let near = snapshot.host_identity(ip("127.0.0.2"), &HostName::Unknown);
         assert!(near.name_is_unknown());
     }
     // The rows that decide on a database, or that differ for the proxy, depend on names too.
     let rows = Rows::new().user("u", "%").db("u", "app.test", "app", "Select_priv");
     let snapshot = rows.clone().build();
-    let (client, proxy) = (snapshot.host_identity(far), snapshot.host_identity(ip("10.0.0.9")));
+    let (client, proxy) = (
+        snapshot.host_identity(far, &HostName::Unknown),
+        snapshot.host_identity(ip("10.0.0.9"), &HostName::Unknown),
+    );
     let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
     assert!(matches!(snapshot.database_access(account, &client, "app"), DatabaseAccess::NotDecided { .. }));
     assert!(matches!(snapshot.same_rows(b"u", &client, &proxy), MaskedHost::Differs(_)));
     // Without name resolving, the server ignores such rows.
     let snapshot = rows.without_names().build();
-    let (client, proxy) = (snapshot.host_identity(far), snapshot.host_identity(ip("10.0.0.9")));
+    let (client, proxy) = (
+        snapshot.host_identity(far, &HostName::Unknown),
+        snapshot.host_identity(ip("10.0.0.9"), &HostName::Unknown),
+    );
     let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
     assert_eq!(snapshot.database_access(account, &client, "app"), DatabaseAccess::Denied);
     assert_eq!(snapshot.same_rows(b"u", &client, &proxy), MaskedHost::Same);
@@ -831,14 +841,20 @@ fn an_account_that_a_plugin_may_map_is_refused() {
 #[test]
 fn addresses_are_what_the_server_makes_of_them() {
     let snapshot = Rows::new().users("u@10.0.0.1, v@%").build();
-    assert_eq!(snapshot.host_identity(ip("::ffff:10.0.0.1")).host_or_ip(), "10.0.0.1");
-    assert_eq!(snapshot.host_identity(ip("::10.0.0.1")).host_or_ip(), "10.0.0.1");
-    assert_eq!(snapshot.host_identity(ip("::1")).host_or_ip(), "localhost");
-    assert_eq!(snapshot.host_identity(ip("::ffff:127.0.0.1")).host_or_ip(), "localhost");
-    assert_eq!(snapshot.host_identity(ip("127.0.0.2")).host_or_ip(), "127.0.0.2");
-    assert_eq!(snapshot.host_identity(ip("2001:DB8:0:0:1:0:0:1")).host_or_ip(), "2001:db8::1:0:0:1");
+    assert_eq!(snapshot.host_identity(ip("::ffff:10.0.0.1"), &HostName::Unknown).host_or_ip(), "10.0.0.1");
+    assert_eq!(snapshot.host_identity(ip("::10.0.0.1"), &HostName::Unknown).host_or_ip(), "10.0.0.1");
+    assert_eq!(snapshot.host_identity(ip("::1"), &HostName::Unknown).host_or_ip(), "localhost");
+    assert_eq!(snapshot.host_identity(ip("::ffff:127.0.0.1"), &HostName::Unknown).host_or_ip(), "localhost");
+    assert_eq!(snapshot.host_identity(ip("127.0.0.2"), &HostName::Unknown).host_or_ip(), "127.0.0.2");
+    assert_eq!(
+        snapshot.host_identity(ip("2001:DB8:0:0:1:0:0:1"), &HostName::Unknown).host_or_ip(),
+        "2001:db8::1:0:0:1"
+    );
     // The server adds the interface to a link-local address: no pattern can be matched with certainty.
-    assert_eq!(found(&snapshot.find(b"v", &snapshot.host_identity(ip("fe80::1")))), "undecidable");
+    assert_eq!(
+        found(&snapshot.find(b"v", &snapshot.host_identity(ip("fe80::1"), &HostName::Unknown))),
+        "undecidable"
+    );
 }
 
 #[test]
@@ -1329,7 +1345,7 @@ proptest! {
         let mut rows = Rows::new().json(&user, &host, &json).user(&user, &host).db(&user, &host, &database, "x_priv");
         rows.0.roles.push(RoleMappingRow { host: host.clone(), user: user.clone(), role: user.clone(), admin: true });
         let snapshot = rows.table(&user, &host, &database, 1, 1).proxy(&user, &host, (&user, &host)).build();
-        let client = snapshot.host_identity(address);
+        let client = snapshot.host_identity(address, &HostName::Unknown);
         for login in [login.as_slice(), user.as_bytes()] {
             let request = LoginRequest { user: login, ..request(&client, &client, Some(&database)) };
             let with = explain(&snapshot, &request);
@@ -1364,4 +1380,64 @@ fn snapshots_are_shared_between_threads() {
     let snapshot = Arc::new(Rows::new().user("u", "%").build());
     shared(&snapshot);
     assert!(snapshot.loaded_at() <= SystemTime::now());
+}
+
+// === names that a resolver found ===
+
+#[test]
+fn a_name_that_was_found_decides() {
+    let rows = || Rows::new().user("u", "%").user("u", "web1.corp.example").user("v", "%.corp.example");
+    let snapshot = rows().build();
+    let address = ip("10.1.2.3");
+    let host = |name| snapshot.host_identity(address, &name);
+    let named = |name: &str| host(HostName::Known(name.to_owned()));
+    for (user, client, expected) in [
+        ("u", host(HostName::Unknown), "undecidable"),
+        ("u", host(HostName::Absent), "u@%"),
+        ("u", named("WEB1.corp.Example"), "u@web1.corp.example"),
+        ("u", named("web2.corp.example"), "u@%"),
+        ("v", host(HostName::Unknown), "undecidable"),
+        ("v", host(HostName::Absent), "none"),
+        ("v", named("web2.corp.example"), "v@%.corp.example"),
+        ("v", named("web2.other.example"), "none"),
+    ] {
+        assert_eq!(found(&snapshot.find(user.as_bytes(), &client)), expected, "{user} {client:?}");
+    }
+    // Loopback has its name, and without name resolving nobody has one.
+    let found_name = HostName::Known("web1.corp.example".to_owned());
+    assert_eq!(snapshot.host_identity(ip("127.0.0.1"), &found_name).host_or_ip(), "localhost");
+    let without = rows().without_names().build();
+    assert_eq!(without.host_identity(address, &found_name), HostIdentity::without_name(address));
+}
+
+#[test]
+fn what_servers_make_of_a_long_name_is_not_known() {
+    let name = |length: usize| HostName::Known("a".repeat(length));
+    for (version, longest) in
+        [("10.5.9-MariaDB", 60), ("10.6.0-MariaDB", 255), ("8.0.16", 60), ("8.0.17", 255)]
+    {
+        let snapshot = Rows::of(version).user("u", "%").build();
+        let client = |length| snapshot.host_identity(ip("10.1.2.3"), &name(length));
+        assert!(client(longest).name().is_some(), "{version}");
+        assert!(client(longest + 1).name_is_unknown(), "{version}");
+    }
+}
+
+#[test]
+fn names_matter_only_where_a_row_could_match_one() {
+    let depends = |rows: Rows, address: &str| rows.build().depends_on_name(b"u", ip(address));
+    let far = "10.1.2.3";
+    for host in ["%", "10.%", "10.1.2.3", "10.0.0.0/255.0.0.0", "localhost", "192.168.%", "2001:db8::%"] {
+        assert!(!depends(Rows::new().user("u", host), far), "{host}");
+    }
+    for host in ["web1", "%.corp.example", "web_.corp.example", "%b%"] {
+        assert!(depends(Rows::new().user("u", host), far), "{host}");
+        assert!(depends(Rows::new().user("u", "%").user("", host), far), "anonymous {host}");
+        assert!(!depends(Rows::new().user("u", "%").user("v", host), far), "somebody else's {host}");
+        assert!(!depends(Rows::new().user("u", host), "127.0.0.1"), "loopback, {host}");
+        let dropped = Rows::new().user("u", host).without_names();
+        assert!(!depends(dropped, far), "{host} without name resolving");
+        assert!(depends(Rows::new().user("u", "%").table("u", host, "data", 1, 1), far), "table row {host}");
+        assert!(depends(Rows::new().user("u", "%").proxy("u", "%", ("v", host)), far), "proxied {host}");
+    }
 }

@@ -100,7 +100,11 @@ pub(super) async fn own_login(cluster: &Cluster, node: &Node) -> Result<(Facts, 
     let (link, user) = link.value(b"SELECT USER()", cluster.connect_timeout).await?;
     let user = String::from_utf8_lossy(&user).into_owned();
     let host = user.rsplit_once('@').map_or("", |(_, host)| host);
-    facts.sees = host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()).or(local);
+    facts.sees = host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+    if facts.sees.is_none() {
+        facts.sees = local;
+        facts.calls = (!host.is_empty()).then(|| host.to_owned());
+    }
     link.quit().await;
     Ok((facts, local))
 }

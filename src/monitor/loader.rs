@@ -25,7 +25,7 @@ use super::{fingerprint, mysql_tables, nodes};
 use crate::accounts::{ClusterAccounts, ReloadRequest};
 use crate::config::{Cluster, Config, Node};
 use crate::grants::{
-    ColumnRow, DbRow, Fingerprint, GlobalPrivRow, HostIdentity, Product, ProxyRow, RawAccounts,
+    ColumnRow, DbRow, Fingerprint, GlobalPrivRow, HostIdentity, HostName, Product, ProxyRow, RawAccounts,
     RoleMappingRow, RoutineRow, ServerVariables, Snapshot, TableRow,
 };
 use crate::ids::ClusterName;
@@ -167,7 +167,7 @@ async fn load(monitors: &Monitors, cluster: &Cluster) -> Result<(), String> {
     let previous = monitors.accounts.cluster(&cluster.name);
     let mut reasons = Vec::new();
     for node in nodes {
-        match refresh(cluster, node, previous.as_deref()).await {
+        match refresh(monitors, cluster, node, previous.as_deref()).await {
             Ok(accounts) => {
                 let count = accounts.snapshot.accounts().count();
                 if monitors.accounts.store(&cluster.name, accounts) {
@@ -201,6 +201,7 @@ pub(super) enum LoadError {
 
 /// What is in force, if the node's fingerprint says so; otherwise all that it holds.
 async fn refresh(
+    monitors: &Monitors,
     cluster: &Cluster,
     node: &Node,
     previous: Option<&ClusterAccounts>,
@@ -212,17 +213,17 @@ async fn refresh(
             if now.is_some() && now == previous.fingerprint {
                 ClusterAccounts {
                     snapshot: Arc::clone(&previous.snapshot),
-                    proxy: identity(&mut client, cluster, node, &previous.snapshot).await?,
+                    proxy: identity(monitors, &mut client, cluster, node, &previous.snapshot).await?,
                     from: node.name.clone(),
                     loaded_at: SystemTime::now(),
                     fingerprint: now,
                     unread: previous.unread + 1,
                 }
             } else {
-                read(&mut client, cluster, node, Some(previous.snapshot.digest())).await?
+                read(monitors, &mut client, cluster, node, Some(previous.snapshot.digest())).await?
             }
         }
-        previous => read(&mut client, cluster, node, previous.map(|p| p.snapshot.digest())).await?,
+        previous => read(monitors, &mut client, cluster, node, previous.map(|p| p.snapshot.digest())).await?,
     };
     client.close().await;
     Ok(accounts)
@@ -243,6 +244,7 @@ pub(super) async fn fingerprint(client: &mut Client, node: &Node) -> Option<Fing
 /// transactions, and variables and names of databases are in none. A reading that agrees with the accounts in force
 /// counts as the second one.
 pub(super) async fn read(
+    monitors: &Monitors,
     client: &mut Client,
     cluster: &Cluster,
     node: &Node,
@@ -255,7 +257,7 @@ pub(super) async fn read(
         let snapshot = Snapshot::build(raw, SystemTime::now());
         let digest = snapshot.digest();
         if last == Some(digest) {
-            let proxy = identity(client, cluster, node, &snapshot).await?;
+            let proxy = identity(monitors, client, cluster, node, &snapshot).await?;
             // It stands for this reading only if nothing changed around it.
             let after = fingerprint(client, node).await;
             return Ok(ClusterAccounts {
@@ -274,24 +276,31 @@ pub(super) async fn read(
 
 /// This proxy as the server identifies it: what `USER()` says, completed by the address of a
 /// connection of our own where the server shows a name.
+///
+/// A server that shows an address may have no name for it, or have failed to find it just now. It has none where a
+/// resolver here definitely finds none either.
 async fn identity(
+    monitors: &Monitors,
     client: &mut Client,
     cluster: &Cluster,
     node: &Node,
     snapshot: &Snapshot,
 ) -> Result<HostIdentity, LoadError> {
+    let resolves = cluster.resolve_names && !snapshot.variables().skip_name_resolve;
+    let look_up = async |ip| if resolves { monitors.names.of(ip).await } else { HostName::Unknown };
     if let Some(source) = cluster.source_address {
-        return Ok(snapshot.host_identity(source));
+        return Ok(snapshot.host_identity(source, &look_up(source).await));
     }
     let user = client.value("SELECT USER()", QUERY_LIMIT).await?;
     let host = user.rsplit_once('@').map_or("", |(_, host)| host);
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(snapshot.host_identity(ip));
+        let name = Some(look_up(ip).await).filter(|name| *name == HostName::Absent);
+        return Ok(snapshot.host_identity(ip, &name.unwrap_or_default()));
     }
     let (_, local) = own_login(cluster, node).await?;
     let local = local.ok_or(AskError::Shape("no local address"))?;
     if host == "localhost" && local.is_loopback() {
-        return Ok(snapshot.host_identity(local));
+        return Ok(snapshot.host_identity(local, &HostName::Unknown));
     }
     Ok(HostIdentity::with_name(local, host))
 }

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::accounts::{AccountStore, ReloadRequest};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::net::Names;
 use crate::topology::TopologyStore;
 
 pub use loader::Loader;
@@ -31,6 +32,8 @@ pub struct Monitors {
     pub topology: Arc<TopologyStore>,
     /// Where accounts go.
     pub accounts: Arc<AccountStore>,
+    /// Names of addresses.
+    pub names: Names,
     /// Where failures are counted.
     pub metrics: Arc<Metrics>,
 }

@@ -35,9 +35,10 @@ pub(super) async fn compare(monitors: Monitors, cluster: Cluster) {
         let before = monitors.accounts.node(&cluster.name, &node.name);
         match observed {
             Some(Observed::Up { .. }) => {
-                let (cluster, node, reference) = (cluster.clone(), node.clone(), Arc::clone(&reference));
+                let (monitors, cluster) = (monitors.clone(), cluster.clone());
+                let (node, reference) = (node.clone(), Arc::clone(&reference));
                 tasks.spawn(async move {
-                    let verdict = settle(&cluster, &node, &reference, before).await;
+                    let verdict = settle(&monitors, &cluster, &node, &reference, before).await;
                     (node.name, verdict)
                 });
             }
@@ -94,13 +95,14 @@ fn report(
 /// A verdict that may be told: a difference counts when it is still there after a moment, in which the accounts in force
 /// were not outdated themselves. If they were, the next load tells more, and the verdict before stands.
 async fn settle(
+    monitors: &Monitors,
     cluster: &Cluster,
     node: &Node,
     reference: &ClusterAccounts,
     before: Option<NodeAccounts>,
 ) -> Option<NodeAccounts> {
     let look = async |before: Option<&NodeAccounts>| {
-        let looked = look(cluster, node, reference, before).await;
+        let looked = look(monitors, cluster, node, reference, before).await;
         looked.unwrap_or_else(|e| unknown(e.to_string(), before))
     };
     let first = look(before.as_ref()).await;
@@ -128,6 +130,7 @@ async fn settle(
 
 /// Compares one node now. `before`: an earlier verdict, which saves reading if nothing changed since.
 async fn look(
+    monitors: &Monitors,
     cluster: &Cluster,
     node: &Node,
     reference: &ClusterAccounts,
@@ -145,7 +148,7 @@ async fn look(
         _ if is_same => NodeAccounts::Same,
         Some(known) => known.clone(),
         None => {
-            let own = read(&mut client, cluster, node, None).await?;
+            let own = read(monitors, &mut client, cluster, node, None).await?;
             let (here, there) = (reference.from.as_str(), node.name.as_str());
             let rows = reference.snapshot.rows_that_differ(&own.snapshot, here, there);
             let settings = reference.snapshot.settings_that_differ(&own.snapshot);

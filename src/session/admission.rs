@@ -113,10 +113,10 @@ impl Session {
         let cluster = self.cluster_for(asked.database.as_deref())?;
         let accounts = self.accounts_of(&cluster)?;
         let entry = Arc::clone(&self.registered.entry);
-        let host =
-            |accounts: &ClusterAccounts| accounts.client_identity(&entry.client).host_or_ip().into_owned();
+        let host = |accounts: &ClusterAccounts| self.identity(&cluster, accounts).host_or_ip().into_owned();
+        self.learn_name(&cluster, &accounts, &asked.user).await;
         let mut way = self.way(&cluster, &accounts, &asked);
-        let remembered = self.remembered(&accounts, &asked.user, way);
+        let remembered = self.remembered(&cluster, &accounts, &asked.user, way);
         let mut shown = self.ask(packets, way, &asked, remembered.as_ref()).await?;
         if !asked.user.is_ascii() && !is_utf8(asked.collation) {
             // The server would convert the name before it looks for a row; the rows here are UTF-8.
@@ -137,6 +137,7 @@ impl Session {
         if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
             // The account is newer than what was read.
             let accounts = self.accounts_of(&cluster)?;
+            self.learn_name(&cluster, &accounts, &asked.user).await;
             let now = self.way(&cluster, &accounts, &asked);
             if now != way {
                 way = now;
@@ -204,6 +205,7 @@ impl Session {
             schema = %String::from_utf8_lossy(schema),
             "session asks for a schema of another cluster"
         );
+        self.learn_name(&moved.cluster, &accounts, &moved.user).await;
         let claimed = Claimed::Proof(&moved.proof);
         let admitted =
             self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
@@ -221,7 +223,7 @@ impl Session {
     /// Where the node sees another account than the client's, it is not told: the failure is none of that one.
     async fn fail_on_node(&self, cluster: &ClusterName, user: &[u8]) -> Option<Fault> {
         let accounts = self.accounts_of(cluster).ok()?;
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, &accounts);
         let Found::Account(account) = accounts.snapshot.find(user, &client) else { return None };
         let view = self.view(cluster, &accounts);
         let seen = accounts.seen(view, &client);
@@ -273,7 +275,7 @@ impl Session {
             let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
             verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))
         };
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, accounts);
         if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
             && let Some(way) = of(account)
         {
@@ -301,7 +303,7 @@ impl Session {
             Claimed::Shown(shown) => shown.uses_password(),
             Claimed::Proof(proof) => !proof.is_empty(),
         };
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, accounts);
         let view = self.view(cluster, accounts);
         let seen = accounts.seen(view, &client);
         let request = LoginRequest {
@@ -349,7 +351,13 @@ impl Session {
                     return Err(refused(&Refusal::UnsupportedPlugin { plugins }));
                 }
                 let snapshot = &accounts.snapshot;
-                let reusable = !sandbox && !is_relayed && snapshot.forbids_reuse(&account).is_none();
+                // The node looked for the name when the link logged in: its address may have another one now.
+                let named = match view {
+                    View::Client(_, ip) => snapshot.depends_on_name(user, ip),
+                    View::Own | View::Trusted => false,
+                };
+                let reusable =
+                    !sandbox && !is_relayed && !named && snapshot.forbids_reuse(&account).is_none();
                 let reuse =
                     reusable.then(|| Reuse { account: *account.digest(), accounts: snapshot.digest() });
                 let current_user = (!sandbox && view != View::Trusted).then(|| account.current_user());

@@ -20,7 +20,7 @@ use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_crypt, sha2
 use crate::backend::Exchange;
 use crate::fault::Fault;
 use crate::grants::{Account, Authentication, Found, Transport};
-use crate::ids::ClientAddr;
+use crate::ids::{ClientAddr, ClusterName};
 use crate::net::PacketStream;
 use crate::wire::Capabilities;
 use crate::wire::handshake::{AuthSwitch, Scramble};
@@ -168,6 +168,7 @@ impl Session {
     /// Only the password opens another cluster: where the session may move to one, the client is always asked for it.
     pub(super) fn remembered(
         &self,
+        cluster: &ClusterName,
         accounts: &ClusterAccounts,
         user: &[u8],
         way: Way,
@@ -175,7 +176,7 @@ impl Session {
         if way != Way::CachingSha2 || self.may_move() {
             return None;
         }
-        let client = accounts.client_identity(&self.registered.entry.client);
+        let client = self.identity(cluster, accounts);
         let Found::Account(account) = accounts.snapshot.find(user, &client) else { return None };
         self.shared.secrets.remembered(account.digest()).map(|remembered| (*account.digest(), remembered))
     }

@@ -152,7 +152,7 @@ impl Session {
         let mut host = None;
         for cluster in self.service.clusters() {
             let Some(of_cluster) = accounts.get(cluster) else { continue };
-            let client = of_cluster.client_identity(&self.registered.entry.client);
+            let client = self.identity(cluster, of_cluster);
             if of_cluster.snapshot.any_row_matches(&client) {
                 return Ok(());
             }

@@ -26,6 +26,7 @@ pub mod relay;
 pub mod state;
 pub mod upkeep;
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,15 +37,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use crate::accounts::{AccountStore, Accounts};
+use crate::accounts::{AccountStore, Accounts, ClusterAccounts};
 use crate::backend::{Gates, Link, Pool};
 use crate::config::{Config, Links, RevokedSessions, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
-use crate::grants::Transport;
+use crate::grants::{HostIdentity, HostName, Transport};
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Gauge, Metrics, ServiceMetrics};
-use crate::net::{Announced, HeaderError, StdStream, Stream, read_header};
+use crate::net::{Announced, HeaderError, Names, StdStream, Stream, read_header};
 use crate::routing::{self, Destination};
 use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
@@ -78,6 +79,8 @@ pub struct Shared {
     pub counts: Arc<Counts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
+    /// Names of clients' addresses.
+    pub names: Names,
     /// What logins share.
     pub secrets: Secrets,
     /// How many links each node has.
@@ -159,6 +162,7 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
         metrics,
         places: Places::default(),
         transport: Transport::Plain,
+        name: OnceCell::new(),
         link_load: None,
         cluster: None,
     };
@@ -242,6 +246,9 @@ struct Session {
     places: Places,
     /// How the client is connected.
     transport: Transport,
+    /// What its own address resolves to, once that was looked up; it stays for the session, as on the servers.
+    // Boxed because most sessions have none, and every one is to be small.
+    name: OnceCell<Box<HostName>>,
     /// Counts the session on its node.
     link_load: Option<LoadGuard>,
     /// The cluster that it reached.
@@ -402,6 +409,32 @@ impl Session {
         self.cluster = Some(placed.cluster);
         self.link_load = Some(placed.load);
         placed.link
+    }
+
+    /// The client as the servers of a cluster identify it, as far as its name was looked up.
+    fn identity(&self, cluster: &ClusterName, accounts: &ClusterAccounts) -> HostIdentity {
+        let name = self.name.get().filter(|_| self.resolves_names(cluster)).map(|name| &**name);
+        accounts.client_identity(&self.registered.entry.client, name.unwrap_or(&HostName::Unknown))
+    }
+
+    /// Looks up the name of the client's address, where a row for `user` could match one. A failure is no answer: the next
+    /// login of the session looks again.
+    async fn learn_name(&self, cluster: &ClusterName, accounts: &ClusterAccounts, user: &[u8]) {
+        if self.name.get().is_some() || !self.resolves_names(cluster) {
+            return;
+        }
+        let Some(ip) = accounts.address_to_resolve(user, &self.registered.entry.client) else { return };
+        match self.shared.names.of(ip).await {
+            HostName::Unknown => {}
+            name => {
+                // Nobody else looks for it meanwhile.
+                let _ = self.name.set(Box::new(name));
+            }
+        }
+    }
+
+    fn resolves_names(&self, cluster: &ClusterName) -> bool {
+        self.shared.config.load().clusters.get(cluster).is_some_and(|c| c.resolve_names)
     }
 
     /// Whether the service can lead a session to more than one cluster.

@@ -1,6 +1,5 @@
 //! The node that an admitted login goes to, and its link there.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,10 @@ use crate::accounts::View;
 use crate::auth::{Proof, caching_sha2};
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault};
-use crate::grants::MaskedHost;
+use crate::grants::{HostName, MaskedHost};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
-use crate::topology::LoadGuard;
+use crate::topology::{Facts, LoadGuard};
 use crate::wire::handshake::Scramble;
 
 /// How often a node is chosen again when the one before could not be reached.
@@ -133,7 +132,7 @@ impl Session {
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
-                    self.guarded(credential, &node.name, node.facts.as_ref().and_then(|facts| facts.sees))?;
+                    self.guarded(credential, &node.name, node.facts.as_deref())?;
                     Announce::Nothing
                 }
                 View::Trusted => Announce::Nothing,
@@ -204,16 +203,24 @@ impl Session {
 
     /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
     /// different addresses, or hold accounts of their own, and the client was judged for one of them.
-    fn guarded(&self, credential: &Credential, node: &NodeName, sees: Option<IpAddr>) -> Result<(), Fault> {
+    fn guarded(&self, credential: &Credential, node: &NodeName, facts: Option<&Facts>) -> Result<(), Fault> {
         let judged = self.accounts_of(&credential.cluster)?;
         let accounts =
             self.shared.accounts.of_node(&credential.cluster, node).unwrap_or_else(|| Arc::clone(&judged));
-        let sees = sees.filter(|ip| accounts.proxy.ip() != Some(*ip));
-        if sees.is_none() && Arc::ptr_eq(&judged, &accounts) {
+        let called = facts
+            .and_then(|facts| Some((facts.sees?, facts.calls.as_deref())))
+            .filter(|(sees, calls)| !accounts.is_proxy(*sees, *calls));
+        if called.is_none() && Arc::ptr_eq(&judged, &accounts) {
             return Ok(());
         }
-        let client = accounts.client_identity(&self.registered.entry.client);
-        let seen = sees.map_or_else(|| accounts.proxy.clone(), |sees| accounts.snapshot.host_identity(sees));
+        let client = self.identity(&credential.cluster, &accounts);
+        let seen = match called {
+            Some((sees, calls)) => {
+                let name = calls.map_or(HostName::Unknown, |name| HostName::Known(name.to_owned()));
+                accounts.snapshot.host_identity(sees, &name)
+            }
+            None => accounts.proxy.clone(),
+        };
         match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
             MaskedHost::Same => Ok(()),
             MaskedHost::Differs(difference) => {
@@ -266,9 +273,8 @@ impl Session {
 
 fn accounts_host(session: &Session, credential: &Credential) -> String {
     let client = &session.registered.entry.client;
-    session
-        .shared
-        .accounts
-        .cluster(&credential.cluster)
-        .map_or_else(|| client.to_string(), |a| a.client_identity(client).host_or_ip().into_owned())
+    session.shared.accounts.cluster(&credential.cluster).map_or_else(
+        || client.to_string(),
+        |a| session.identity(&credential.cluster, &a).host_or_ip().into_owned(),
+    )
 }

@@ -132,6 +132,8 @@ pub struct Facts {
     pub collation: u8,
     /// The address that it sees Spillway's connections come from.
     pub sees: Option<IpAddr>,
+    /// The name that it has for that address, if it told one.
+    pub calls: Option<String>,
     /// Whether it proved to take a PROXY header for the address of the client.
     pub takes_header: bool,
 }

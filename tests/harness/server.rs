@@ -1,6 +1,7 @@
 //! One server on loopback, with its own data directory.
 
 use super::process::{Process, RunAs};
+use super::resolver::Hosts;
 use super::{Outcome, client, mysql, wait_for, workspace};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -58,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     directory: PathBuf,
     options: Vec<String>,
+    /// What is started in place of `mariadbd`, as the user of this process.
+    wrapper: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -81,7 +84,7 @@ impl Server {
     fn with_directory(make: Make, name: &str, directory: PathBuf, options: &[&str]) -> Outcome<Self> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let port = workspace::free_port()?;
-        Ok(Self { name: name.to_owned(), make, port, directory, options, process: None })
+        Ok(Self { name: name.to_owned(), make, port, directory, options, wrapper: None, process: None })
     }
 
     /// A plain `MariaDB` server that runs and answers.
@@ -101,6 +104,12 @@ impl Server {
     /// Adds an option for the next start.
     pub(crate) fn option(&mut self, option: String) {
         self.options.push(option);
+    }
+
+    /// Names hosts by `hosts` alone from its next start on; for a `MariaDB` server.
+    pub(crate) fn resolve_by(&mut self, hosts: &Hosts) -> Outcome<()> {
+        self.wrapper = Some(hosts.wrap(Path::new(workspace::mariadbd()), RunAs::Server)?);
+        Ok(())
     }
 
     /// Puts a file into the server's directory and returns its path as the server sees it.
@@ -142,8 +151,11 @@ impl Server {
         let output = self.directory.join("output.log");
         let process = match self.make {
             Make::MariaDb => {
-                let program = Path::new(workspace::mariadbd());
-                Process::start(&self.name, program, &arguments, &[], &output, RunAs::Server)?
+                let (program, run_as) = match &self.wrapper {
+                    Some(wrapper) => (wrapper.as_path(), RunAs::Myself),
+                    None => (Path::new(workspace::mariadbd()), RunAs::Server),
+                };
+                Process::start(&self.name, program, &arguments, &[], &output, run_as)?
             }
             Make::MySql => mysql::start(&self.name, &arguments, &output)?,
         };

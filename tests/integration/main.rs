@@ -8,7 +8,7 @@
 //! it: `cargo test --test integration -- login`.
 //!
 //! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
-//! words of the run say so.
+//! words of the run say so. So it is with those in [`names`], which need mount namespaces.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
 #![allow(clippy::needless_pass_by_value, reason = "errors travel as text")]
@@ -25,6 +25,7 @@ mod lab;
 mod links;
 mod login;
 mod mysql;
+mod names;
 mod node_tls;
 mod nodes;
 mod operations;
@@ -79,12 +80,20 @@ pub(crate) fn mysql_trial(name: &str, test: fn() -> Verdict) -> Trial {
     trial(name, test).with_ignored_flag(harness::mysql::root().is_err())
 }
 
+/// A named test with host names of its own: ignored, and said so at the end, where that cannot be.
+pub(crate) fn named_trial(name: &str, test: fn() -> Verdict) -> Trial {
+    trial(name, test).with_ignored_flag(harness::resolver::missing().is_some())
+}
+
 /// Says which tests were left out, in words that nobody overlooks.
 fn mourn(ignored: u64) {
-    if let (Err(reason), true) = (harness::mysql::root(), ignored > 0) {
+    let mysql = harness::mysql::root().err().map(|reason| format!("those against MySQL 9.7: {reason}"));
+    let names = harness::resolver::missing().map(|reason| format!("those with names of hosts: {reason}"));
+    let reasons: Vec<String> = mysql.into_iter().chain(names).collect();
+    if ignored > 0 && !reasons.is_empty() {
         let line = "=".repeat(71);
-        let text =
-            format!("\n{line}\n  {ignored} TESTS AGAINST MYSQL 9.7 WERE SKIPPED\n  {reason}\n{line}\n\n");
+        let reasons = reasons.join("\n  ");
+        let text = format!("\n{line}\n  {ignored} TESTS WERE SKIPPED\n  {reasons}\n{line}\n\n");
         // The verdict of the run does not hang on this.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
@@ -102,6 +111,7 @@ fn main() {
         commands::trials(),
         bulk::trials(),
         links::trials(),
+        names::trials(),
         audit::trials(),
         proxy_protocol::trials(),
         differential::trials(),

@@ -46,8 +46,14 @@ async fn rig_with<C>(client: C, ours: Stream) -> Rig<C> {
     let (node, _) = listener.accept().await.unwrap();
     node.set_nodelay(true).unwrap();
     let capabilities = Capabilities::REQUIRED | Capabilities::SESSION_TRACK | Capabilities::LOCAL_FILES;
-    let facts =
-        Facts { version: "test".into(), capabilities, collation: 45, sees: None, takes_header: false };
+    let facts = Facts {
+        version: "test".into(),
+        capabilities,
+        collation: 45,
+        sees: None,
+        calls: None,
+        takes_header: false,
+    };
     let link = Link::new(Stream::Tcp(stream), facts, 1, Bytes::new());
     let registry = Arc::new(Registry::default());
     let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
