@@ -12,6 +12,15 @@ use crate::auth;
 use crate::config::ClientAddress;
 use crate::grants::{HostIdentity, LoginRequest, Refusal, Transport, Verdict, explain};
 use crate::ids::{ClientAddr, ClusterName};
+use crate::session::account_limits::{AccountCounts, Who};
+
+/// A login to be explained.
+struct Asked<'a> {
+    user: &'a str,
+    client: &'a ClientAddr,
+    database: Option<&'a str>,
+    transport: Transport,
+}
 
 impl Control {
     /// Every step of the decision on a login, on each cluster by its own accounts. No password is asked for: the verdict
@@ -36,15 +45,8 @@ impl Control {
                 continue;
             };
             let view = accounts.view(&client, self.policy(&cluster.name), cluster.takes_headers());
-            rows.extend(steps(
-                &cluster.name,
-                &accounts,
-                view,
-                user,
-                &client,
-                wanted.get("database"),
-                transport,
-            ));
+            let asked = Asked { user, client: &client, database: wanted.get("database"), transport };
+            rows.extend(steps(&cluster.name, &accounts, &self.account_counts, view, &asked));
         }
         Ok(Answer::Rows(Rows::Steps(rows)))
     }
@@ -127,15 +129,14 @@ fn request<'r>(
 fn steps(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
+    counts: &AccountCounts,
     view: View,
-    user: &str,
-    client: &ClientAddr,
-    database: Option<&str>,
-    transport: Transport,
+    asked: &Asked<'_>,
 ) -> Vec<StepRow> {
-    let identity = accounts.client_identity(client);
+    let identity = accounts.client_identity(asked.client);
     let seen = accounts.seen(view, &identity);
-    let request = LoginRequest { database, ..request(user, &identity, &seen, transport) };
+    let request =
+        LoginRequest { database: asked.database, ..request(asked.user, &identity, &seen, asked.transport) };
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
     let how = match view {
@@ -145,6 +146,7 @@ fn steps(
     };
     let mut rows = vec![row("address", how.to_owned())];
     rows.extend(decision.steps.into_iter().map(|step| row(step.stage, step.text)));
+    let mut over = None;
     if let Verdict::Candidate { account, .. } = &decision.verdict {
         let verified = account.authentication.iter().find(|a| auth::VERIFIED.contains(&a.plugin.as_str()));
         rows.push(row(
@@ -154,19 +156,44 @@ fn steps(
                 None => "the credential is relayed: the node asks the client itself".to_owned(),
             },
         ));
+        if let Some(limits) = accounts.snapshot.limits(account) {
+            let host = identity.host_or_ip();
+            let who = Who::new(&accounts.snapshot, cluster, account, asked.user.as_bytes(), &host);
+            let (open, this_hour) = counts.of(&who, Instant::now());
+            let counted =
+                format!("{open} sessions of the account through this proxy, {this_hour} logins this hour");
+            over = limits.exceeded(open, this_hour);
+            rows.push(row(
+                "limits",
+                match over {
+                    Some(over) => format!("refused: {over}; {counted}"),
+                    None => counted,
+                },
+            ));
+        }
     }
     let refused = |refusal: &Refusal, when: &str| {
         format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
     };
+    // Checks of the account come before this one, that of the schema after.
+    let over = over.filter(|_| match &decision.verdict {
+        Verdict::Candidate { then, .. } => then.as_ref().is_none_or(Refusal::is_of_database),
+        Verdict::Refused(_) => false,
+    });
     rows.push(row(
         "verdict",
-        match &decision.verdict {
-            Verdict::Candidate { account, then: None, sandbox } => {
+        match (&decision.verdict, over) {
+            (_, Some(over)) => {
+                format!("refused, if the password is right: {over}; the client is told error {}", over.code())
+            }
+            (Verdict::Candidate { account, then: None, sandbox }, None) => {
                 let only = if *sandbox { ", only to change its password" } else { "" };
                 format!("let in as {} if the password is right{only}", account.current_user())
             }
-            Verdict::Candidate { then: Some(refusal), .. } => refused(refusal, ", if the password is right"),
-            Verdict::Refused(refusal) => refused(refusal, ""),
+            (Verdict::Candidate { then: Some(refusal), .. }, None) => {
+                refused(refusal, ", if the password is right")
+            }
+            (Verdict::Refused(refusal), None) => refused(refusal, ""),
         },
     ));
     rows

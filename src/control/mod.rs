@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::ids::ServiceName;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::session::account_limits::AccountCounts;
 use crate::session::backoff::Failed;
 use crate::session::registry::Registry;
 use crate::topology::TopologyStore;
@@ -87,6 +88,8 @@ pub struct Control {
     pub registry: Arc<Registry>,
     /// Links.
     pub gates: Arc<Gates>,
+    /// Sessions and logins of accounts.
+    pub account_counts: Arc<AccountCounts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
     /// Accounts.

@@ -60,6 +60,7 @@ pub(crate) fn rig() -> Rig {
         topology,
         registry: Arc::new(Registry::default()),
         gates: Arc::default(),
+        account_counts: Arc::default(),
         failed: Arc::default(),
         accounts: Arc::new(accounts),
         config: Arc::new(ArcSwap::from_pointee(config)),

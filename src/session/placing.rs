@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Session;
+use super::account_limits::{OfAccount, Who};
 use super::admission::{Credential, denied};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
@@ -19,6 +20,7 @@ use crate::grants::MaskedHost;
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::topology::LoadGuard;
+use crate::wire::packet::Err as ErrPacket;
 
 /// How often a node is chosen again when the one before could not be reached.
 const ATTEMPTS: usize = 3;
@@ -29,6 +31,8 @@ pub(super) struct Placed {
     pub(super) node: NodeName,
     pub(super) link: Link,
     pub(super) load: LoadGuard,
+    /// The session's place among those of its account.
+    pub(super) counted: Option<OfAccount>,
 }
 
 impl Session {
@@ -42,7 +46,7 @@ impl Session {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + std::fmt::Debug,
     {
         if !matches!(credential.proof, Proof::Relayed) {
-            return self.place(credential, None).await;
+            return self.place_counted(credential).await;
         }
         let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
@@ -50,13 +54,41 @@ impl Session {
         match self.place(credential, Some(&exchange)).await {
             Ok(placed) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
-                credential.then.clone().map_or(Ok(placed), Err)
+                credential.then.clone().map_or(Ok(()), Err)?;
+                // Whom the client proves to be only there does not count before.
+                Ok(Placed { counted: self.count_account(credential)?, ..placed })
             }
             Err(fault) => {
                 self.count_failure(&attempt, &fault);
                 Err(fault)
             }
         }
+    }
+
+    /// The same for a login that is proven already: it counts for its account whatever the node says of its schema.
+    pub(super) async fn place_counted(&self, credential: &Credential) -> Result<Placed, Fault> {
+        let counted = self.count_account(credential)?;
+        Ok(Placed { counted, ..self.place(credential, None).await? })
+    }
+
+    /// Counts a login and its session for the account, where the server limits those.
+    fn count_account(&self, credential: &Credential) -> Result<Option<OfAccount>, Fault> {
+        let accounts = self.accounts_of(&credential.cluster)?;
+        let account = &credential.account;
+        let Some(limits) = accounts.snapshot.limits(account) else { return Ok(None) };
+        let client = accounts.client_identity(&self.registered.entry.client);
+        let who = Who::new(
+            &accounts.snapshot,
+            &credential.cluster,
+            account,
+            &credential.user,
+            &client.host_or_ip(),
+        );
+        self.shared.account_counts.enter(who, &limits, Instant::now()).map(Some).map_err(|over| {
+            let told = ErrPacket::new(over.code(), b"42000", over.client_message(&account.user));
+            let detail = format!("{} (account {account}: {over})", told.text());
+            Fault::told(Blame::Client, "account_limit", detail, told)
+        })
     }
 
     /// Chooses a node and logs in there as the client's user.
@@ -124,7 +156,13 @@ impl Session {
                     } else {
                         self.shared.metrics.link_opened(&cluster.name, &node.name);
                     }
-                    return Ok(Placed { cluster: cluster.name.clone(), node: node.name.clone(), link, load });
+                    return Ok(Placed {
+                        cluster: cluster.name.clone(),
+                        node: node.name.clone(),
+                        link,
+                        load,
+                        counted: None,
+                    });
                 }
                 Err(LeaseError::Link(error)) => error,
                 Err(error) => {

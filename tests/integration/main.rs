@@ -22,6 +22,7 @@ mod commands;
 mod differential;
 mod health;
 mod lab;
+mod limits;
 mod links;
 mod login;
 mod mysql;
@@ -99,6 +100,7 @@ fn main() {
         statements::trials(),
         commands::trials(),
         bulk::trials(),
+        limits::trials(),
         links::trials(),
         audit::trials(),
         proxy_protocol::trials(),
