@@ -15,6 +15,17 @@ use crate::grants::{
     Account, HostIdentity, HostName, LoginRequest, Refusal, TlsRequirement, Transport, Verdict, explain,
 };
 use crate::ids::{ClientAddr, ClusterName};
+use crate::session::account_limits::{AccountCounts, Who};
+
+/// A login to be explained.
+struct Asked<'a> {
+    user: &'a str,
+    identity: &'a HostIdentity,
+    database: Option<&'a str>,
+    transport: Transport,
+    /// Nobody can read what the client says.
+    is_private: bool,
+}
 
 impl Control {
     /// Every step of the decision on a login, on each cluster by its own accounts. No password is asked for: the verdict
@@ -60,14 +71,20 @@ impl Control {
                 rows.push(StepRow { cluster: cluster.name.to_string(), step: "name", text });
             }
             let identity = accounts.client_identity(&client, &name);
+            let asked = Asked {
+                user,
+                identity: &identity,
+                database: wanted.get("database"),
+                transport,
+                is_private: transport != Transport::Plain || matches!(client, ClientAddr::Unix { .. }),
+            };
+            let tls = self.tls(&cluster.name);
             rows.extend(steps(
                 &cluster.name,
                 &accounts,
-                (view, self.tls(&cluster.name).as_deref()),
-                user,
-                &identity,
-                wanted.get("database"),
-                (transport, transport != Transport::Plain || matches!(client, ClientAddr::Unix { .. })),
+                &self.account_counts,
+                (view, tls.as_deref()),
+                &asked,
             ));
         }
         Ok(Answer::Rows(Rows::Steps(rows)))
@@ -167,15 +184,17 @@ fn request<'r>(
 fn steps(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
+    counts: &AccountCounts,
     (view, tls): (View, Option<&NodeTls>),
-    user: &str,
-    identity: &HostIdentity,
-    database: Option<&str>,
-    (transport, is_private): (Transport, bool),
+    asked: &Asked<'_>,
 ) -> Vec<StepRow> {
+    let identity = asked.identity;
     let seen = accounts.seen(view, identity);
-    let privacy = privacy(is_private, tls);
-    let request = LoginRequest { database, ..request(user, identity, &seen, transport, privacy) };
+    let privacy = privacy(asked.is_private, tls);
+    let request = LoginRequest {
+        database: asked.database,
+        ..request(asked.user, identity, &seen, asked.transport, privacy)
+    };
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
     let how = match view {
@@ -185,6 +204,7 @@ fn steps(
     };
     let mut rows = vec![row("address", how.to_owned())];
     rows.extend(decision.steps.into_iter().map(|step| row(step.stage, step.text)));
+    let mut over = None;
     if let Verdict::Candidate { account, .. } = &decision.verdict {
         let verified = account.authentication.iter().find(|a| !auth::is_relayed(&a.plugin, privacy));
         rows.push(row(
@@ -194,6 +214,21 @@ fn steps(
                 None => "the credential is relayed: the node asks the client itself".to_owned(),
             },
         ));
+        if let Some(limits) = accounts.snapshot.limits(account) {
+            let host = identity.host_or_ip();
+            let who = Who::new(&accounts.snapshot, cluster, account, asked.user.as_bytes(), &host);
+            let (open, this_hour) = counts.of(&who, Instant::now());
+            let counted =
+                format!("{open} sessions of the account through this proxy, {this_hour} logins this hour");
+            over = limits.exceeded(open, this_hour);
+            rows.push(row(
+                "limits",
+                match over {
+                    Some(over) => format!("refused: {over}; {counted}"),
+                    None => counted,
+                },
+            ));
+        }
     }
     if let Verdict::Candidate { account, then: None, .. } = &decision.verdict
         && let Some(lack) = lack(account, tls)
@@ -204,15 +239,25 @@ fn steps(
     let refused = |refusal: &Refusal, when: &str| {
         format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
     };
+    // Checks of the account come before this one, that of the schema after.
+    let over = over.filter(|_| match &decision.verdict {
+        Verdict::Candidate { then, .. } => then.as_ref().is_none_or(Refusal::is_of_database),
+        Verdict::Refused(_) => false,
+    });
     rows.push(row(
         "verdict",
-        match &decision.verdict {
-            Verdict::Candidate { account, then: None, sandbox } => {
+        match (&decision.verdict, over) {
+            (_, Some(over)) => {
+                format!("refused, if the password is right: {over}; the client is told error {}", over.code())
+            }
+            (Verdict::Candidate { account, then: None, sandbox }, None) => {
                 let only = if *sandbox { ", only to change its password" } else { "" };
                 format!("let in as {} if the password is right{only}", account.current_user())
             }
-            Verdict::Candidate { then: Some(refusal), .. } => refused(refusal, ", if the password is right"),
-            Verdict::Refused(refusal) => refused(refusal, ""),
+            (Verdict::Candidate { then: Some(refusal), .. }, None) => {
+                refused(refusal, ", if the password is right")
+            }
+            (Verdict::Refused(refusal), None) => refused(refusal, ""),
         },
     ));
     rows

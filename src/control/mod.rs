@@ -39,6 +39,7 @@ use crate::ids::ServiceName;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::net::Names;
+use crate::session::account_limits::AccountCounts;
 use crate::session::backoff::Failed;
 use crate::session::registry::Registry;
 use crate::topology::TopologyStore;
@@ -88,6 +89,8 @@ pub struct Control {
     pub registry: Arc<Registry>,
     /// Links.
     pub gates: Arc<Gates>,
+    /// Sessions and logins of accounts.
+    pub account_counts: Arc<AccountCounts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
     /// Names of clients' addresses.

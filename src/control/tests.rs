@@ -60,6 +60,7 @@ pub(crate) fn rig() -> Rig {
         topology,
         registry: Arc::new(Registry::default()),
         gates: Arc::default(),
+        account_counts: Arc::default(),
         failed: Arc::default(),
         names: Names::new(tokio::runtime::Handle::current()),
         accounts: Arc::new(accounts),

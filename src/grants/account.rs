@@ -69,7 +69,7 @@ pub enum TlsRequirement {
 /// Limits of an account; 0 is unlimited (for `user_connections`: the server's `max_user_connections`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// `MAX_USER_CONNECTIONS`: connections at one time; a negative number admits none but privileged users.
+    /// `MAX_USER_CONNECTIONS`: connections at one time; a negative number admits none.
     pub user_connections: i64,
     /// `MAX_CONNECTIONS_PER_HOUR`.
     pub connections_per_hour: i64,

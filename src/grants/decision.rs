@@ -185,6 +185,11 @@ impl Refusal {
         matches!(self, Self::HostNotAllowed(_) | Self::InsecureTransport(InsecureTransport::First))
     }
 
+    /// Whether it is about the default database, which the server looks at last.
+    pub fn is_of_database(&self) -> bool {
+        matches!(self, Self::DatabaseDenied { .. } | Self::UnknownDatabase(_) | Self::BadDatabaseName(_))
+    }
+
     /// Whether a server that sees the client itself, over any connection that it asks for, might have let it in.
     pub fn is_stricter(&self) -> bool {
         match self {

@@ -99,6 +99,7 @@ fn variables(v: &ServerVariables) -> [u8; 32] {
             &v.max_password_errors.to_be_bytes(),
             &v.max_connections.to_be_bytes(),
             &v.max_user_connections.to_be_bytes(),
+            &[u8::from(v.old_style_user_limits)],
             v.default_plugin.as_bytes(),
             &[u8::from(v.init_connect)],
             &v.wait_timeout.to_be_bytes(),

@@ -20,6 +20,7 @@
 //! | `database` | whether that account may use a database at connect |
 //! | `mysql_database` | the same by the rules of `MySQL` |
 //! | `masked` | whether the server sees the same rows for the proxy's address as for the client's |
+//! | `limits` | how many connections the server lets an account have |
 //! | `reuse` | whether a second session may have an account's link |
 //! | `decision` | all of the above in the server's order, as one verdict with a trace |
 
@@ -30,6 +31,7 @@ mod digest;
 mod divergence;
 mod host;
 mod json;
+mod limits;
 mod masked;
 mod matching;
 mod mysql_account;
@@ -50,6 +52,7 @@ pub use decision::{
 };
 pub use digest::Fingerprint;
 pub use host::{HostIdentity, HostName, Match};
+pub use limits::{ConnectionLimits, OverLimit};
 pub use masked::{MaskedDifference, MaskedHost};
 pub use matching::Found;
 pub use product::{Product, Vendor};

@@ -1,13 +1,13 @@
 //! Whether the server would treat a second session on one of its connections as it treats a second login.
 
-use super::account::{Account, Limits};
+use super::account::Account;
 use super::product::Product;
 use super::rows::ServerVariables;
 use super::snapshot::Snapshot;
 
 impl Snapshot {
     /// Why links of this account must not serve a second session: the server does something at a login that a reset
-    /// of the connection leaves out, or counts logins that would then be missing.
+    /// of the connection leaves out, or counts connections, among which idle links would take the places of sessions.
     pub fn forbids_reuse(&self, account: &Account) -> Option<&'static str> {
         if !matches!(self.product, Product::MariaDb { .. }) {
             return Some("what a reset leaves behind is known of MariaDB only");
@@ -15,8 +15,11 @@ impl Snapshot {
         if self.variables.init_connect {
             return Some("init_connect runs at every login");
         }
-        if account.limits != Limits::default() || self.variables.max_user_connections != 0 {
-            return Some("the server counts the account's connections");
+        if self.limits(account).is_some()
+            || account.limits.questions_per_hour != 0
+            || account.limits.updates_per_hour != 0
+        {
+            return Some("the server counts what the account does");
         }
         None
     }

@@ -57,8 +57,11 @@ pub struct ServerVariables {
     pub max_password_errors: u64,
     /// `max_connections`.
     pub max_connections: u64,
-    /// `max_user_connections`, for accounts without a limit of their own; 0 is unlimited.
-    pub max_user_connections: u64,
+    /// `max_user_connections`, for accounts without a limit of their own; 0 is unlimited, and with less than that
+    /// nobody comes in (`MariaDB`).
+    pub max_user_connections: i64,
+    /// `old_style_user_limits`: limits are counted for each client host, not for each account.
+    pub old_style_user_limits: bool,
     /// `default_authentication_plugin` or what stands in the server's greeting; empty if not known.
     pub default_plugin: String,
     /// Whether `init_connect` holds statements, which the server runs at a login and at nothing else.
@@ -95,6 +98,7 @@ impl Default for ServerVariables {
             max_password_errors: 4_294_967_295,
             max_connections: 151,
             max_user_connections: 0,
+            old_style_user_limits: false,
             default_plugin: String::new(),
             init_connect: false,
             wait_timeout: 28_800,

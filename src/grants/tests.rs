@@ -1183,6 +1183,76 @@ fn rows_of_mysql_that_differ_by_host_are_refused() {
     }
 }
 
+/// The limits of `u@%` with these in its row.
+fn limits(rows: Rows) -> Option<ConnectionLimits> {
+    let snapshot = rows.build();
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
+    snapshot.limits(account)
+}
+
+#[test]
+fn limits_on_connections_are_those_of_the_account_or_of_the_server() {
+    let none = ConnectionLimits::default();
+    let of_server = |limit| Some(ConnectionLimits { of_server: Some(limit), ..none });
+    let of_account = |limit| Some(ConnectionLimits { of_account: Some(limit), ..none });
+    let row = |json: &str| Rows::new().json("u", "%", json).with(|v| v.max_user_connections = 3);
+    assert_eq!(limits(Rows::new().json("u", "%", "{}")), None);
+    assert_eq!(limits(Rows::new().json("u", "%", r#"{"max_questions":5}"#)), None);
+    assert_eq!(limits(row("{}")), of_server(3));
+    assert_eq!(limits(row(r#"{"max_user_connections":7}"#)), of_account(7));
+    assert_eq!(limits(row(r#"{"max_user_connections":-1}"#)), of_account(-1));
+    let both = ConnectionLimits { of_server: Some(3), per_hour: Some(9), ..none };
+    assert_eq!(limits(row(r#"{"max_connections":9}"#)), Some(both));
+    // CONNECTION ADMIN, SUPER.
+    for (access, before_11, from_11) in
+        [(1_u64 << 32, None, None), (1 << 15, None, of_server(3)), (1 << 14, of_server(3), of_server(3))]
+    {
+        let json = format!(r#"{{"access":{access},"version_id":101119}}"#);
+        assert_eq!(limits(row(&json)), before_11, "{json}");
+        let newer = row(&json).with(|v| v.version = "11.4.2-MariaDB".to_owned());
+        assert_eq!(limits(newer), from_11, "{json}");
+    }
+    let privileged = r#"{"access":18446744073709551615,"max_user_connections":-1}"#;
+    assert_eq!(limits(row(privileged)), of_account(-1), "no privilege helps against the account's own");
+    let administrator = |row: &mut MySqlUserRow| row.privileges.push(("Super_priv".to_owned(), true));
+    assert_eq!(limits(mysql_u(administrator).with(|v| v.max_user_connections = 3)), of_server(3));
+    assert_eq!(limits(mysql_u(|row| row.max_user_connections = 2)), of_account(2));
+}
+
+#[test]
+fn limits_are_exceeded_in_the_order_and_words_of_the_server() {
+    let limits = ConnectionLimits { of_server: Some(2), of_account: None, per_hour: Some(2) };
+    assert_eq!(limits.exceeded(1, 1), None);
+    assert_eq!(limits.exceeded(2, 2), Some(OverLimit::Server(2)));
+    assert_eq!(limits.exceeded(1, 2), Some(OverLimit::PerHour(2)));
+    let limits = ConnectionLimits { of_server: None, of_account: Some(-1), per_hour: Some(2) };
+    assert_eq!(limits.exceeded(0, 2), Some(OverLimit::Account(-1)));
+    assert_eq!(
+        OverLimit::Account(-1).client_message(""),
+        "User '' has exceeded the 'max_user_connections' resource (current value: -1)"
+    );
+    assert_eq!(OverLimit::Server(-1).code(), 1203);
+}
+
+#[test]
+fn only_links_of_accounts_that_nobody_counts_are_used_again() {
+    let forbidden = |rows: Rows| {
+        let snapshot = rows.build();
+        let client = HostIdentity::without_name(ip("127.0.0.5"));
+        let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
+        snapshot.forbids_reuse(account).is_some()
+    };
+    let row = |json: &str| Rows::new().json("u", "%", json);
+    let limited = |json: &str| row(json).with(|v| v.max_user_connections = -1);
+    assert!(!forbidden(row("{}")));
+    assert!(forbidden(limited("{}")));
+    assert!(!forbidden(limited(r#"{"access":4294967296,"version_id":101119}"#)));
+    for name in ["max_questions", "max_updates", "max_connections", "max_user_connections"] {
+        assert!(forbidden(row(&format!(r#"{{"{name}":1}}"#))), "{name}");
+    }
+}
+
 /// Pieces of hosts that collide often.
 fn hosts() -> impl Strategy<Value = String> {
     prop_oneof![

@@ -415,8 +415,8 @@ async fn read_shared_rows(client: &mut Client, raw: &mut RawAccounts) -> Result<
 pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariables, LoadError> {
     let query = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'skip_name_resolve', \
         'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
-        'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', 'init_connect', \
-        'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
+        'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', \
+        'old_style_user_limits', 'init_connect', 'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
         'check_proxy_users', 'mysql_native_password_proxy_users', 'sha256_password_proxy_users', 'offline_mode', \
         'default_authentication_plugin')";
     let values: BTreeMap<String, String> = client
@@ -443,7 +443,8 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         disconnect_on_expired_password: is_on("disconnect_on_expired_password"),
         max_password_errors: or("max_password_errors", defaults.max_password_errors),
         max_connections: or("max_connections", defaults.max_connections),
-        max_user_connections: or("max_user_connections", defaults.max_user_connections),
+        max_user_connections: get("max_user_connections").parse().unwrap_or(defaults.max_user_connections),
+        old_style_user_limits: is_on("old_style_user_limits"),
         init_connect: !get("init_connect").trim().is_empty(),
         wait_timeout: or("wait_timeout", defaults.wait_timeout)
             .min(or("interactive_timeout", defaults.wait_timeout)),

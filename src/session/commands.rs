@@ -235,7 +235,7 @@ impl Session {
         let mut moved =
             Credential { cluster: cluster.clone(), database: None, reuse: None, ..credential.clone() };
         self.admit_again(&mut moved, schema).await.map_err(Refusal::Fault)?;
-        let mut placed = self.place(&moved, None).await.map_err(Refusal::Fault)?;
+        let mut placed = self.place_counted(&moved).await.map_err(Refusal::Fault)?;
         let limit = self.connect_timeout(&cluster);
         if placed.link.is_used() {
             placed.link = placed.link.tidy(None, limit).await.map_err(link_refusal)?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::account_limits::OfAccount;
 use crate::ids::{ClientAddr, ServiceName};
 
 /// Whose sessions are counted.
@@ -25,7 +26,7 @@ pub struct Counted {
     key: (ServiceName, Who),
 }
 
-/// Where a session is counted: wherever its service has a limit.
+/// Where a session is counted: wherever its service or its account has a limit.
 #[derive(Debug, Default)]
 pub struct Places {
     /// Among all sessions of the service.
@@ -34,6 +35,8 @@ pub struct Places {
     pub address: Option<Counted>,
     /// Among those of its user.
     pub user: Option<Counted>,
+    /// Among those of its account.
+    pub account: Option<OfAccount>,
 }
 
 impl Counts {

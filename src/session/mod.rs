@@ -12,8 +12,10 @@
 //! | `exchange` | how a client shows what it knows, and whether that is right |
 //! | [`backoff`] | logins that are held back because others failed |
 //! | [`limits`] | sessions of one service, user or address |
+//! | [`account_limits`] | sessions and logins of one account, by the server's limits |
 //! | [`upkeep`] | the pool in order, idle sessions closed |
 
+pub mod account_limits;
 mod admission;
 pub mod backoff;
 mod commands;
@@ -50,6 +52,7 @@ use crate::routing::{self, Destination};
 use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
+use account_limits::AccountCounts;
 use admission::Credential;
 use backoff::Failed;
 pub use exchange::Secrets;
@@ -77,6 +80,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Sessions of users and addresses.
     pub counts: Arc<Counts>,
+    /// Sessions and logins of accounts.
+    pub account_counts: Arc<AccountCounts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
     /// Names of clients' addresses.
@@ -408,6 +413,8 @@ impl Session {
         }
         self.cluster = Some(placed.cluster);
         self.link_load = Some(placed.load);
+        // The account before has its place until here, because it has its link until here.
+        self.places.account = placed.counted;
         placed.link
     }
 

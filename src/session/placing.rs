@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Session;
+use super::account_limits::{OfAccount, Who};
 use super::admission::{Credential, denied};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
@@ -19,6 +20,7 @@ use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::topology::{Facts, LoadGuard};
 use crate::wire::handshake::Scramble;
+use crate::wire::packet::Err as ErrPacket;
 
 /// How often a node is chosen again when the one before could not be reached.
 const ATTEMPTS: usize = 3;
@@ -32,6 +34,8 @@ pub(super) struct Placed {
     pub(super) node: NodeName,
     pub(super) link: Link,
     pub(super) load: LoadGuard,
+    /// The session's place among those of its account.
+    pub(super) counted: Option<OfAccount>,
 }
 
 impl Session {
@@ -48,7 +52,7 @@ impl Session {
             return self.place_fast(packets, credential, scramble).await;
         }
         if !matches!(credential.proof, Proof::Relayed) {
-            return self.place(credential, None).await;
+            return self.place_counted(credential).await;
         }
         let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
@@ -56,7 +60,9 @@ impl Session {
         match self.place(credential, Some(&exchange)).await {
             Ok(placed) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
-                credential.then.clone().map_or(Ok(placed), Err)
+                credential.then.clone().map_or(Ok(()), Err)?;
+                // Whom the client proves to be only there does not count before.
+                Ok(Placed { counted: self.count_account(credential)?, ..placed })
             }
             Err(fault) => {
                 self.count_failure(&attempt, &fault);
@@ -76,7 +82,8 @@ impl Session {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        match self.place(credential, None).await {
+        let counted = self.count_account(credential)?;
+        let placed = match self.place(credential, None).await {
             Ok(placed) => {
                 packets.write(&[1, caching_sha2::FAST_OK]).await.map_err(Fault::client_gone)?;
                 Ok(placed)
@@ -95,7 +102,34 @@ impl Session {
                 self.place(&Credential { proof, fast: None, ..credential.clone() }, None).await
             }
             Err(fault) => Err(fault),
-        }
+        };
+        Ok(Placed { counted, ..placed? })
+    }
+
+    /// The same for a login that is proven already: it counts for its account whatever the node says of its schema.
+    pub(super) async fn place_counted(&self, credential: &Credential) -> Result<Placed, Fault> {
+        let counted = self.count_account(credential)?;
+        Ok(Placed { counted, ..self.place(credential, None).await? })
+    }
+
+    /// Counts a login and its session for the account, where the server limits those.
+    fn count_account(&self, credential: &Credential) -> Result<Option<OfAccount>, Fault> {
+        let accounts = self.accounts_of(&credential.cluster)?;
+        let account = &credential.account;
+        let Some(limits) = accounts.snapshot.limits(account) else { return Ok(None) };
+        let client = self.identity(&credential.cluster, &accounts);
+        let who = Who::new(
+            &accounts.snapshot,
+            &credential.cluster,
+            account,
+            &credential.user,
+            &client.host_or_ip(),
+        );
+        self.shared.account_counts.enter(who, &limits, Instant::now()).map(Some).map_err(|over| {
+            let told = ErrPacket::new(over.code(), b"42000", over.client_message(&account.user));
+            let detail = format!("{} (account {account}: {over})", told.text());
+            Fault::told(Blame::Client, "account_limit", detail, told)
+        })
     }
 
     /// Chooses a node and logs in there as the client's user.
@@ -170,7 +204,13 @@ impl Session {
                     } else {
                         self.shared.metrics.link_opened(&cluster.name, &node.name);
                     }
-                    return Ok(Placed { cluster: cluster.name.clone(), node: node.name.clone(), link, load });
+                    return Ok(Placed {
+                        cluster: cluster.name.clone(),
+                        node: node.name.clone(),
+                        link,
+                        load,
+                        counted: None,
+                    });
                 }
                 Err(LeaseError::Link(error)) => error,
                 Err(error) => {

@@ -22,6 +22,7 @@ mod commands;
 mod differential;
 mod health;
 mod lab;
+mod limits;
 mod links;
 mod login;
 mod mysql;
@@ -110,6 +111,7 @@ fn main() {
         statements::trials(),
         commands::trials(),
         bulk::trials(),
+        limits::trials(),
         links::trials(),
         names::trials(),
         audit::trials(),

@@ -1,0 +1,257 @@
+//! Limits of accounts: counted over all nodes of a cluster, refused in the server's own words.
+
+use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
+use crate::harness::workspace::free_port;
+use crate::harness::{Outcome, wait_for};
+use crate::lab::{self, PASSWORD, Ways};
+use crate::raw::{self, Credentials, Raw, first_value};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
+use libtest_mimic::Trial;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("limits::two_nodes_are_one_server", two_nodes_are_one_server),
+        trial("limits::nobody_comes_in", nobody_comes_in),
+        trial("limits::a_galera_cluster_is_one_server", a_galera_cluster_is_one_server),
+        mysql_trial("limits::of_mysql", of_mysql),
+    ]
+}
+
+/// A session, or the refusal as text in which the account's name is `U`.
+fn login(port: u16, user: &str, password: &str, schema: Option<&str>) -> Outcome<Result<Raw, String>> {
+    let login = raw::login(port, &Credentials::new(user, password, schema))?;
+    Ok(login.map_err(|refusal| named(user, &refusal)))
+}
+
+fn named(user: &str, refusal: &raw::Refusal) -> String {
+    let state = refusal.state.as_deref().unwrap_or("-");
+    format!("{} {state} {}", refusal.code, refusal.message.replace(user, "U"))
+}
+
+/// What becomes of so many logins, all of which stay.
+fn logins(port: u16, user: &str, count: usize) -> Outcome<(Vec<Raw>, Vec<String>)> {
+    let (mut open, mut said) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        match login(port, user, PASSWORD, None)? {
+            Ok(session) => {
+                open.push(session);
+                said.push("in".to_owned());
+            }
+            Err(refusal) => said.push(refusal),
+        }
+    }
+    Ok((open, said))
+}
+
+/// The accounts of one way to the servers: what one way used up is not missing on the other.
+fn accounts(way: &str) -> String {
+    [
+        ("two", "WITH MAX_USER_CONNECTIONS 2", ""),
+        ("one", "WITH MAX_USER_CONNECTIONS 1", ""),
+        ("never", "WITH MAX_USER_CONNECTIONS -1", ""),
+        ("locked", "WITH MAX_USER_CONNECTIONS -1 ACCOUNT LOCK", ""),
+        ("expired", "WITH MAX_USER_CONNECTIONS -1 PASSWORD EXPIRE", ""),
+        ("hourly", "WITH MAX_CONNECTIONS_PER_HOUR 3 MAX_USER_CONNECTIONS 9", ""),
+        ("plain", "", ""),
+        ("mover", "WITH MAX_USER_CONNECTIONS 9", ""),
+        ("super", "", "SUPER"),
+        ("admin", "", "CONNECTION ADMIN"),
+        ("adminone", "WITH MAX_USER_CONNECTIONS 1", "CONNECTION ADMIN"),
+    ]
+    .map(|(name, options, privilege)| {
+        let grant = if privilege.is_empty() {
+            String::new()
+        } else {
+            format!("GRANT {privilege} ON *.* TO {name}_{way}@'%';")
+        };
+        format!("CREATE USER {name}_{way}@'%' IDENTIFIED BY '{PASSWORD}' {options}; {grant}\n")
+    })
+    .concat()
+}
+
+/// Two servers that admit two connections of an account each, and a Spillway that spreads sessions over both.
+fn front(name: &str, limit: &str) -> Outcome<(Vec<Server>, Spillway, Ways)> {
+    let mut servers = Vec::new();
+    for n in ["a", "b"] {
+        let options = ["--skip-name-resolve", &format!("--max-user-connections={limit}")];
+        let server = Server::standalone(&format!("{name}-{n}"), &options)?;
+        // The monitor is not what is tested.
+        server.create_monitor()?;
+        server.sql("GRANT CONNECTION ADMIN ON *.* TO spillway@'%'")?;
+        server.sql(&(accounts("d") + &accounts("p")))?;
+        servers.push(server);
+    }
+    let port = free_port()?;
+    let nodes = format!("{{ a = \"{}\", b = \"{}\" }}", servers[0].address(), servers[1].address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"\nnode = \"any\"");
+    let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
+    let ways = Ways { direct: servers[0].port, proxied: port };
+    Ok((servers, spillway, ways))
+}
+
+fn two_nodes_are_one_server() -> Verdict {
+    let (_servers, spillway, ways) = front("limits", "2")?;
+    let name = |port: u16, name: &str| format!("{name}_{}", if port == ways.direct { "d" } else { "p" });
+    for (user, count) in [
+        ("two", 4),
+        ("one", 2),
+        ("never", 1),
+        ("locked", 1),
+        ("expired", 1),
+        ("hourly", 5),
+        ("plain", 4),
+        ("super", 5),
+        ("admin", 5),
+        ("adminone", 2),
+    ] {
+        let said = ways.agree(user, |port| Ok(logins(port, &name(port, user), count)?.1))?;
+        ensure!(
+            said[0] == "in" || matches!(user, "never" | "locked" | "expired"),
+            "{user} did not come in: {said:?}"
+        );
+    }
+    // The place of the check among the others, and of a session that ends.
+    ways.agree("a full account", |port| {
+        let user = name(port, "two");
+        let mut open = wait_for("both places", Duration::from_secs(5), || {
+            let (open, said) = logins(port, &user, 2)?;
+            if open.len() == 2 { Ok(open) } else { Err(format!("{said:?}")) }
+        })?;
+        if port == ways.proxied {
+            let mut served = BTreeSet::new();
+            for session in &mut open {
+                served.insert(first_value(&session.query("SELECT @@port")?)?);
+            }
+            same!(served.len(), 2, "both sessions are on the same node");
+            let answer = spillway.ask(&format!("explain login {user} 127.0.0.1"))?;
+            for words in ["2 sessions", "its MAX_USER_CONNECTIONS is 2", "error 1226"] {
+                ensure!(answer.contains(words), "no {words:?} in {answer}");
+            }
+        }
+        let mut said = Vec::new();
+        for (password, schema) in [("wrong", None), ("wrong", Some("none")), (PASSWORD, Some("none"))] {
+            said.push(login(port, &user, password, schema)?.err());
+        }
+        same!(said[2].as_deref().map(|text| &text[..4]), Some("1226"), "the limit before the schema");
+        drop(open.pop());
+        wait_for("the free place", Duration::from_secs(5), || {
+            login(port, &user, PASSWORD, None)?.map(|session| open.push(session))
+        })?;
+        Ok(said)
+    })?;
+    change_of_user(ways, name)?;
+    let log = spillway.log();
+    for words in ["account_limit", "MAX_USER_CONNECTIONS is 2", "the server's max_user_connections is 2"] {
+        ensure!(log.contains(words), "no {words} in the log\n{log}");
+    }
+    ensure!(!log.contains("node_refused"), "a node counted what spillway did not\n{log}");
+    Ok(())
+}
+
+/// The account before gives its place up, once the next one has one.
+fn change_of_user(ways: Ways, name: impl Fn(u16, &str) -> String) -> Verdict {
+    let said = ways.agree("COM_CHANGE_USER", |port| {
+        let (one, mover) = (name(port, "one"), name(port, "mover"));
+        let enter = |user: &str| login(port, user, PASSWORD, None)?.map_err(|e| format!("{user}: {e}"));
+        let limit = Duration::from_secs(5);
+        let mut said = Vec::new();
+        let (mut first, mut second) = (enter(&mover)?, enter(&mover)?);
+        let mut change = |session: &mut Raw, user: &str| {
+            let verdict = session.change_user(user, PASSWORD, "")?;
+            said.push(verdict.map_err(|refusal| named(user, &refusal)));
+            Ok::<_, String>(first_value(&session.query("SELECT CURRENT_USER()")?)?.replace(user, "U"))
+        };
+        let mut who = vec![change(&mut first, &one)?];
+        // Full now. For its own session too, of which the server thinks otherwise: Spillway needs a second link for it.
+        who.push(change(&mut second, &one)?.replace(&mover, "mover"));
+        if port == ways.proxied {
+            let refusal = first.change_user(&one, PASSWORD, "")?.err();
+            same!(refusal.map(|refusal| refusal.code), Some(1226), "a change to the same account");
+        }
+        ensure!(login(port, &one, PASSWORD, None)?.is_err(), "a second session of {one}");
+        who.push(change(&mut first, &mover)?);
+        let mut again = wait_for("the place", limit, || enter(&one))?;
+        who.push(first_value(&again.query("SELECT CURRENT_USER()")?)?.replace(&one, "U"));
+        Ok((said, who))
+    })?;
+    same!(said.0.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true], "{said:?}");
+    Ok(())
+}
+
+/// A server's limit below zero admits administrators alone.
+fn nobody_comes_in() -> Verdict {
+    let (servers, spillway, ways) = front("limits-none", "1")?;
+    for server in &servers {
+        server.sql("SET GLOBAL max_user_connections = -1")?;
+    }
+    spillway.ask("reload accounts")?;
+    let name = |port: u16, name: &str| format!("{name}_{}", if port == ways.direct { "d" } else { "p" });
+    for (user, comes_in) in [("plain", false), ("admin", true), ("one", true)] {
+        let said = ways.agree(user, |port| Ok(logins(port, &name(port, user), 1)?.1))?;
+        same!(said[0] == "in", comes_in, "{user}: {said:?}");
+    }
+    ensure!(spillway.log().contains("account_limit"), "{}", spillway.log());
+    Ok(())
+}
+
+fn a_galera_cluster_is_one_server() -> Verdict {
+    let pair = lab::pair()?;
+    let galera = pair.share_galera();
+    galera.nodes[0].sql(&format!(
+        "CREATE USER few@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_USER_CONNECTIONS 3;
+         CREATE USER seldom@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_CONNECTIONS_PER_HOUR 3"
+    ))?;
+    for node in &galera.nodes {
+        let count = "SELECT COUNT(*) FROM mysql.global_priv WHERE User IN ('few', 'seldom')";
+        node.wait_sql(count, "2", Duration::from_secs(10))?;
+    }
+    pair.spillway.ask("reload accounts")?;
+    let (mut open, said) = logins(pair.shop_any, "few", 4)?;
+    let refusal = "1226 42000 User 'U' has exceeded the 'max_user_connections' resource (current value: 3)";
+    same!(said, ["in", "in", "in", refusal], "sessions at a time");
+    let mut served = BTreeSet::new();
+    for session in &mut open {
+        served.insert(first_value(&session.query("SELECT @@port")?)?);
+    }
+    ensure!(served.len() > 1, "all sessions are on one node");
+    let refusal =
+        "1226 42000 User 'U' has exceeded the 'max_connections_per_hour' resource (current value: 3)";
+    let mut said = Vec::new();
+    for _ in 0..4 {
+        said.push(login(pair.shop_any, "seldom", PASSWORD, None)?.map(drop));
+    }
+    same!(said, [Ok(()), Ok(()), Ok(()), Err(refusal.to_owned())], "logins in an hour");
+    Ok(())
+}
+
+fn of_mysql() -> Verdict {
+    let server = &lab::mysql()?.server;
+    for way in ["d", "p"] {
+        server.sql(&format!(
+            "CREATE USER msone_{way}@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_USER_CONNECTIONS 1;
+             CREATE USER mshourly_{way}@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_CONNECTIONS_PER_HOUR 2;
+             CREATE USER msadmin_{way}@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_USER_CONNECTIONS 1;
+             GRANT CONNECTION_ADMIN ON *.* TO msadmin_{way}@'%'"
+        ))?;
+    }
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-limits-mysql", &configuration)?;
+    let ways = Ways { direct: server.port, proxied: port };
+    for user in ["msone", "mshourly", "msadmin"] {
+        let said = ways.agree(user, |port| {
+            let way = if port == ways.direct { "d" } else { "p" };
+            Ok(logins(port, &format!("{user}_{way}"), 3)?.1)
+        })?;
+        ensure!(said[0] == "in" && said[2].starts_with("1226 42000"), "{user}: {said:?}");
+    }
+    let log = spillway.log();
+    ensure!(log.contains("account_limit") && !log.contains("node_refused"), "{log}");
+    Ok(())
+}
