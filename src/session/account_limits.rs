@@ -70,7 +70,6 @@ pub struct AccountCounts(Mutex<HashMap<Who, Count>>);
 #[derive(Debug)]
 pub struct OfAccount {
     counts: Arc<AccountCounts>,
-    // On the heap, where there is one at all: most sessions have no such place.
     who: Box<Who>,
 }
 
@@ -118,7 +117,7 @@ fn make_room(counts: &mut HashMap<Who, Count>, now: Instant) {
 impl Drop for OfAccount {
     fn drop(&mut self) {
         let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.who) {
+        if let Some(count) = counts.get_mut(&*self.who) {
             count.open = count.open.saturating_sub(1);
         }
     }

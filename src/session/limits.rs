@@ -23,7 +23,8 @@ pub struct Counts(Mutex<HashMap<(ServiceName, Who), u32>>);
 #[derive(Debug)]
 pub struct Counted {
     counts: Arc<Counts>,
-    key: (ServiceName, Who),
+    // On the heap, where there is one at all: most sessions have no such place.
+    key: Box<(ServiceName, Who)>,
 }
 
 /// Where a session is counted: wherever its service or its account has a limit.
@@ -71,17 +72,17 @@ impl Counts {
             return None;
         }
         *count += 1;
-        Some(Counted { counts: Arc::clone(self), key })
+        Some(Counted { counts: Arc::clone(self), key: Box::new(key) })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.key) {
+        if let Some(count) = counts.get_mut(&*self.key) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.key);
+                counts.remove(&*self.key);
             }
         }
     }
