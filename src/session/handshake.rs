@@ -66,7 +66,10 @@ impl Session {
     /// Leads a client to its first link.
     ///
     /// Not cancel safe: the client is lost when the future is dropped.
-    pub(super) async fn handshake(&mut self, mut stream: Stream) -> Result<(Box<Relay>, Credential), Fault> {
+    pub(super) async fn handshake(
+        &mut self,
+        mut stream: Stream,
+    ) -> Result<(Box<Relay>, Box<Credential>), Fault> {
         if let Err(fault) = self.may_greet() {
             // Who is sent away takes nobody's place while it reads why.
             self.places = Places::default();
@@ -110,6 +113,8 @@ impl Session {
                 let state = SessionState::after_login(schema);
                 self.registered.entry.set_waits(true);
                 let follow = self.follow(&link);
+                // What was needed for the login only is not kept.
+                let credential = Box::new(Credential { vouching: None, fast: None, ..credential });
                 Ok((Box::new(Relay::new(stream, ahead, link, state, follow)), credential))
             }
             Err(fault) => {
