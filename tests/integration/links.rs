@@ -151,7 +151,7 @@ const LEFT_BEHIND: &[(&[&str], &str, bool)] = &[
     (&["INSERT INTO counter (n) VALUES (1)"], "SELECT LAST_INSERT_ID()", true),
     (&["INSERT INTO counter (n) VALUES (1)"], "SELECT ROW_COUNT()", true),
     (&["CREATE TEMPORARY TABLE scratch (a INT)"], "SELECT * FROM scratch", true),
-    (&["SELECT GET_LOCK('links', 0)"], "SELECT IS_USED_LOCK('links') = CONNECTION_ID()", true),
+    (&["SELECT GET_LOCK('links', 0)"], "SELECT IS_USED_LOCK('links') <=> CONNECTION_ID()", true),
     (&["LOCK TABLES counter READ"], "SELECT COUNT(*) FROM lab2.none", true),
     (&["USE lab2"], "SELECT DATABASE()", true),
     (&["SELECT seq FROM seq_1_to_9"], "SELECT FOUND_ROWS() IN (0, 1)", true),
