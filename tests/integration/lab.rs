@@ -94,7 +94,7 @@ pub(crate) fn cluster_toml(name: &str, kind: &str, nodes: &str) -> String {
 }
 
 /// Whether this run is one with links that serve several sessions.
-fn pools() -> bool {
+pub(crate) fn pools() -> bool {
     std::env::var("POOLING").as_deref() != Ok("off")
 }
 
