@@ -274,8 +274,12 @@ impl AccountStore {
 
     /// The accounts that a node decides by: its own where they are known to differ from the cluster's.
     pub fn of_node(&self, cluster: &ClusterName, node: &NodeName) -> Option<Arc<ClusterAccounts>> {
-        let own = self.node(cluster, node).and_then(|compared| compared.own().cloned());
-        own.or_else(|| self.cluster(cluster))
+        let current = self.current.load();
+        let accounts = current.get(cluster)?;
+        let nodes = self.nodes.load();
+        let compared =
+            nodes.get(cluster).and_then(|nodes| nodes.get(node)).filter(|_| accounts.from != *node);
+        Some(Arc::clone(compared.and_then(NodeAccounts::own).unwrap_or(accounts)))
     }
 
     /// Tells when the accounts of any cluster changed.

@@ -14,6 +14,7 @@ pub use proof::Proof;
 
 use std::cell::RefCell;
 
+use crate::tls::Trust;
 use crate::wire::handshake::{SCRAMBLE, Scramble};
 
 /// Plugins by which an account can be logged in to, by the servers' names: those whose replies can be verified here; those
@@ -40,6 +41,13 @@ pub enum Privacy {
     Open,
     /// Nobody but Spillway and the node, whose certificate was verified.
     Confidential,
+}
+
+impl Privacy {
+    /// Of a client whose own connection `is_private`, and of links with this TLS.
+    pub fn of(is_private: bool, links: Option<&Trust>) -> Self {
+        if is_private && links.is_some_and(Trust::is_verified) { Self::Confidential } else { Self::Open }
+    }
 }
 
 /// All plugins by which an account can be logged in to.

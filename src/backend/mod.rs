@@ -332,8 +332,7 @@ async fn authenticate(
     asked: (Vec<u8>, Scramble),
 ) -> Result<Bytes, LinkError> {
     let (mut plugin, mut scramble) = asked;
-    let private = who.exchange.is_some_and(Exchange::is_private) && tls.is_some_and(Trust::is_verified);
-    let privacy = if private { Privacy::Confidential } else { Privacy::Open };
+    let privacy = Privacy::of(who.exchange.is_some_and(Exchange::is_private), tls);
     // One auth switch is normal, and a few packets of a plugin; an endless row of them is an attack.
     for _ in 0..8 {
         let payload = packets.read(HANDSHAKE_LIMIT).await?;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::asked::COM_QUERY;
 use super::{Link, LinkError};
 use crate::net::PacketStream;
 use crate::wire::codec::Reader;
 use crate::wire::packet::Err as ErrPacket;
 use crate::wire::{Capabilities, Malformed};
+
+const COM_QUERY: u8 = 3;
 
 /// Longest packet of an answer: one row.
 const ROW_LIMIT: usize = (1 << 24) - 2;
@@ -60,23 +61,23 @@ impl Row {
 }
 
 impl Link {
-    /// All rows of a query; none for one that gives none. The link must have been opened without
-    /// [`Capabilities::DEPRECATE_EOF`] and query attributes, as those outside the pool are.
+    /// All rows of a query; none for one that gives none.
     ///
     /// # Errors
     /// [`LinkError::Refused`] leaves the link as it was. After any other error, and when the future is dropped, it must be
     /// closed.
     pub async fn rows(&mut self, query: &str, limit: Duration) -> Result<Vec<Row>, LinkError> {
-        debug_assert!(
-            !self.capabilities.intersects(Capabilities::DEPRECATE_EOF | Capabilities::QUERY_ATTRIBUTES)
-        );
-        let mut command = BytesMut::with_capacity(1 + query.len());
+        let mut command = BytesMut::with_capacity(3 + query.len());
         command.put_u8(COM_QUERY);
+        if self.capabilities.contains(Capabilities::QUERY_ATTRIBUTES) {
+            // None, in one set.
+            command.put_slice(&[0, 1]);
+        }
         command.put_slice(query.as_bytes());
         let mut packets = PacketStream::new(&mut self.stream, BytesMut::new(), 0);
         let exchange = async {
             packets.write(&command).await?;
-            let rows = answer(&mut packets).await?;
+            let rows = answer(&mut packets, self.capabilities).await?;
             if packets.has_read_ahead() {
                 return Err(Malformed("bytes behind an answer").into());
             }
@@ -86,7 +87,10 @@ impl Link {
     }
 }
 
-async fn answer(packets: &mut PacketStream<&mut crate::net::Stream>) -> Result<Vec<Row>, LinkError> {
+async fn answer(
+    packets: &mut PacketStream<&mut crate::net::Stream>,
+    capabilities: Capabilities,
+) -> Result<Vec<Row>, LinkError> {
     let first = packets.read(ROW_LIMIT).await?;
     match first.first() {
         Some(0) => return Ok(Vec::new()),
@@ -103,7 +107,8 @@ async fn answer(packets: &mut PacketStream<&mut crate::net::Stream>) -> Result<V
         }
         columns.push(String::from_utf8_lossy(reader.lenenc_bytes("the name of a column")?).into_owned());
     }
-    if !is_end(&packets.read(ROW_LIMIT).await?) {
+    let columns_end = !capabilities.contains(Capabilities::DEPRECATE_EOF);
+    if columns_end && !is_end(&packets.read(ROW_LIMIT).await?) {
         return Err(Malformed("the end of the columns").into());
     }
     let (columns, mut rows, mut taken) = (Arc::from(columns), Vec::new(), 0);
@@ -123,9 +128,10 @@ async fn answer(packets: &mut PacketStream<&mut crate::net::Stream>) -> Result<V
     }
 }
 
-/// Whether it is an EOF packet. A row that begins so has a value of 16 MiB, which is longer than is read here.
+/// Whether it is an EOF packet, or the OK packet in its place. A row that begins so has a value of 16 MiB, which is longer
+/// than is read here.
 fn is_end(packet: &[u8]) -> bool {
-    packet.first() == Some(&0xFE) && packet.len() < 9
+    packet.first() == Some(&0xFE)
 }
 
 #[cfg(test)]
@@ -140,6 +146,15 @@ mod tests {
 
     /// A node that answers one command with these packets.
     async fn asked(packets: &[&[u8]]) -> Result<Vec<Row>, LinkError> {
+        asked_with(Capabilities::REQUIRED, b"\x07\0\0\0\x03SELECT", packets).await
+    }
+
+    /// The same for a link with these capabilities, on which the command looks like this.
+    async fn asked_with(
+        capabilities: Capabilities,
+        command: &[u8],
+        packets: &[&[u8]],
+    ) -> Result<Vec<Row>, LinkError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut node, _) = listener.accept().await.unwrap();
@@ -150,7 +165,7 @@ mod tests {
         node.write_all(&out).await.unwrap();
         let facts = Facts {
             version: String::new(),
-            capabilities: Capabilities::REQUIRED,
+            capabilities,
             collation: 45,
             sees: None,
             calls: None,
@@ -158,9 +173,9 @@ mod tests {
         };
         let mut link = Link::new(Stream::Tcp(stream), facts, 1, Bytes::new());
         let rows = link.rows("SELECT", Duration::from_secs(5)).await;
-        let mut command = [0; 11];
-        node.read_exact(&mut command).await.unwrap();
-        assert_eq!(&command, b"\x07\0\0\0\x03SELECT");
+        let mut sent = vec![0; command.len()];
+        node.read_exact(&mut sent).await.unwrap();
+        assert_eq!(sent, command);
         rows
     }
 
@@ -176,6 +191,15 @@ mod tests {
         assert_eq!((rows[1].value(0), rows[1].value(1)), (Some(Some(&b""[..])), Some(Some(&b"bc"[..]))));
         assert_eq!(rows[0].value(2), None);
         assert!(asked(&[b"\0\0\0\x02\0\0\0"]).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_negotiated_shapes_the_command_and_the_ends() {
+        let newer = Capabilities::REQUIRED | Capabilities::DEPRECATE_EOF | Capabilities::QUERY_ATTRIBUTES;
+        let command = b"\x09\0\0\0\x03\0\x01SELECT";
+        let ok = b"\xFE\0\0\x02\0\0\0and what changed";
+        let rows = asked_with(newer, command, &[&[1], COLUMN, b"\x01a", ok]).await.unwrap();
+        assert_eq!((rows.len(), rows[0].value(0)), (1, Some(Some(&b"a"[..]))));
     }
 
     #[tokio::test]

@@ -190,7 +190,7 @@ fn steps(
 ) -> Vec<StepRow> {
     let identity = asked.identity;
     let seen = accounts.seen(view, identity);
-    let privacy = privacy(asked.is_private, tls);
+    let privacy = Privacy::of(asked.is_private, tls.map(|tls| &*tls.trust));
     let request = LoginRequest {
         database: asked.database,
         ..request(asked.user, identity, &seen, asked.transport, privacy)
@@ -297,8 +297,13 @@ fn stricter(
         let client = accounts.client_identity(&from, &name);
         let seen = accounts.seen(view(&from), &client);
         // With everything that a client could bring, so that only differences are left.
-        let request =
-            request(&account.user, &client, &seen, Transport::TlsWithCertificate, privacy(true, tls));
+        let request = request(
+            &account.user,
+            &client,
+            &seen,
+            Transport::TlsWithCertificate,
+            Privacy::of(true, tls.map(|tls| &*tls.trust)),
+        );
         let refusal = match explain(&accounts.snapshot, &request).verdict {
             Verdict::Candidate { then, .. } => then,
             Verdict::Refused(refusal) => Some(refusal),
@@ -310,15 +315,6 @@ fn stricter(
         }
     }
     rows
-}
-
-/// Who can read what a client answers a node.
-fn privacy(is_private: bool, tls: Option<&NodeTls>) -> Privacy {
-    if is_private && tls.is_some_and(|tls| tls.trust.is_verified()) {
-        Privacy::Confidential
-    } else {
-        Privacy::Open
-    }
 }
 
 /// What the nodes demand of a link for this account and links do not have.

@@ -62,21 +62,16 @@ pub(super) fn user_row(r: &MySqlUserRow) -> [u8; 32] {
     row(9, &parts)
 }
 
-/// SHA-256 over everything that was read, in no particular order.
-pub(super) fn of(raw: &RawAccounts) -> [u8; 32] {
-    let mut rows: Vec<_> = rows(raw).into_iter().map(|(_, hash)| hash).collect();
-    rows.push(variables(&raw.variables));
-    rows.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
-    whole(rows)
-}
-
-/// One digest for the rows of each account in each table.
-pub(super) fn by_owner(raw: &RawAccounts) -> BTreeMap<Owner, [u8; 32]> {
+/// SHA-256 over everything that was read, in no particular order, and over the rows of each account in each table.
+pub(super) fn of(raw: &RawAccounts) -> ([u8; 32], BTreeMap<Owner, [u8; 32]>) {
     let mut owners: BTreeMap<Owner, Vec<[u8; 32]>> = BTreeMap::new();
+    let mut all = vec![variables(&raw.variables)];
+    all.extend(raw.databases.iter().map(|name| row(8, &[name.as_bytes()])));
     for (owner, hash) in rows(raw) {
+        all.push(hash);
         owners.entry(owner).or_default().push(hash);
     }
-    owners.into_iter().map(|(owner, hashes)| (owner, whole(hashes))).collect()
+    (whole(all), owners.into_iter().map(|(owner, hashes)| (owner, whole(hashes))).collect())
 }
 
 fn whole(mut rows: Vec<[u8; 32]>) -> [u8; 32] {

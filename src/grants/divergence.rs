@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::account::Account;
 use super::digest::Owner;
+use super::rows::ServerVariables;
 use super::snapshot::Snapshot;
 
 impl Snapshot {
@@ -50,27 +51,51 @@ impl Snapshot {
 
     /// Every variable that decides on logins and has another value on another node, with both.
     pub fn settings_that_differ(&self, there: &Self) -> Vec<String> {
-        let text = |v: &super::rows::ServerVariables| {
+        let text = |variables: &ServerVariables| {
+            // Every one is named, so that a new one can not be forgotten here.
+            let ServerVariables {
+                version,
+                skip_name_resolve,
+                lower_case_table_names,
+                require_secure_transport,
+                default_password_lifetime,
+                disconnect_on_expired_password,
+                max_password_errors,
+                max_connections,
+                max_user_connections,
+                old_style_user_limits,
+                default_plugin,
+                init_connect,
+                wait_timeout,
+                partial_revokes,
+                mandatory_roles,
+                activate_all_roles_on_login,
+                check_proxy_users,
+                native_proxy_users,
+                sha256_proxy_users,
+                offline_mode,
+            } = variables;
             [
-                ("version", v.version.clone()),
-                ("skip_name_resolve", v.skip_name_resolve.to_string()),
-                ("lower_case_table_names", v.lower_case_table_names.to_string()),
-                ("require_secure_transport", v.require_secure_transport.to_string()),
-                ("default_password_lifetime", v.default_password_lifetime.to_string()),
-                ("disconnect_on_expired_password", v.disconnect_on_expired_password.to_string()),
-                ("max_password_errors", v.max_password_errors.to_string()),
-                ("max_connections", v.max_connections.to_string()),
-                ("max_user_connections", v.max_user_connections.to_string()),
-                ("default_authentication_plugin", v.default_plugin.clone()),
-                ("init_connect", v.init_connect.to_string()),
-                ("wait_timeout", v.wait_timeout.to_string()),
-                ("partial_revokes", v.partial_revokes.to_string()),
-                ("mandatory_roles", v.mandatory_roles.clone()),
-                ("activate_all_roles_on_login", v.activate_all_roles_on_login.to_string()),
-                ("check_proxy_users", v.check_proxy_users.to_string()),
-                ("mysql_native_password_proxy_users", v.native_proxy_users.to_string()),
-                ("sha256_password_proxy_users", v.sha256_proxy_users.to_string()),
-                ("offline_mode", v.offline_mode.to_string()),
+                ("version", version.clone()),
+                ("skip_name_resolve", skip_name_resolve.to_string()),
+                ("lower_case_table_names", lower_case_table_names.to_string()),
+                ("require_secure_transport", require_secure_transport.to_string()),
+                ("default_password_lifetime", default_password_lifetime.to_string()),
+                ("disconnect_on_expired_password", disconnect_on_expired_password.to_string()),
+                ("max_password_errors", max_password_errors.to_string()),
+                ("max_connections", max_connections.to_string()),
+                ("max_user_connections", max_user_connections.to_string()),
+                ("old_style_user_limits", old_style_user_limits.to_string()),
+                ("default_authentication_plugin", default_plugin.clone()),
+                ("init_connect", init_connect.to_string()),
+                ("wait_timeout", wait_timeout.to_string()),
+                ("partial_revokes", partial_revokes.to_string()),
+                ("mandatory_roles", mandatory_roles.clone()),
+                ("activate_all_roles_on_login", activate_all_roles_on_login.to_string()),
+                ("check_proxy_users", check_proxy_users.to_string()),
+                ("mysql_native_password_proxy_users", native_proxy_users.to_string()),
+                ("sha256_password_proxy_users", sha256_proxy_users.to_string()),
+                ("offline_mode", offline_mode.to_string()),
             ]
         };
         let (here, there) = (text(&self.variables), text(&there.variables));

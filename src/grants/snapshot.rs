@@ -84,7 +84,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads and indexes rows. Rows that the server itself ignores are left out and listed in [`Self::ignored`].
     pub fn build(raw: RawAccounts, loaded_at: SystemTime) -> Self {
-        let (digest, owners) = (digest::of(&raw), digest::by_owner(&raw));
+        let (digest, owners) = digest::of(&raw);
         let mut builder = Builder {
             product: Product::from_version(&raw.variables.version),
             variables: raw.variables.clone(),

@@ -97,7 +97,7 @@ pub(super) async fn own_login(cluster: &Cluster, node: &Node) -> Result<(Facts, 
     let mut facts = link.origin.facts.clone();
     let local = link.stream.local_ip();
     // The node's own word, where it is an address; a way that changes addresses may lie between.
-    let (link, user) = link.value(b"SELECT USER()", cluster.connect_timeout).await?;
+    let (link, user) = link.value("SELECT USER()", cluster.connect_timeout).await?;
     let user = String::from_utf8_lossy(&user).into_owned();
     let host = user.rsplit_once('@').map_or("", |(_, host)| host);
     facts.sees = host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
@@ -123,7 +123,7 @@ pub(super) async fn takes_header(
 ) -> Result<(), String> {
     match log_in(cluster, node, Announce::Client(version, NOBODY), cluster.connect_timeout).await {
         Ok(link) => {
-            let asked = link.value(b"SELECT USER()", cluster.connect_timeout).await;
+            let asked = link.value("SELECT USER()", cluster.connect_timeout).await;
             let (link, seen) = asked.map_err(|e| e.to_string())?;
             link.quit().await;
             let seen = String::from_utf8_lossy(&seen);

@@ -376,12 +376,9 @@ impl Session {
 
     /// Who can read what the client answers a node of a cluster.
     fn privacy(&self, cluster: &ClusterName) -> Privacy {
-        let (_, tls) = self.way_out(cluster);
-        if self.is_private() && tls.is_some_and(|tls| tls.trust.is_verified()) {
-            Privacy::Confidential
-        } else {
-            Privacy::Open
-        }
+        let config = self.shared.config.load();
+        let tls = config.clusters.get(cluster).and_then(|cluster| cluster.tls.as_ref());
+        Privacy::of(self.is_private(), tls.map(|tls| &*tls.trust))
     }
 
     /// Whose address the nodes of a cluster see on the links of this session.

@@ -11,7 +11,7 @@ use super::account_limits::{OfAccount, Who};
 use super::admission::{Credential, denied};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
-use crate::accounts::View;
+use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{Proof, caching_sha2};
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault};
@@ -163,10 +163,14 @@ impl Session {
                 max_packet: credential.max_packet,
                 attributes: credential.attributes.as_deref(),
             };
+            let accounts = match self.shared.accounts.of_node(&credential.cluster, &node.name) {
+                Some(accounts) => accounts,
+                None => self.accounts_of(&credential.cluster)?,
+            };
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
-                    self.guarded(credential, &node.name, node.facts.as_deref())?;
+                    self.guarded(credential, &accounts, node.facts.as_deref())?;
                     Announce::Nothing
                 }
                 View::Trusted => Announce::Nothing,
@@ -195,7 +199,7 @@ impl Session {
                 connect_timeout: limit,
                 reuse: credential
                     .reuse
-                    .filter(|reuse| links.reuse && self.may_reuse(credential, &node.name, reuse)),
+                    .filter(|reuse| links.reuse && may_reuse(credential, &accounts, reuse)),
             };
             let error = match self.pool.lease(&claim).await {
                 Ok((link, reused)) => {
@@ -243,17 +247,19 @@ impl Session {
 
     /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
     /// different addresses, or hold accounts of their own, and the client was judged for one of them.
-    fn guarded(&self, credential: &Credential, node: &NodeName, facts: Option<&Facts>) -> Result<(), Fault> {
-        let judged = self.accounts_of(&credential.cluster)?;
-        let accounts =
-            self.shared.accounts.of_node(&credential.cluster, node).unwrap_or_else(|| Arc::clone(&judged));
+    fn guarded(
+        &self,
+        credential: &Credential,
+        accounts: &ClusterAccounts,
+        facts: Option<&Facts>,
+    ) -> Result<(), Fault> {
         let called = facts
             .and_then(|facts| Some((facts.sees?, facts.calls.as_deref())))
             .filter(|(sees, calls)| !accounts.is_proxy(*sees, *calls));
-        if called.is_none() && Arc::ptr_eq(&judged, &accounts) {
+        if called.is_none() && accounts.snapshot.digest() == credential.judged_by {
             return Ok(());
         }
-        let client = self.identity(&credential.cluster, &accounts);
+        let client = self.identity(&credential.cluster, accounts);
         let seen = match called {
             Some((sees, calls)) => {
                 let name = calls.map_or(HostName::Unknown, |name| HostName::Known(name.to_owned()));
@@ -269,16 +275,6 @@ impl Session {
                 Err(denied(&credential.user, &host, using_password, &difference.to_string()))
             }
         }
-    }
-
-    /// Whether a node that holds accounts of its own allows by those what the cluster's allow.
-    fn may_reuse(&self, credential: &Credential, node: &NodeName, reuse: &Reuse) -> bool {
-        let own = self.shared.accounts.of_node(&credential.cluster, node);
-        own.is_some_and(|own| {
-            own.snapshot.digest() == reuse.accounts
-                || own.snapshot.has_account(&reuse.account)
-                    && own.snapshot.forbids_reuse(&credential.account).is_none()
-        })
     }
 
     /// What the client is told when the node did not take it.
@@ -309,6 +305,13 @@ impl Session {
             _ => Fault::unavailable("link_failed", detail),
         }
     }
+}
+
+/// Whether a node that decides by these accounts, which may be its own, allows what the cluster's allow.
+fn may_reuse(credential: &Credential, accounts: &ClusterAccounts, reuse: &Reuse) -> bool {
+    accounts.snapshot.digest() == reuse.accounts
+        || accounts.snapshot.has_account(&reuse.account)
+            && accounts.snapshot.forbids_reuse(&credential.account).is_none()
 }
 
 fn accounts_host(session: &Session, credential: &Credential) -> String {

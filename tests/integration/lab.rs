@@ -86,10 +86,15 @@ fn shorten(value: &impl std::fmt::Debug) -> String {
 /// `[cluster.NAME]` with its monitor, probing five times a second. With `POOLING=off` in the environment every session
 /// has a link of its own.
 pub(crate) fn cluster_toml(name: &str, kind: &str, nodes: &str) -> String {
-    let links = if pools() { "" } else { "links = { reuse = false }\n" };
+    cluster_with(name, kind, nodes, "")
+}
+
+/// The same with further lines; one about links stands in place of what the environment says of them.
+pub(crate) fn cluster_with(name: &str, kind: &str, nodes: &str, lines: &str) -> String {
+    let links = if pools() || lines.contains("links =") { "" } else { "links = { reuse = false }\n" };
     format!(
         "[cluster.{name}]\nkind = \"{kind}\"\nnodes = {nodes}\nmonitor = {{ user = \"{MONITOR_USER}\", \
-         password = \"{MONITOR_PASSWORD}\", interval = \"200ms\", timeout = \"1s\" }}\n{links}\n"
+         password = \"{MONITOR_PASSWORD}\", interval = \"200ms\", timeout = \"1s\" }}\n{links}{lines}\n\n"
     )
 }
 

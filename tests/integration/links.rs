@@ -532,6 +532,15 @@ fn sessions_of_a_user_and_an_address() -> Verdict {
     same!(code(from("few", 2)?), Some(1040), "a fifth session of one address");
     open.push(from("few", 3)?.map_err(|refusal| format!("{refusal:?}"))?);
     same!(code(from("few", 4)?), Some(1040), "a sixth session");
+    // A change of user that fails at the node changes no place.
+    server()?.sql(&format!("CREATE USER barred@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    let told = open[0].change_user("barred", PASSWORD, "lab")?.err().map(|refusal| refusal.code);
+    same!(told, Some(1044), "a schema that is closed to the new user");
+    leave(open.remove(3))?;
+    wait_for("the place of that one", MOMENT, || match code(from("many", 3)?) {
+        Some(1203) => Ok(()),
+        other => Err(format!("a fourth session of one user: {other:?}")),
+    })?;
     // Room again when one leaves.
     leave(open.remove(0))?;
     wait_for("a place", MOMENT, || from("many", 2)?.map(drop).map_err(|refusal| format!("{refusal:?}")))

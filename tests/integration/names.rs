@@ -4,7 +4,7 @@ use crate::harness::Outcome;
 use crate::harness::process::RunAs;
 use crate::harness::proxy::Spillway;
 use crate::harness::resolver::Hosts;
-use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
+use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, first_value};
@@ -86,13 +86,10 @@ struct Stage {
 
 fn stage(name: &str, server: Server, hosts: &Hosts, cluster: &str) -> Outcome<Stage> {
     let port = free_port()?;
-    let configuration = format!(
-        "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
-         source_address = \"{SOURCE}\"\n{cluster}\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
-         \"{MONITOR_PASSWORD}\", interval = \"100ms\" }}\n\n{}",
-        server.address(),
-        lab::service_toml("lab", port, "route = \"cluster:lab\""),
-    );
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let lines = format!("accounts_refresh = \"0s\"\nsource_address = \"{SOURCE}\"\n{cluster}");
+    let configuration = lab::cluster_with("lab", "static", &nodes, &lines)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let program = hosts.wrap(lab::binary(), RunAs::Myself)?;
     let spillway = Spillway::start(&program, &format!("spillway-{name}"), &configuration)?;
     Ok(Stage { server, spillway, port })

@@ -80,11 +80,7 @@ impl Stage {
     /// `tls`: the lines of `[cluster.lab.tls]`; `cluster`: of the cluster.
     fn configuration(&self, tls: &str, cluster: &str) -> String {
         let nodes = format!("{{ solo = \"{}\" }}", self.server.address());
-        let base = lab::cluster_toml("lab", "static", &nodes);
-        // Lines about links stand in place of those of the run.
-        let base =
-            if cluster.contains("links =") { base.replace("links = { reuse = false }\n", "") } else { base };
-        base.replace("kind =", &format!("{cluster}\nkind ="))
+        lab::cluster_with("lab", "static", &nodes, cluster)
             + &format!("[cluster.lab.tls]\n{tls}\n\n")
             + &lab::service_toml("lab", self.port, "route = \"cluster:lab\"")
             + &format!(

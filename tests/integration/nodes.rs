@@ -5,7 +5,7 @@ use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::wait_for;
 use crate::harness::workspace::free_port;
-use crate::lab::{self, PASSWORD, binary, cluster_toml, service_toml};
+use crate::lab::{self, PASSWORD, binary, cluster_with, service_toml};
 use crate::raw::{self, Credentials};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
@@ -25,7 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// A cluster whose accounts are looked at every second.
 fn quick(name: &str, kind: &str, nodes: &str) -> String {
-    cluster_toml(name, kind, nodes).replacen("nodes =", "accounts_refresh = \"1s\"\nnodes =", 1)
+    cluster_with(name, kind, nodes, "accounts_refresh = \"1s\"")
 }
 
 /// Waits until the loaded accounts show an account as `wanted`; within one look or so.

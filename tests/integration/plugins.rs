@@ -32,8 +32,7 @@ fn ed25519_is_relayed() -> Verdict {
     ))?;
     let port = free_port()?;
     let nodes = format!("{{ solo = \"{}\" }}", server.address());
-    let configuration = lab::cluster_toml("lab", "static", &nodes)
-        .replace("kind =", "source_address = \"127.0.1.9\"\nkind =")
+    let configuration = lab::cluster_with("lab", "static", &nodes, "source_address = \"127.0.1.9\"")
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let spillway = Spillway::start(lab::binary(), "spillway-ed25519", &configuration)?;
     let ways = Ways { direct: server.port, proxied: port };

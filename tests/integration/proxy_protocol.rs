@@ -2,7 +2,7 @@
 
 use crate::harness::Outcome;
 use crate::harness::proxy::Spillway;
-use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
+use crate::harness::server::Server;
 use crate::harness::wait_for;
 use crate::harness::workspace::free_port;
 use crate::lab::{self, PASSWORD};
@@ -47,13 +47,10 @@ fn stage(name: &str, server: &[&str], cluster: &str, service: &str) -> Outcome<S
          CREATE USER bob@'127.%' IDENTIFIED BY '{PASSWORD}';"
     ))?;
     let port = free_port()?;
-    let configuration = format!(
-        "[cluster.lab]\nkind = \"static\"\nnodes = {{ solo = \"{}\" }}\naccounts_refresh = \"0s\"\n\
-         source_address = \"{SOURCE}\"\n{cluster}\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
-         \"{MONITOR_PASSWORD}\", interval = \"100ms\" }}\n\n{}",
-        server.address(),
-        lab::service_toml("lab", port, &format!("route = \"cluster:lab\"\n{service}")),
-    );
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let lines = format!("accounts_refresh = \"0s\"\nsource_address = \"{SOURCE}\"\n{cluster}");
+    let configuration = lab::cluster_with("lab", "static", &nodes, &lines)
+        + &lab::service_toml("lab", port, &format!("route = \"cluster:lab\"\n{service}"));
     let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
     Ok(Stage { server, spillway, port })
 }

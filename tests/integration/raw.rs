@@ -90,7 +90,10 @@ pub(crate) struct Raw {
     pub(crate) tls: Option<Box<ClientConnection>>,
     sequence: u8,
     capabilities: u32,
-    scramble: Vec<u8>,
+    /// What the last answer was over.
+    pub(crate) scramble: Vec<u8>,
+    /// The OK packet that ended the login or the change of user.
+    pub(crate) ok: Vec<u8>,
     /// The plugin that the last answer was for.
     plugin: Plugin,
     /// How the last login or change of user ended well.
@@ -185,6 +188,7 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
         sequence: 0,
         capabilities: 0,
         scramble: Vec::new(),
+        ok: Vec::new(),
         plugin: Plugin::Native,
         way: Way::Answer,
         default_plugin: String::new(),
@@ -256,7 +260,10 @@ impl Raw {
         loop {
             let packet = self.packet()?;
             match packet.first() {
-                Some(0x00) => return Ok(Ok(())),
+                Some(0x00) => {
+                    self.ok = packet;
+                    return Ok(Ok(()));
+                }
                 Some(0xff) => return Refusal::parse(&packet).map(Err),
                 Some(0xfe) => {
                     let bad = || format!("switch to another plugin: {packet:?}");

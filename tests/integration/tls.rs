@@ -12,6 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
@@ -29,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("tls::required_refuses_plain_clients", required_refuses_plain_clients),
         trial("tls::client_certificate", client_certificate),
         trial("tls::accounts_that_require_tls", accounts_that_require_tls),
+        trial("tls::the_certificate_is_vouched_for", the_certificate_is_vouched_for),
         trial("tls::change_user", change_user),
         trial("tls::big_result", big_result),
         trial("tls::big_statement", big_statement),
@@ -340,6 +343,37 @@ fn accounts_that_require_tls() -> Verdict {
         let reason = "the account requires a client certificate";
         same!(log.matches(reason).count() > before.matches(reason).count(), !by_node, "{user}\n{log}");
     }
+    Ok(())
+}
+
+/// By the digest that MariaDB's servers send from 11.4 on, and its clients compare.
+fn the_certificate_is_vouched_for() -> Verdict {
+    let own = Own::start("spillway-tls-vouched", "")?;
+    // Headers, rows, ids, status and warnings come before the information.
+    let information = |session: &Raw| session.ok.get(7..).unwrap_or_default().to_vec();
+    let stage2 = Sha1::digest(Sha1::digest(PASSWORD));
+    for _ in 0..2 {
+        let mut session = own.session("app", Some("lab"))?;
+        let shown = session.tls.as_ref().and_then(|tls| tls.peer_certificates()).and_then(<[_]>::first);
+        let certificate = Sha256::digest(shown.ok_or("no certificate")?);
+        let digest = Sha256::new()
+            .chain_update(stage2)
+            .chain_update(&session.scramble)
+            .chain_update(certificate)
+            .finalize();
+        let hex = format!("{:X}", bytes::Bytes::copy_from_slice(&digest));
+        same!(
+            information(&session),
+            [&b"A\x01"[..], hex.as_bytes()].concat(),
+            "the information of the OK packet"
+        );
+        ensure!(session.change_user("other", PASSWORD, "lab2")?.is_ok(), "COM_CHANGE_USER");
+        ensure!(!information(&session).contains(&1), "after COM_CHANGE_USER: {:?}", session.ok);
+        session.command(&[1])?;
+    }
+    let plain = raw::login(own.port, &Credentials::new("app", PASSWORD, Some("lab")))?
+        .map_err(|r| format!("{r:?}"))?;
+    ensure!(information(&plain).is_empty(), "without TLS: {:?}", plain.ok);
     Ok(())
 }
 
