@@ -90,7 +90,8 @@ pub struct Cluster {
     pub monitor: Monitor,
     /// How long dialling a node and logging in may take in all (default 3 s; 10 ms to 10 min).
     pub connect_timeout: Duration,
-    /// How often accounts are loaded again (default 30 s; 100 ms to 1 day); `None` (`"0s"`): on demand only.
+    /// How often the nodes are asked whether their accounts changed, which are loaded again then (default 30 s; 100 ms to
+    /// 1 day); `None` (`"0s"`): on demand only.
     pub accounts_refresh: Option<Duration>,
     /// The address of this machine that links come from (default: the system's choice). The nodes must see it as it is.
     pub source_address: Option<IpAddr>,

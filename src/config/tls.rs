@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::credential::Surroundings;
 use super::reader::{Field, Section};
-use crate::tls::{Certificates, Flaw, Identity, Part, PrivateKey, Trust, TrustPart, Verify};
+use crate::tls::{Certificates, Flaw, Identity, Part, PrivateKey, Trust, Verify};
 
 const A_CERTIFICATE: &str = "a PEM file with the server's certificate, then those that vouch for it";
 const A_KEY: &str = "a PEM file with the certificate's private key, without a passphrase";
@@ -113,12 +113,13 @@ pub(super) fn node_tls<'a>(section: &Section<'a>, around: &Surroundings<'a>) -> 
     };
     section.finish();
     let (ca, certificate, key) = (ca?, certificate?, key?);
-    let (own_paths, own_field, own) = match (certificate, key) {
-        (Some(certificate), Some(key)) => {
-            let paths = (Some(certificate.path), Some(key.path));
-            (paths, Some(key.field), Some((certificate.content, key.content)))
-        }
-        (None, None) => ((None, None), None, None),
+    let (own, certificate, key) = match (certificate, key) {
+        (Some(certificate), Some(key)) => (
+            Some((certificate.content, key.content)),
+            Some((certificate.field, certificate.path)),
+            Some((key.field, key.path)),
+        ),
+        (None, None) => (None, None, None),
         (Some(_), None) => return section.require("key", A_KEY).and(None),
         (None, Some(_)) => return section.require("certificate", AN_OWN_CERTIFICATE).and(None),
     };
@@ -126,17 +127,16 @@ pub(super) fn node_tls<'a>(section: &Section<'a>, around: &Surroundings<'a>) -> 
     match Trust::new(verify?, authorities, own) {
         Ok(trust) => Some(NodeTls {
             ca: ca.map(|read| read.path),
-            certificate: own_paths.0,
-            key: own_paths.1,
+            certificate: certificate.map(|(_, path)| path),
+            key: key.map(|(_, path)| path),
             trust: Arc::new(trust),
         }),
         // Blamed only where it is given.
-        Err((TrustPart::Authorities, flaw)) => {
-            ca.and_then(|read| refuse(&read.field, &flaw, A_NODE_AUTHORITY))
+        Err((Part::Authorities, flaw)) => ca.and_then(|read| refuse(&read.field, &flaw, A_NODE_AUTHORITY)),
+        Err((Part::Certificate, flaw)) => {
+            certificate.and_then(|(field, _)| refuse(&field, &flaw, AN_OWN_CERTIFICATE))
         }
-        Err((TrustPart::Certificate | TrustPart::Key, flaw)) => {
-            own_field.and_then(|field| refuse(&field, &flaw, A_KEY))
-        }
+        Err((Part::Key, flaw)) => key.and_then(|(field, _)| refuse(&field, &flaw, A_KEY)),
     }
 }
 

@@ -21,7 +21,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{CommonState, Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore, version};
 
-pub use trust::{Trust, TrustPart, Verify};
+pub use trust::{Trust, Verify};
 
 /// Tickets that a TLS 1.3 client gets with its handshake. One is enough for the next connection, and each costs an
 /// encryption.
@@ -59,14 +59,14 @@ pub struct Encryption {
     pub client_certificate: bool,
 }
 
-/// A part of an [`Identity`].
+/// A part of an [`Identity`] or a [`Trust`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The server's certificate chain.
+    /// One's own certificate chain.
     Certificate,
-    /// The server's private key.
+    /// Its private key.
     Key,
-    /// The authorities of the clients.
+    /// The authorities of the other side.
     Authorities,
 }
 
@@ -95,11 +95,14 @@ impl Flaw {
         Self::Unusable(e.to_string())
     }
 
-    /// Of a certificate and a key that do not go together.
-    fn of_pair(e: Error) -> Self {
+    /// Of a certificate and a key that were to go together.
+    fn of_pair(e: Error) -> (Part, Self) {
         match e {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Self::OtherKey,
-            e => Self::unusable(e),
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => (Part::Key, Self::OtherKey),
+            e @ (Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => {
+                (Part::Certificate, Self::unusable(e))
+            }
+            e => (Part::Key, Self::unusable(e)),
         }
     }
 }
@@ -184,10 +187,7 @@ impl Identity {
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
         };
-        let mut server = builder.with_single_cert(certificates.0.clone(), key.0).map_err(|e| match e {
-            e @ (Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => of_certificate(e),
-            e => (Part::Key, Flaw::of_pair(e)),
-        })?;
+        let mut server = builder.with_single_cert(certificates.0.clone(), key.0).map_err(Flaw::of_pair)?;
         // The keys of the tickets belong to this identity alone: a ticket that was given under other authorities opens
         // nothing here.
         server.ticketer = ring::Ticketer::new().map_err(of_certificate)?;

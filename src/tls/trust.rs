@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTim
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, version};
 
-use super::{Certificates, Flaw, PrivateKey, roots};
+use super::{Certificates, Flaw, Part, PrivateKey, roots};
 
 /// Sessions of one cluster's nodes that are remembered, so that the next connection needs no whole handshake.
 const REMEMBERED_SESSIONS: usize = 256;
@@ -36,17 +36,6 @@ impl fmt::Display for Verify {
     }
 }
 
-/// A part of a [`Trust`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrustPart {
-    /// The authorities of the servers.
-    Authorities,
-    /// The certificate that is shown to them.
-    Certificate,
-    /// Its private key.
-    Key,
-}
-
 /// Whom a client of servers believes, and what it shows them.
 ///
 /// Two are equal when they verify as much, by the same authorities, and show the same certificate.
@@ -67,8 +56,8 @@ impl Trust {
         verify: Verify,
         authorities: Option<Certificates>,
         own: Option<(Certificates, PrivateKey)>,
-    ) -> Result<Self, (TrustPart, Flaw)> {
-        let of_authorities = |flaw: Flaw| (TrustPart::Authorities, flaw);
+    ) -> Result<Self, (Part, Flaw)> {
+        let of_authorities = |flaw: Flaw| (Part::Authorities, flaw);
         let provider = Arc::new(ring::default_provider());
         let known = match &authorities {
             Some(list) => roots(list).map_err(of_authorities)?,
@@ -91,9 +80,9 @@ impl Trust {
             .with_custom_certificate_verifier(verifier);
         let shown = own.as_ref().map(|(certificates, _)| certificates.clone());
         let mut client = match own {
-            Some((certificates, key)) => builder
-                .with_client_auth_cert(certificates.0, key.0)
-                .map_err(|e| (TrustPart::Key, Flaw::of_pair(e)))?,
+            Some((certificates, key)) => {
+                builder.with_client_auth_cert(certificates.0, key.0).map_err(Flaw::of_pair)?
+            }
             None => builder.with_no_client_auth(),
         };
         client.resumption = Resumption::in_memory_sessions(REMEMBERED_SESSIONS);
