@@ -15,12 +15,13 @@ use crate::ids::{ClusterName, ListenAddr, NodeAddr, ServiceName};
 
 use super::credential::{Given, PASSWORD, SecretKeys, Surroundings, TOKEN};
 use super::cross::Index;
+use super::moves::moves;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::{
     Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
-    Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
+    Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -161,6 +162,8 @@ impl<'a> Checker<'a> {
         });
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
+        let moves = section
+            .or("moves", Moves::default(), |field| field.section().and_then(|section| moves(&section)));
         section.finish();
         Some(Cluster {
             name: name?,
@@ -175,6 +178,7 @@ impl<'a> Checker<'a> {
             resolve_names: resolve_names?,
             revoked_sessions: revoked_sessions?,
             links: links?,
+            moves: moves?,
         })
     }
 

@@ -153,6 +153,7 @@ mod tests {
             schema: Some(String::new()),
             statements: 12_345,
             in_transaction: true,
+            pin: None,
             age_seconds: 3723,
         }
     }

@@ -28,13 +28,13 @@ const COMMAND_LIMIT: usize = 64 * 1024;
 const MAX_FAILED_CHANGES: u8 = 3;
 
 /// The client's side of a relay that is stopped at a command, for reading it and answering.
-struct Conversation<'a> {
-    packets: PacketStream<&'a mut Stream>,
+pub(super) struct Conversation<'a> {
+    pub(super) packets: PacketStream<&'a mut Stream>,
     unread: &'a mut BytesMut,
 }
 
 impl<'a> Conversation<'a> {
-    fn with(relay: &'a mut Relay) -> Self {
+    pub(super) fn with(relay: &'a mut Relay) -> Self {
         let (client, unread) = relay.client();
         let ahead = std::mem::take(unread);
         Self { packets: PacketStream::new(client, ahead, 0), unread }
@@ -55,7 +55,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Puts bytes that were read ahead back to where the relay finds them.
-    fn end(self) {
+    pub(super) fn end(self) {
         let (_, ahead) = self.packets.into_parts();
         *self.unread = ahead;
     }
