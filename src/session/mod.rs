@@ -514,7 +514,11 @@ impl Leaving {
 /// The end of a session that could not leave its node in time.
 fn overdue(leaving: Option<&Leaving>, relay: &Relay) -> Fault {
     let reason = leaving.map_or("", |leaving| leaving.wish.reason.as_str());
-    let pin = relay.pin().map_or_else(|| "a statement was under way".to_owned(), |pin| pin.to_string());
+    let pin = match relay.pin() {
+        Some(pin) => pin.to_string(),
+        None if relay.is_movable() => "no other node takes it".to_owned(),
+        None => "a statement was under way".to_owned(),
+    };
     Fault::killed("node_left", Blame::Server, format!("{reason}; the session could not move in time: {pin}"))
 }
 

@@ -53,7 +53,7 @@ const RECALLS: &[&str] = &["found_rows", "last_insert_id", "row_count"];
 const LEAVES_SOMETHING: &[&str] = &["nextval", "lastval", "setval", "outfile", "dumpfile", "returning"];
 
 /// First words of statements that change data definitions, accounts or tables' files, and nothing in the session.
-const DEFINES: &[&str] = &["create", "alter", "drop", "rename", "grant", "revoke", "kill", "truncate"];
+const DEFINES: &[&str] = &["create", "alter", "drop", "rename", "kill", "truncate"];
 
 /// The same where the next word is `TABLE`; otherwise they run a statement.
 const SERVES_TABLES: &[&str] = &["analyze", "check", "optimize", "repair"];
@@ -104,6 +104,9 @@ pub fn classify(sql: &[u8]) -> Effect {
         ("start", Effect::None),
         ("savepoint", Effect::None),
         ("release", Effect::None),
+        // Words of privileges, which are words of statements elsewhere, are no statements here.
+        ("grant", Effect::None),
+        ("revoke", Effect::None),
         ("desc", Effect::None),
         ("describe", Effect::None),
         ("lock", Effect::Locked),
@@ -391,7 +394,8 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
         let before = std::mem::replace(&mut last, Last::Other);
         match token {
             Token::Invalid => return Effect::Unknown(name),
-            Token::UserVariable => leaves = true,
+            // An assignment to a user variable.
+            Token::Other(b':') => leaves = true,
             Token::Word(word) => {
                 if eq(word, "procedure") {
                     return Effect::Unknown(name);
@@ -415,7 +419,11 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
             Token::Other(b'.') => last = Last::Dot,
             Token::Quoted { quote: b'`', .. } => last = Last::QuotedName,
             Token::Other(b';') => ended = true,
-            Token::SystemVariable | Token::Quoted { .. } | Token::Number | Token::Other(_) => {}
+            Token::UserVariable
+            | Token::SystemVariable
+            | Token::Quoted { .. }
+            | Token::Number
+            | Token::Other(_) => {}
         }
     }
     match (leaves, recalls) {
@@ -477,7 +485,7 @@ mod tests {
         for text in [
             "SET @x = @y",
             "SET @x = @@sql_mode",
-            "SET sql_mode = @@global.sql_mode",
+            "SET sql_mode = @@session.sql_mode",
             "SET @x = CURRENT_TIMESTAMP",
             "SET @x = 1 + 1, @y = now()",
             "SET sql_mode = concat(@@sql_mode, ',ANSI')",
@@ -511,6 +519,8 @@ mod tests {
             "show databases",
             "SELECT a, count(*) FROM t WHERE b IN (1,2) GROUP BY a",
             "INSERT INTO t (a, b) VALUES (1, now())",
+            "INSERT INTO t (a) VALUES (@x)",
+            "SELECT @x, @`y`",
             "INSERT INTO `t` (a) SELECT a FROM s WHERE a IN (1)",
             "REPLACE INTO t SET a = 1",
             "UPDATE t SET a = a + 1 WHERE id = 3",
@@ -539,7 +549,7 @@ mod tests {
             "SELECT @x := 1",
             "SELECT a INTO @b FROM t",
             "SELECT a INTO OUTFILE '/tmp/x' FROM t",
-            "INSERT INTO t (a) VALUES (@x)",
+            "UPDATE t SET a = (@x := a + 1)",
             "CREATE TEMPORARY TABLE t (a int)",
         ] {
             assert!(matches!(classify(text.as_bytes()), Effect::Cleared(_)), "{text}");

@@ -25,6 +25,7 @@ mod lab;
 mod limits;
 mod links;
 mod login;
+mod moves;
 mod mysql;
 mod names;
 mod node_tls;
@@ -106,6 +107,7 @@ fn main() {
     arguments.test_threads.get_or_insert(4);
     let trials = [
         health::trials(),
+        moves::trials(),
         routing::trials(),
         login::trials(),
         statements::trials(),
