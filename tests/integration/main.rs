@@ -34,6 +34,7 @@ mod plugins;
 mod proof;
 mod proxy_protocol;
 mod raw;
+mod roles;
 mod routing;
 mod startup;
 mod statements;
@@ -106,6 +107,7 @@ fn main() {
     arguments.test_threads.get_or_insert(4);
     let trials = [
         health::trials(),
+        roles::trials(),
         routing::trials(),
         login::trials(),
         statements::trials(),
