@@ -35,6 +35,7 @@ mod plugins;
 mod proof;
 mod proxy_protocol;
 mod raw;
+mod roles;
 mod routing;
 mod startup;
 mod statements;
@@ -108,6 +109,7 @@ fn main() {
     let trials = [
         health::trials(),
         moves::trials(),
+        roles::trials(),
         routing::trials(),
         login::trials(),
         statements::trials(),
