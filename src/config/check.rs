@@ -18,6 +18,7 @@ use super::cross::Index;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
+use super::unix_account;
 use super::{
     Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
     Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
@@ -40,6 +41,8 @@ const A_ROUTE: &str = "\"by-database\" or \"cluster:NAME\"";
 const A_NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . - starting with a letter or a digit";
 const A_FILTER: &str = "a level (off, error, warn, info, debug, trace) or levels of targets such as \
                         \"spillway::session=debug,info\"";
+
+pub(super) const A_USER: &str = "1 to 128 characters on one line";
 
 /// The longest user name of an account, in characters.
 const MAX_USER: usize = 128;
@@ -161,6 +164,8 @@ impl<'a> Checker<'a> {
         });
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
+        let unix_accounts =
+            section.or("unix_accounts", BTreeMap::new(), |field| unix_account::read_all(field, &self.around));
         section.finish();
         Some(Cluster {
             name: name?,
@@ -175,6 +180,7 @@ impl<'a> Checker<'a> {
             resolve_names: resolve_names?,
             revoked_sessions: revoked_sessions?,
             links: links?,
+            unix_accounts: unix_accounts?,
         })
     }
 
@@ -215,11 +221,7 @@ impl<'a> Checker<'a> {
     fn monitor(&self, section: &Section<'a>, kind: Option<ClusterKind>) -> Option<Monitor> {
         let expected = "the name of a database user";
         let user = section.require("user", expected).and_then(|field| user(&field, expected));
-        let given = self.around.secret(section, &PASSWORD);
-        if let Given::Nothing = given {
-            let message = "no password is given, and an empty one is not accepted";
-            self.report.conflict(&section.place, message, PASSWORD.expected(), None);
-        }
+        let secret = self.around.required_secret(section, &PASSWORD);
         let interval = section.or("interval", SEC_1, |field| field.duration(MS_50..=HOUR));
         let timeout = section.or("timeout", SEC_1, |field| field.duration(MS_10..=MIN_10));
         let jitter = section.or("jitter", 0.1, |field| field.share(0.0..=0.5));
@@ -234,7 +236,7 @@ impl<'a> Checker<'a> {
         section.finish();
         Some(Monitor {
             user: user?,
-            secret: given.secret()?,
+            secret: secret?,
             interval: interval?,
             timeout: timeout?,
             jitter: jitter?,
@@ -534,11 +536,16 @@ fn kind(field: &Field<'_>) -> Option<ClusterKind> {
 
 fn user(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.string(expected)?;
-    if text.is_empty() || text.chars().count() > MAX_USER || text.contains(char::is_control) {
-        field.wrong("is not a user name", format!("1 to {MAX_USER} characters on one line"));
+    if !is_user(text) {
+        field.wrong("is not a user name", A_USER);
         return None;
     }
     Some(text.to_owned())
+}
+
+/// Whether `text` can be the name of a user: [`A_USER`] says what can.
+pub(super) fn is_user(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() <= MAX_USER && !text.contains(char::is_control)
 }
 
 fn log(section: &Section<'_>) -> Option<Log> {

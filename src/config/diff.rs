@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::reader::human;
 use super::{
     Admin, Cluster, Config, Links, Log, Monitor, Node, NodeTls, Route, Runtime, Secret, Service, Tls,
+    UnixAccount,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -79,6 +80,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         resolve_names,
         revoked_sessions,
         links,
+        unix_accounts,
     } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
@@ -133,6 +135,21 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     changes.value("links max", &or_none(*max, "no limit"), &or_none(new.links.max, "no limit"));
     changes.value("links queue", queue, &new.links.queue);
     changes.value("links queue_timeout", &human(*queue_timeout), &human(new.links.queue_timeout));
+    for (user, pair) in pairs(unix_accounts, &new.unix_accounts) {
+        match pair {
+            Pair::Added(account) => {
+                changes.say(format_args!("unix account {user} added (uid {})", account.uid));
+            }
+            Pair::Removed(account) => {
+                changes.say(format_args!("unix account {user} removed (was for uid {})", account.uid));
+            }
+            Pair::Both(old, new) => {
+                let UnixAccount { uid, secret } = old;
+                changes.value(&format!("unix account {user} uid"), uid, &new.uid);
+                changes.secret(&format!("unix account {user} password"), Some(secret), Some(&new.secret));
+            }
+        }
+    }
 }
 
 fn service(changes: &mut Changes, old: &Service, new: &Service) {

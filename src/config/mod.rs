@@ -21,6 +21,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unix_account;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,6 +41,7 @@ pub use diff::Change;
 pub use problem::{ConfigErrors, Position, Problem};
 pub use secret::Secret;
 pub use tls::{NodeTls, Tls};
+pub use unix_account::UnixAccount;
 
 use crate::ids::{ClusterName, ListenAddr, NodeAddr, NodeName, ServiceName};
 
@@ -106,6 +108,9 @@ pub struct Cluster {
     pub revoked_sessions: RevokedSessions,
     /// How many links its nodes get, and which are kept for the next session.
     pub links: Links,
+    /// Users of this machine that log in without a password on a Unix socket, by the name that they log in as (default:
+    /// nobody).
+    pub unix_accounts: BTreeMap<String, UnixAccount>,
 }
 
 /// What becomes of sessions whose account may not log in any more.
@@ -354,6 +359,11 @@ impl Cluster {
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name.as_str() == name)
+    }
+
+    /// Who on this machine logs in as `user` without a password.
+    pub fn unix_account(&self, user: &[u8]) -> Option<&UnixAccount> {
+        self.unix_accounts.get(std::str::from_utf8(user).ok()?)
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`backoff`] | logins that are held back because others failed |
 //! | [`limits`] | sessions of one service, user or address |
 //! | [`account_limits`] | sessions and logins of one account, by the server's limits |
+//! | [`unix_accounts`] | users of this machine who log in without a password |
 //! | [`upkeep`] | the pool in order, idle sessions closed |
 
 pub mod account_limits;
@@ -26,6 +27,7 @@ mod placing;
 pub mod registry;
 pub mod relay;
 pub mod state;
+pub mod unix_accounts;
 pub mod upkeep;
 
 use std::cell::OnceCell;
