@@ -44,6 +44,11 @@ impl fmt::Debug for Authentication {
     }
 }
 
+/// Whether a plugin, by the server's name, asks the operating system who is on the other end of a Unix socket.
+pub fn asks_the_system(plugin: &str) -> bool {
+    matches!(plugin, "unix_socket" | "auth_socket")
+}
+
 /// What an account demands of the link it is used on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsRequirement {

@@ -356,12 +356,7 @@ impl Session {
         };
         let refused = |refusal: &Refusal| {
             if refusal.code() == 1045 {
-                let said = match refusal {
-                    Refusal::UnsupportedPlugin { plugins } => {
-                        password_use(plugins.iter().map(String::as_str), claimed.password_use())
-                    }
-                    _ => claimed.password_use(),
-                };
+                let said = claimed.password_use();
                 let fault = denied(user, &client.host_or_ip(), said, &refusal.to_string());
                 return Fault { label: label(refusal), ..fault };
             }

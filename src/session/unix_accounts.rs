@@ -15,12 +15,9 @@ use crate::auth::clear::Password;
 use crate::auth::{ed25519, native};
 use crate::config::{Secret, UnixAccount};
 use crate::fault::PasswordUse;
-use crate::grants::{Account, Found};
+use crate::grants::{Account, Found, asks_the_system};
 use crate::ids::{ClientAddr, ClusterName};
 use crate::net::own_uid;
-
-/// The plugins that ask the system who is on the other end of a Unix socket, by the servers' names.
-const PLUGINS: [&str; 2] = ["unix_socket", "auth_socket"];
 
 /// How Spillway logs in to a node for a user of this machine.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,11 +62,6 @@ impl fmt::Display for Closed {
             ),
         }
     }
-}
-
-/// Whether a plugin asks the system who the client is.
-fn asks_the_system(plugin: &str) -> bool {
-    PLUGINS.contains(&plugin)
 }
 
 /// Whether the server tries such a way before all others, so that the reply in a client's first packet counts for nothing.
@@ -163,6 +155,137 @@ impl Session {
                 debug!(session = entry.id.0, %cluster, %account, client = %entry.client, %reason, "not let in by uid");
                 None
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::grants::{GlobalPrivRow, HostIdentity, MySqlUserRow, RawAccounts, ServerVariables, Snapshot};
+
+    const SPILLWAY: Option<u32> = Some(990);
+    const CLIENT: ClientAddr = ClientAddr::Unix { uid: Some(1001) };
+    /// `PASSWORD('secret')`.
+    const NATIVE: &str = r#"{"plugin":"mysql_native_password","authentication_string":"*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"}"#;
+    /// `ed25519_password('secret')`.
+    const ED25519: &str =
+        r#"{"plugin":"ed25519","authentication_string":"ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY"}"#;
+    const SOCKET: &str = r#"{"plugin":"unix_socket"}"#;
+
+    fn only(raw: RawAccounts) -> Arc<Account> {
+        let snapshot = Snapshot::build(raw, SystemTime::UNIX_EPOCH);
+        let backup = HostIdentity::without_name("10.0.9.1".parse().unwrap());
+        match snapshot.find(b"backup", &backup) {
+            Found::Account(account) => Arc::clone(account),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// `backup@%` with these ways.
+    fn account(ways: &[&str]) -> Arc<Account> {
+        let priv_json = Zeroizing::new(format!(r#"{{"auth_or":[{}]}}"#, ways.join(",")));
+        only(RawAccounts {
+            variables: ServerVariables {
+                version: "10.11.19-MariaDB".to_owned(),
+                ..ServerVariables::default()
+            },
+            global_priv: vec![GlobalPrivRow { host: "%".to_owned(), user: "backup".to_owned(), priv_json }],
+            ..RawAccounts::default()
+        })
+    }
+
+    fn listed(uid: u32, secret: &str) -> UnixAccount {
+        UnixAccount { uid, secret: Secret::new(secret) }
+    }
+
+    /// The plugin by which uid 1001 comes in as backup, with a right entry.
+    fn by(account: &Account) -> Result<String, Closed> {
+        way_in(account, b"backup", &CLIENT, SPILLWAY, Some(&listed(1001, "secret")))
+            .map(|way| way.plugin.to_owned())
+    }
+
+    #[test]
+    fn the_second_way_of_the_account_takes_the_password() {
+        for (ways, plugin) in [
+            ([SOCKET, NATIVE], native::PLUGIN),
+            ([NATIVE, SOCKET], native::PLUGIN),
+            ([SOCKET, ED25519], "ed25519"),
+            ([ED25519, SOCKET], "ed25519"),
+        ] {
+            assert_eq!(by(&account(&ways)).as_deref(), Ok(plugin), "{ways:?}");
+        }
+        let pam = r#"{"plugin":"pam"}"#;
+        let empty = r#"{"plugin":"mysql_native_password","authentication_string":""}"#;
+        let invalid = r#"{"plugin":"mysql_native_password","authentication_string":"invalid"}"#;
+        for second in [pam, empty, invalid, &NATIVE.replace("*14", "*15"), &ED25519.replace("ZI", "ZJ")] {
+            assert_eq!(by(&account(&[SOCKET, second])), Err(Closed::NoSecondWay), "{second}");
+        }
+        assert_eq!(by(&account(&[SOCKET])), Err(Closed::NoSecondWay));
+    }
+
+    #[test]
+    fn only_the_listed_uid_on_a_unix_socket_opens_an_account_that_knows_the_way() {
+        let both = account(&[NATIVE, SOCKET]);
+        let entry = listed(1001, "secret");
+        let ask = |client: &ClientAddr, own, entry| way_in(&both, b"backup", client, own, entry).map(drop);
+        assert_eq!(ask(&CLIENT, SPILLWAY, Some(&entry)), Ok(()));
+        let tcp = ClientAddr::Tcp("127.0.0.1:40000".parse().unwrap());
+        let untold = ClientAddr::Unix { uid: None };
+        let other = ClientAddr::Unix { uid: Some(0) };
+        assert_eq!(ask(&tcp, SPILLWAY, Some(&entry)), Err(Closed::NoUid));
+        assert_eq!(ask(&untold, SPILLWAY, Some(&entry)), Err(Closed::NoUid));
+        assert_eq!(ask(&other, SPILLWAY, Some(&entry)), Err(Closed::OtherUid(1001)));
+        assert_eq!(ask(&CLIENT, SPILLWAY, None), Err(Closed::NotListed));
+        assert_eq!(ask(&CLIENT, Some(1001), Some(&entry)), Err(Closed::OwnUid));
+        assert_eq!(ask(&CLIENT, None, Some(&entry)), Err(Closed::OwnUid));
+        assert_eq!(ask(&CLIENT, SPILLWAY, Some(&listed(1001, "Secret"))), Err(Closed::NoSecondWay));
+        assert_eq!(by(&account(&[NATIVE])), Err(Closed::NotAWay));
+        assert_eq!(by(&account(&[NATIVE, ED25519])), Err(Closed::NotAWay));
+    }
+
+    #[test]
+    fn an_account_for_a_user_of_another_name_stays_closed() {
+        let named = |name: &str| format!(r#"{{"plugin":"unix_socket","authentication_string":"{name}"}}"#);
+        assert_eq!(by(&account(&[&named("operator"), NATIVE])), Err(Closed::OtherName));
+        assert!(by(&account(&[&named("backup"), NATIVE])).is_ok());
+        assert!(by(&account(&[&named("operator"), &named("backup"), NATIVE])).is_ok());
+    }
+
+    #[test]
+    fn accounts_of_mysql_have_no_second_way() {
+        let account = only(RawAccounts {
+            variables: ServerVariables { version: "9.7.0".to_owned(), ..ServerVariables::default() },
+            mysql_users: vec![MySqlUserRow {
+                host: "%".to_owned(),
+                user: "backup".to_owned(),
+                plugin: "auth_socket".to_owned(),
+                ..MySqlUserRow::default()
+            }],
+            ..RawAccounts::default()
+        });
+        assert_eq!(by(&account), Err(Closed::NoSecondWay));
+    }
+
+    #[test]
+    fn a_password_is_mentioned_as_the_server_does() {
+        use PasswordUse::{Given, NotGiven, Unmentioned};
+        // As MariaDB 10.11 answers.
+        for (plugins, given, not_given) in [
+            (&["mysql_native_password"][..], Given, NotGiven),
+            (&["mysql_native_password", "unix_socket"], Unmentioned, Unmentioned),
+            (&["unix_socket", "mysql_native_password"], Given, Unmentioned),
+            (&["unix_socket"], Unmentioned, Unmentioned),
+            (&["ed25519", "unix_socket"], Unmentioned, Unmentioned),
+        ] {
+            let said = |used| password_use(plugins.iter().copied(), used);
+            assert_eq!((said(Given), said(NotGiven)), (given, not_given), "{plugins:?}");
+            assert_eq!(said(Unmentioned), Unmentioned, "{plugins:?}");
         }
     }
 }
