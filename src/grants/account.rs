@@ -16,7 +16,7 @@ use super::json::Json;
 use super::rows::{GlobalPrivRow, ServerVariables};
 
 /// The plugin of a row that names none.
-const NATIVE: &str = "mysql_native_password";
+pub(super) const NATIVE: &str = "mysql_native_password";
 
 /// Privilege bits that count as access to a database: what `MariaDB` calls `DB_ACLS`.
 pub(super) const DATABASE_PRIVILEGES: u64 = {
