@@ -131,11 +131,11 @@ impl Client {
     fn new(uid: u32, sockets: &[&Path]) -> Outcome<Self> {
         let mut ports = Vec::new();
         let user = uid.to_string();
-        let mut arguments: Vec<String> = ["--reuid", &user, "--regid", &user, "--clear-groups", "--"]
-            .into_iter()
-            .chain(["/usr/bin/python3", "-c", include_str!("relay.py")])
-            .map(str::to_owned)
-            .collect();
+        // A change of user takes back what makes a child end with the run: it is asked for again.
+        let as_user =
+            ["--pdeathsig", "KILL", "--reuid", &user, "--regid", &user, "--clear-groups", "--"].into_iter();
+        let relay = ["/usr/bin/python3", "-c", include_str!("relay.py")];
+        let mut arguments: Vec<String> = as_user.chain(relay).map(str::to_owned).collect();
         for socket in sockets {
             let port = free_port()?;
             arguments.push(format!("{port}={}", socket.display()));
