@@ -161,6 +161,7 @@ pub struct Metrics {
     links_opened: Family<OfNode, Counter>,
     links_reused: Family<OfNode, Counter>,
     links_failed: Family<OfNode, Counter>,
+    sessions_moved: Family<OfCluster, Counter>,
     probes_failed: Family<OfNode, Counter>,
     states: States,
     /// The lock keeps two texts from filling the states at once. The data path never takes it.
@@ -186,6 +187,7 @@ impl Metrics {
             links_opened: Family::default(),
             links_reused: Family::default(),
             links_failed: Family::default(),
+            sessions_moved: Family::default(),
             probes_failed: Family::default(),
             states: States::default(),
             registry: Mutex::default(),
@@ -207,6 +209,7 @@ impl Metrics {
         r.register("links_opened", "Logins on nodes that succeeded", metrics.links_opened.clone());
         let reused = metrics.links_reused.clone();
         r.register("links_reused", "Sessions that were given the link of an earlier one", reused);
+        r.register("sessions_moved", "Sessions that went on at another node", metrics.sessions_moved.clone());
         r.register("links_failed", "Logins on nodes that failed", metrics.links_failed.clone());
         r.register("probes_failed", "Probes that failed", metrics.probes_failed.clone());
         metrics.states.register(r);
@@ -248,6 +251,11 @@ impl Metrics {
     /// Counts a link that could not be made.
     pub fn link_failed(&self, cluster: &ClusterName, node: &NodeName) {
         self.links_failed.get_or_create(&OfNode::new(cluster, node)).inc();
+    }
+
+    /// Counts a session that went on at another node.
+    pub fn session_moved(&self, cluster: &ClusterName) {
+        self.sessions_moved.get_or_create(&OfCluster { cluster: cluster.as_str().into() }).inc();
     }
 
     /// Counts a probe that failed.

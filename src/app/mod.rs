@@ -29,6 +29,7 @@ use crate::monitor::Monitors;
 use crate::net::{Access, Names, bind};
 use crate::routing;
 use crate::session::registry::Registry;
+use crate::session::settle::settle;
 use crate::session::{self, Shared, upkeep};
 use crate::topology::{Topology, TopologyStore};
 use crate::{api, console};
@@ -123,6 +124,7 @@ impl App {
             counts: Arc::default(),
             account_counts: Arc::default(),
             failed: Arc::default(),
+            held: Arc::default(),
             names: Names::new(tokio::runtime::Handle::current()),
             secrets: session::Secrets::default(),
             gates: Arc::default(),
@@ -225,15 +227,21 @@ impl App {
                     }
                 }
                 Ok(()) = changes.changed() => {
-                    let ended = session::end_stranded(&self.shared.registry, &self.shared.topology);
-                    if ended > 0 {
-                        warn!(sessions = ended, "sessions ended because their node must be left");
-                    }
+                    self.settle();
                 }
             }
         };
         self.drain(signal, &mut signals).await;
         Ok(())
+    }
+
+    /// Tells the sessions which of them are to leave their nodes.
+    fn settle(&self) {
+        let (topology, config) = (self.shared.topology.load(), self.shared.config.load());
+        let stranded = settle(&self.shared.registry, &topology, &config);
+        if stranded > 0 {
+            warn!(sessions = stranded, "sessions have to leave their nodes at once");
+        }
     }
 
     /// No new clients; those that are there may finish until the deadline or a second signal.
@@ -291,6 +299,7 @@ impl App {
             // The loader lives as long as the process.
             let _ = self.new_configs.send(Arc::clone(&new)).await;
         }
+        self.settle();
         self.listeners.close_missing(&new);
         self.listeners.open(bound, &self.workers);
         self.statuses.store(Arc::new(Listeners::statuses(&new)));

@@ -9,12 +9,14 @@
 //! | `asked` | single commands, and which account a link got |
 //! | `gate` | how many links a node gets, and the queue for them; shared by the workers |
 //! | `pool` | idle links of one worker, by everything that makes two logins alike |
+//! | `prepare` | bringing a fresh link to the state of a session |
 //! | `rows` | queries of Spillway's own that give rows |
 //! | `tidy` | bringing a link back to the state after its login |
 
 mod asked;
 mod gate;
 mod pool;
+mod prepare;
 mod rows;
 mod tidy;
 
@@ -185,6 +187,18 @@ pub enum LinkError {
 impl From<io::Error> for LinkError {
     fn from(e: io::Error) -> Self {
         Self::Broken(e.into())
+    }
+}
+
+impl LinkError {
+    /// Whether the node could not be reached, broke off, or is about to stop or not ready: another one may do better.
+    pub fn is_of_the_node(&self) -> bool {
+        const STOPPING: [u16; 3] = [1047, 1053, 1927];
+        match self {
+            Self::Connect(_) | Self::Broken(_) => true,
+            Self::Refused(error) => STOPPING.contains(&error.code),
+            _ => false,
+        }
     }
 }
 

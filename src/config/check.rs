@@ -15,13 +15,14 @@ use crate::ids::{ClusterName, ListenAddr, NodeAddr, ServiceName};
 
 use super::credential::{Given, PASSWORD, SecretKeys, Surroundings, TOKEN};
 use super::cross::Index;
+use super::moves::moves;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::unix_account;
 use super::{
     Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
-    Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
+    Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -164,6 +165,8 @@ impl<'a> Checker<'a> {
         });
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
+        let moves = section
+            .or("moves", Moves::default(), |field| field.section().and_then(|section| moves(&section)));
         let unix_accounts =
             section.or("unix_accounts", BTreeMap::new(), |field| unix_account::read_all(field, &self.around));
         section.finish();
@@ -180,6 +183,7 @@ impl<'a> Checker<'a> {
             resolve_names: resolve_names?,
             revoked_sessions: revoked_sessions?,
             links: links?,
+            moves: moves?,
             unix_accounts: unix_accounts?,
         })
     }

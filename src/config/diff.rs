@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::reader::human;
 use super::{
-    Admin, Cluster, Config, Links, Log, Monitor, Node, NodeTls, Route, Runtime, Secret, Service, Tls,
+    Admin, Cluster, Config, Links, Log, Monitor, Moves, Node, NodeTls, Route, Runtime, Secret, Service, Tls,
     UnixAccount,
 };
 
@@ -80,6 +80,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         resolve_names,
         revoked_sessions,
         links,
+        moves,
         unix_accounts,
     } = old;
     changes.value("kind", kind, &new.kind);
@@ -135,7 +136,28 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     changes.value("links max", &or_none(*max, "no limit"), &or_none(new.links.max, "no limit"));
     changes.value("links queue", queue, &new.links.queue);
     changes.value("links queue_timeout", &human(*queue_timeout), &human(new.links.queue_timeout));
-    for (user, pair) in pairs(unix_accounts, &new.unix_accounts) {
+    let Moves { hold, max_held, drain_timeout, maintenance_timeout } = moves;
+    changes.value("moves hold", &or(*hold, "refused at once"), &or(new.moves.hold, "refused at once"));
+    changes.value("moves max_held", max_held, &new.moves.max_held);
+    changes.value(
+        "moves drain_timeout",
+        &or(*drain_timeout, "for ever"),
+        &or(new.moves.drain_timeout, "for ever"),
+    );
+    changes.value(
+        "moves maintenance_timeout",
+        &or(*maintenance_timeout, "at once"),
+        &or(new.moves.maintenance_timeout, "at once"),
+    );
+    self::unix_accounts(changes, unix_accounts, &new.unix_accounts);
+}
+
+fn unix_accounts(
+    changes: &mut Changes,
+    old: &BTreeMap<String, UnixAccount>,
+    new: &BTreeMap<String, UnixAccount>,
+) {
+    for (user, pair) in pairs(old, new) {
         match pair {
             Pair::Added(account) => {
                 changes.say(format_args!("unix account {user} added (uid {})", account.uid));

@@ -14,6 +14,7 @@ mod client_address;
 mod credential;
 mod cross;
 mod diff;
+mod moves;
 mod problem;
 mod reader;
 mod secret;
@@ -38,6 +39,7 @@ use zeroize::Zeroizing;
 pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
+pub use moves::Moves;
 pub use problem::{ConfigErrors, Position, Problem};
 pub use secret::Secret;
 pub use tls::{NodeTls, Tls};
@@ -108,6 +110,8 @@ pub struct Cluster {
     pub revoked_sessions: RevokedSessions,
     /// How many links its nodes get, and which are kept for the next session.
     pub links: Links,
+    /// How its sessions leave nodes, and wait while there is none for them.
+    pub moves: Moves,
     /// Users of this machine that log in without a password on a Unix socket, by the name that they log in as (default:
     /// nobody).
     pub unix_accounts: BTreeMap<String, UnixAccount>,

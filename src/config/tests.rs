@@ -188,6 +188,7 @@ fn client_addresses_arrive_and_are_compared() {
 #[test]
 fn links_and_limits_arrive_and_are_compared() {
     assert_eq!(good(SMALL).clusters["shop"].links, Links::default());
+    assert_eq!(good(SMALL).clusters["shop"].moves, Moves::default());
     let text = edit(
         SMALL,
         "route = \"cluster:shop\"",
@@ -415,7 +416,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, kind, links, monitor, nodes, resolve_names, revoked_sessions, source_address, tls, unix_accounts (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, kind, links, monitor, moves, nodes, resolve_names, revoked_sessions, source_address, tls, unix_accounts (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",

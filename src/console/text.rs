@@ -153,6 +153,7 @@ mod tests {
             schema: Some(String::new()),
             statements: 12_345,
             in_transaction: true,
+            pin: None,
             age_seconds: 3723,
         }
     }
@@ -162,9 +163,9 @@ mod tests {
         let text = answer(&Answer::Rows(Rows::Sessions(vec![session("app"), session("somebody")])));
         assert_eq!(
             text,
-            "id  user      client           tls  service  cluster  node  schema  statements  transaction     age\n \
-             7  app       127.0.0.1:40000  -    app      -        -     ''           12345  yes          1h2m3s\n \
-             7  somebody  127.0.0.1:40000  -    app      -        -     ''           12345  yes          1h2m3s\n"
+            "id  user      client           tls  service  cluster  node  schema  statements  transaction  pin     age\n \
+             7  app       127.0.0.1:40000  -    app      -        -     ''           12345  yes          -    1h2m3s\n \
+             7  somebody  127.0.0.1:40000  -    app      -        -     ''           12345  yes          -    1h2m3s\n"
         );
         let row = ListenerRow { address: "unix:/a".into(), service: "app".into(), state: "listening" };
         let text = answer(&Answer::Rows(Rows::Listeners(vec![row])));

@@ -135,6 +135,7 @@ pub struct SessionRow {
     pub schema: Option<String>,
     pub statements: u64,
     pub in_transaction: bool,
+    pub pin: Option<String>,
     pub age_seconds: u64,
 }
 
@@ -150,6 +151,7 @@ pub const SESSION_COLUMNS: &[Column] = &[
     column("schema", "schema", Cell::MaybeText, "its default schema"),
     column("statements", "statements", Cell::Number, "replies that were relayed to their end"),
     column("in_transaction", "transaction", Cell::YesNo, "whether a transaction is open"),
+    column("pin", "pin", Cell::MaybeText, "why it cannot move to another node now; none: it can"),
     column("age_seconds", "age", Cell::Seconds, "how long ago it was accepted"),
 ];
 

@@ -133,6 +133,7 @@ impl Control {
                 schema: place.schema,
                 statements: entry.statements(),
                 in_transaction: entry.in_transaction(),
+                pin: entry.pin().map(|pin| pin.to_string()),
                 age_seconds: seconds_since(entry.started),
             }
         };

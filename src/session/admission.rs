@@ -235,16 +235,16 @@ impl Session {
             "session asks for a schema of another cluster"
         );
         self.learn_name(&moved.cluster, &accounts, &moved.user).await;
-        let by_uid = self.by_uid(&moved.cluster, &accounts, &moved.user);
+        let by_uid = if moved.by_uid { self.by_uid(&moved.cluster, &accounts, &moved.user) } else { None };
         let claimed = match &by_uid {
             Some(shown) => Claimed::Shown(shown),
+            // The password is that of the configuration for the cluster before, which nobody showed.
             None if moved.by_uid => Claimed::Nothing,
             None => Claimed::Proof(&moved.proof),
         };
         let admitted =
             self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
         moved.proof = admitted.proof;
-        moved.by_uid = by_uid.is_some();
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
         moved.judged_by = admitted.judged_by;

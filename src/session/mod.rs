@@ -6,6 +6,10 @@
 //! | `admission` | whether a cluster's own accounts accept a login |
 //! | `placing` | the node that it goes to, and its link there |
 //! | [`relay`] | forwarding, and where it stops |
+//! | `moving` | leaving a node for another one |
+//! | [`settle`] | which sessions are to leave their nodes |
+//! | [`hold`] | waiting while there is no node |
+//! | `prepared` | prepared statements, so that another link can have them |
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
@@ -22,15 +26,20 @@ pub mod backoff;
 mod commands;
 mod exchange;
 mod handshake;
+pub mod hold;
 pub mod limits;
+mod moving;
 mod placing;
+mod prepared;
 pub mod registry;
 pub mod relay;
+pub mod settle;
 pub mod state;
 pub mod unix_accounts;
 pub mod upkeep;
 
 use std::cell::OnceCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +47,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::accounts::{AccountStore, Accounts, ClusterAccounts};
@@ -58,8 +67,10 @@ use account_limits::AccountCounts;
 use admission::Credential;
 use backoff::Failed;
 pub use exchange::Secrets;
+use hold::Held;
 use limits::{Counts, Places};
-use registry::{Ending, Entry, Registered, Registry};
+use moving::Refusals;
+use registry::{Ending, Entry, Leave, Registered, Registry};
 use relay::{Elsewhere, Event, Follow, Relay};
 
 /// How long a client that was sent away may take to read why.
@@ -86,6 +97,8 @@ pub struct Shared {
     pub account_counts: Arc<AccountCounts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
+    /// Sessions that wait for a node.
+    pub held: Arc<Held>,
     /// Names of clients' addresses.
     pub names: Names,
     /// What logins share.
@@ -279,10 +292,19 @@ impl Session {
                 return Outcome::Failed(Fault::silent(Blame::Client, "handshake_timeout", detail));
             }
         };
+        let mut leaving: Option<Box<Leaving>> = None;
+        let mut refusals = Refusals::default();
         let fault = loop {
             let event = tokio::select! {
                 event = relay.run(&*self, &entry, &self.metrics) => event,
                 why = entry.ended() => break why.fault(),
+                () = entry.wished() => {
+                    match Box::pin(self.wished(&mut relay, &credential, &mut leaving)).await {
+                        Ok(()) => continue,
+                        Err(fault) => break fault,
+                    }
+                }
+                () = Leaving::deadline(&mut leaving) => break overdue(leaving.as_deref(), &relay),
             };
             let done = match event {
                 Event::Command(Command::Quit) | Event::ClientClosed => {
@@ -293,11 +315,24 @@ impl Session {
                     let answer = Box::pin(self.change_user(&mut relay, &mut credential));
                     within(limit, &entry, answer).await
                 }
+                Event::Command(Command::StmtExecute) => {
+                    within(limit, &entry, Box::pin(self.rewrite_execute(&mut relay))).await
+                }
                 Event::Command(_) => {
-                    let answer = Box::pin(self.move_to_schema(&mut relay, &credential));
+                    let answer = Box::pin(self.move_to_schema(&mut relay, &mut credential));
                     within(limit, &entry, answer).await
                 }
-                Event::NodeClosed(words) => Err(self.node_closed(words)),
+                Event::NodeClosed(words) => {
+                    unless_ended(&entry, Box::pin(self.link_lost(&mut relay, &credential, words))).await
+                }
+                Event::Movable => {
+                    let wish = leaving.as_deref().map(|leaving| &leaving.wish);
+                    unless_ended(&entry, Box::pin(self.move_away(&mut relay, &credential, wish))).await
+                }
+                Event::Rejected(refusal) => {
+                    let answer = Box::pin(self.refused(&mut relay, &credential, &refusal, &mut refusals));
+                    unless_ended(&entry, answer).await
+                }
                 Event::Failed(fault) => Err(fault),
             };
             match done {
@@ -340,7 +375,7 @@ impl Session {
     /// Which statements are followed on a new link.
     fn follow(&self, link: &Link) -> Follow {
         match link.key() {
-            _ if self.may_move() => Follow::All,
+            _ if self.may_move() || self.has_other_nodes() => Follow::All,
             Some(_) => Follow::First(FOLLOWED),
             None => Follow::None,
         }
@@ -452,6 +487,51 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Whether the cluster has more nodes than one.
+    fn has_other_nodes(&self) -> bool {
+        let topology = self.shared.topology.load();
+        let cluster = self.cluster.as_ref().and_then(|name| topology.cluster(name.as_str()));
+        cluster.is_some_and(|cluster| cluster.nodes.len() > 1)
+    }
+}
+
+/// A session that is to leave its node.
+struct Leaving {
+    wish: Leave,
+    /// When it ends if it has not left by then.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Leaving {
+    /// Resolves at the deadline. Cancel safe.
+    async fn deadline(leaving: &mut Option<Box<Self>>) {
+        match leaving.as_mut().and_then(|leaving| leaving.deadline.as_mut()) {
+            Some(deadline) => deadline.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The end of a session that could not leave its node in time.
+fn overdue(leaving: Option<&Leaving>, relay: &Relay) -> Fault {
+    let reason = leaving.map_or("", |leaving| leaving.wish.reason.as_str());
+    let pin = match relay.pin() {
+        Some(pin) => pin.to_string(),
+        None if relay.is_movable() => "no other node takes it".to_owned(),
+        None => "a statement was under way".to_owned(),
+    };
+    Fault::killed("node_left", Blame::Server, format!("{reason}; the session could not move in time: {pin}"))
+}
+
+/// What is done, unless the session is ended meanwhile.
+async fn unless_ended(entry: &Entry, work: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
+    tokio::select! {
+        done = work => done,
+        why = entry.ended() => Err(why.fault()),
+    }
+}
+
 impl Elsewhere for Session {
     fn leads_elsewhere(&self, schema: &[u8]) -> bool {
         if !self.may_move() {
@@ -487,22 +567,6 @@ async fn linger(client: &mut Stream, last_words: &[u8]) {
     };
     // Whatever goes wrong now is the client's loss only.
     let _ = timeout(LINGER, goodbye).await;
-}
-
-/// Ends the sessions that must leave their node. Called by the control side after every change.
-pub fn end_stranded(registry: &Registry, topology: &TopologyStore) -> usize {
-    let topology = topology.load();
-    registry.end_where(|entry| {
-        let place = entry.place();
-        let (cluster, node) = (place.cluster?, place.node?);
-        let Some(found) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) else {
-            return Some(Ending::Unconfigured(format!(
-                "node {node} of cluster {cluster} is no longer configured"
-            )));
-        };
-        let reason = found.must_be_left()?;
-        Some(Ending::NodeLeft(format!("node {node} of cluster {cluster}: {reason}")))
-    })
 }
 
 /// Ends the sessions whose accounts may not log in any more, on clusters where such sessions are to end. Called by the

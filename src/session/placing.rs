@@ -11,6 +11,7 @@ use super::account_limits::{OfAccount, Who};
 use super::admission::{Credential, denied};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
+use super::hold::Patience;
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{Proof, caching_sha2};
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
@@ -23,7 +24,7 @@ use crate::wire::handshake::Scramble;
 use crate::wire::packet::Err as ErrPacket;
 
 /// How often a node is chosen again when the one before could not be reached.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// The label of a login whose node has to have the password.
 const NEEDS_PASSWORD: &str = "needs_password";
@@ -144,14 +145,26 @@ impl Session {
         let mut changes = self.shared.topology.subscribe();
         let limit = self.connect_timeout(&credential.cluster);
         let links = self.links(&credential.cluster);
-        for attempt in 1.. {
+        let mut patience = Patience::default();
+        let mut attempt = 0;
+        loop {
             changes.mark_unchanged();
             let topology = self.shared.topology.load();
             let cluster = topology.cluster(credential.cluster.as_str()).ok_or_else(|| {
                 Fault::unavailable("no_cluster", format!("cluster {} is not configured", credential.cluster))
             })?;
-            let node =
-                cluster.choose(self.service.node).map_err(|none| Fault::unavailable("no_node", none))?;
+            let node = match cluster.choose(self.service.node) {
+                Ok(node) => node,
+                Err(none) => {
+                    let moves = self.moves(credential);
+                    let (held, name) = (&self.shared.held, &credential.cluster);
+                    if patience.wait(held, name, &moves, changes.changed()).await {
+                        continue;
+                    }
+                    return Err(Fault::unavailable("no_node", none));
+                }
+            };
+            attempt += 1;
             let load = node.load.enter();
             let credentials = Credentials {
                 user: &credential.user,
@@ -230,8 +243,7 @@ impl Session {
                 // The next attempt is judged by what is in force there.
                 self.shared.accounts.doubt(&credential.cluster).await;
             }
-            let unreachable = matches!(error, LinkError::Connect(_) | LinkError::Broken(_));
-            if !unreachable || attempt == ATTEMPTS {
+            if !error.is_of_the_node() || attempt == ATTEMPTS {
                 return Err(Self::link_fault(
                     error,
                     &accounts_host(self, credential),
@@ -243,7 +255,6 @@ impl Session {
             drop(load);
             let _ = timeout(Duration::from_secs(1), changes.changed()).await;
         }
-        unreachable!("the loop ends by its last attempt")
     }
 
     /// Makes sure that a client whose uid let it in would be by this node's own accounts, too.

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::state::Pin;
 use crate::fault::{Blame, Fault};
 use crate::grants::Account;
 use crate::ids::{ClientAddr, ClusterName, NodeName, ServiceName, SessionId};
@@ -44,6 +46,17 @@ impl Ending {
             Self::Shutdown => Fault::shutdown(),
         }
     }
+}
+
+/// A wish that a session leaves its link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leave {
+    /// The node that it is to leave, with the reason.
+    pub reason: String,
+    /// When it ends if it could not; none: it stays then.
+    pub deadline: Option<Instant>,
+    /// The node does not serve: whatever is under way there is lost.
+    pub at_once: bool,
 }
 
 /// What changes rarely in a session's life.
@@ -83,6 +96,10 @@ pub struct Entry {
     waits: AtomicBool,
     ending: OnceLock<Ending>,
     end: Notify,
+    leave: Mutex<Option<Leave>>,
+    wished: Notify,
+    /// Why it cannot leave its link.
+    pin: Mutex<Option<Pin>>,
 }
 
 impl Entry {
@@ -157,6 +174,47 @@ impl Entry {
         }
     }
 
+    /// Wishes that the session leaves its link, or no longer.
+    ///
+    /// The deadline of a wish that is repeated stays as it was.
+    pub fn wish(&self, wish: Option<Leave>) {
+        let mut known = self.leave.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = match (&*known, &wish) {
+            (Some(known), Some(new)) => (&known.reason, known.at_once) == (&new.reason, new.at_once),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            *known = wish;
+            self.wished.notify_one();
+        }
+    }
+
+    /// The wish that is in force.
+    pub fn wish_now(&self) -> Option<Leave> {
+        self.leave.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the session look at its wish again, because it may be possible now.
+    pub fn remind(&self) {
+        self.wished.notify_one();
+    }
+
+    /// Resolves when the wish changed, or is to be looked at again. Cancel safe.
+    pub async fn wished(&self) {
+        self.wished.notified().await;
+    }
+
+    /// Notes why the session cannot leave its link; none: it can.
+    pub fn set_pin(&self, pin: Option<Pin>) {
+        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
+    }
+
+    /// Why the session could not leave its link when its last reply ended.
+    pub fn pin(&self) -> Option<Pin> {
+        *self.pin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Place> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,6 +257,9 @@ impl Registry {
             waits: AtomicBool::new(false),
             ending: OnceLock::new(),
             end: Notify::new(),
+            leave: Mutex::default(),
+            wished: Notify::new(),
+            pin: Mutex::default(),
         });
         self.lock().insert(id, Arc::clone(&entry));
         Registered { registry: Arc::clone(self), entry }

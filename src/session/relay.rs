@@ -11,6 +11,7 @@
 mod awaited;
 mod flow;
 mod leftovers;
+mod moving;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,9 +23,10 @@ use bytes::BytesMut;
 use awaited::Awaited;
 use flow::{Held, flush, is_disconnect, pass_on, read};
 use leftovers::Leftovers;
+use moving::{InFlight, Patch};
 
 use super::registry::Entry;
-use super::state::{SessionState, query_text};
+use super::state::{Pin, SessionState, query_text};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
 use crate::metrics::ServiceMetrics;
@@ -41,6 +43,9 @@ const SCRATCH: usize = 64 * 1024;
 
 /// Longest statement whose text is looked at; a longer one has an unknown effect.
 const VISIBLE_STATEMENT: usize = 16 * 1024;
+
+/// Bytes of a `COM_STMT_EXECUTE` that are looked at, for the types of its parameters.
+const VISIBLE_EXECUTE: usize = 1024;
 
 /// Room before what was read, for Spillway's own commands: they go out in the same write as the client's.
 const HEADROOM: usize = 32;
@@ -61,6 +66,11 @@ pub enum Event {
     ClientClosed,
     /// The node closed its connection, perhaps after a last word.
     NodeClosed(Option<ErrPacket>),
+    /// The session was asked to leave its link and can do so now: nothing is under way, and nothing pins it.
+    Movable,
+    /// The node refused the only statement under way because it takes none of its kind now; nothing has happened, and the
+    /// client has not been told.
+    Rejected(ErrPacket),
     /// Somebody broke the protocol or a socket failed.
     Failed(Fault),
 }
@@ -116,6 +126,16 @@ pub struct Relay {
     next_sequence: u8,
     last_words: Option<ErrPacket>,
     leftovers: Leftovers,
+    /// The session is to leave its link as soon as it can.
+    leaving: bool,
+    /// The only command under way, for as long as it could be sent again.
+    in_flight: Option<InFlight>,
+    /// Statement numbers to be put into the bytes that are looked at.
+    patches: Vec<Patch>,
+    /// What operators were told last of why the session cannot leave its link.
+    told: Option<Pin>,
+    /// The packet by which the node refused the only statement under way.
+    rejected: Option<ErrPacket>,
     /// Which statements are classified, so that pins are known and another session may have the link.
     follow: Follow,
     /// What the session carries.
@@ -147,6 +167,11 @@ impl Relay {
             stopped_at: None,
             next_sequence: 1,
             last_words: None,
+            leaving: false,
+            in_flight: None,
+            patches: Vec::new(),
+            rejected: None,
+            told: None,
             follow,
             state,
         }
@@ -163,40 +188,9 @@ impl Relay {
         self.look_again = true;
     }
 
-    /// Replaces the link by another one; the relay must be stopped at a command. The old link is closed.
-    pub fn replace_link(&mut self, link: Link) {
-        self.capabilities = link.capabilities;
-        self.tracker = ReplyTracker::new(link.capabilities);
-        self.replies = Walker::default();
-        self.from_node = Held::default();
-        self.last_words = None;
-        self.leftovers = Leftovers::of(&link);
-        self.link = link;
-    }
-
     /// The link's socket, between two commands.
     pub fn node(&mut self) -> &mut Stream {
         &mut self.link.stream
-    }
-
-    /// Takes the link out of a session that is over, if everything that was sent on it is answered, with what the
-    /// session left behind there. What a node that is in the middle of something holds is nobody's to know.
-    pub fn into_idle_link(self) -> Option<(Link, SessionState)> {
-        let between_commands = self.awaited.is_empty()
-            && self.tracker.is_idle()
-            && self.client_sends == ClientSends::Commands
-            && self.commands.at_boundary()
-            && self.replies.at_boundary()
-            && self.from_client.unsent.is_empty()
-            && self.from_node.unread.is_empty()
-            && self.last_words.is_none();
-        between_commands.then_some((self.link, self.state))
-    }
-
-    /// The sequence number of an error that ends the session, and whether the client stands at a
-    /// packet boundary so that it can be told at all.
-    pub fn can_tell_client(&self) -> Option<u8> {
-        (self.replies.at_boundary() && self.from_node.unsent.is_empty()).then_some(self.next_sequence)
     }
 
     /// Ends the relay and gives back the client's stream.
@@ -221,6 +215,9 @@ impl Relay {
             };
             if let Poll::Ready(Progress::Event(event)) = down {
                 return Poll::Ready(event);
+            }
+            if self.leaving && self.is_movable() {
+                return Poll::Ready(Event::Movable);
             }
             if let Some(command) = self.stopped_at
                 && self.awaited.is_empty()
@@ -273,7 +270,7 @@ impl Relay {
             self.from_client.unread.clear();
         }
         let before = self.leftovers;
-        let chunk = &space[..filled];
+        let chunk = &mut space[..filled];
         let end = match self.take_commands(chunk, around) {
             Ok(end) => end,
             Err(fault) => return Poll::Ready(Progress::Event(Event::Failed(fault))),
@@ -281,6 +278,7 @@ impl Relay {
         if end < filled {
             self.from_client.unread.extend_from_slice(&chunk[end..]);
         }
+        self.patch(chunk);
         around.metrics.bytes_to_nodes.inc_by(end as u64);
         let start = headroom - self.put_own_commands(before, &mut scratch[..headroom]);
         match pass_on(
@@ -312,7 +310,8 @@ impl Relay {
                 }
                 (ClientSends::Commands, Command::StmtPrepare) if looks && len <= VISIBLE_STATEMENT => len,
                 (ClientSends::Commands, Command::InitDb) => len.min(1024),
-                (ClientSends::Commands, Command::StmtClose) => len.min(5),
+                (ClientSends::Commands, Command::StmtExecute) if looks => len.min(VISIBLE_EXECUTE),
+                (ClientSends::Commands, command) if command.is_about_statement() => len.min(5),
                 _ => 1,
             };
             let head = match self.commands.next(chunk, at, needs) {
@@ -394,6 +393,16 @@ impl Relay {
             }
             self.send_own(own);
         }
+        if self.state.has_forgotten(effect.as_ref(), text) {
+            let detail =
+                "it asks for what the statement before left on a node that the session is no longer on";
+            return Err(Fault::refused("forgotten", detail));
+        }
+        if !self.take_statement(command, head) {
+            self.stopped_at = Some(command);
+            return Ok(false);
+        }
+        self.note_in_flight(command, head, text, effect.as_ref());
         let pending = self.state.sent(command, text, effect);
         if let Follow::First(left) = &mut self.follow {
             *left -= 1;
@@ -461,7 +470,7 @@ impl Relay {
             scratch[..held].copy_from_slice(&self.from_node.unread);
             self.from_node.unread.clear();
         }
-        let chunk = &scratch[..held + n];
+        let chunk = &mut scratch[..held + n];
         let (start, end) = match self.take_own_replies(chunk).and_then(|start| {
             // Only what comes behind the replies to own commands is the client's.
             self.take_replies(chunk, start, around).map(|end| (start, end))
@@ -469,9 +478,13 @@ impl Relay {
             Ok(range) => range,
             Err(fault) => return Poll::Ready(Progress::Event(Event::Failed(fault))),
         };
+        if let Some(refusal) = self.rejected.take() {
+            return Poll::Ready(Progress::Event(Event::Rejected(refusal)));
+        }
         if end < chunk.len() {
             self.from_node.unread.extend_from_slice(&chunk[end..]);
         }
+        self.patch(chunk);
         around.metrics.bytes_to_clients.inc_by((end - start) as u64);
         match pass_on(cx, &mut self.client, &mut self.from_node.unsent, &chunk[start..end]) {
             Ok(()) => Poll::Ready(Progress::Made),
@@ -500,6 +513,9 @@ impl Relay {
                 self.last_words = Some(words);
                 return Ok(head.at);
             }
+            if self.rejects(&head) {
+                return Ok(head.at);
+            }
             self.next_sequence = head.sequence.wrapping_add(1);
             if !self.awaited.is_empty() {
                 self.take_reply(&head, around)?;
@@ -509,6 +525,9 @@ impl Relay {
     }
 
     fn take_reply(&mut self, head: &Head<'_>, around: &Around<'_>) -> Result<(), Fault> {
+        // The client has seen a part of it now: it can not come from elsewhere any more.
+        self.in_flight = None;
+        self.note_prepared(head);
         let end = match self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)? {
             Step::More => return Ok(()),
             Step::FileRequest => {
@@ -534,11 +553,11 @@ impl Relay {
             self.leftovers.found_rows &= !(done.overwrites && matches!(end, End::Ok(_)));
             let mut schema_changed = self.state.ended(done.pending, end);
             if let End::Ok(Some(status)) = end
-                && status.contains(Status::SESSION_STATE_CHANGED)
-                && let Ok(packet::Ok { session_state: Some(changes), .. }) =
-                    packet::Ok::decode(head.payload, self.capabilities)
+                && (head.payload.first() == Some(&0) || status.contains(Status::SESSION_STATE_CHANGED))
+                && let Ok(ok) = packet::Ok::decode(head.payload, self.capabilities)
             {
-                for change in packet::tracked(changes) {
+                self.state.inserted(ok.insert_id);
+                for change in ok.session_state.into_iter().flat_map(packet::tracked) {
                     schema_changed |= self.state.tracked(change);
                 }
             }
@@ -554,6 +573,7 @@ impl Relay {
         self.next_sequence = 1;
         self.begin_next();
         if self.awaited.is_empty() {
+            self.tell_pin(around.entry);
             around.entry.set_waits(true);
             self.look_again |= !self.from_client.unread.is_empty();
         }

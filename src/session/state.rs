@@ -4,13 +4,14 @@
 //! ([`SessionState::ended`]). From that follow the default schema, the settings to repeat on a new
 //! link, and the [`Pin`]s.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::sql::Effect;
+use super::prepared::{About, PreparedStatements, Preparing};
+use crate::sql::{self, Effect};
 use crate::wire::command::Command;
 use crate::wire::packet::Tracked;
 use crate::wire::reply::End;
+use crate::wire::statement::PrepareOk;
 use crate::wire::{Capabilities, Status};
 
 /// Longest settings that are kept for repetition, in bytes; beyond it the session is pinned.
@@ -21,8 +22,14 @@ const MAX_SETTINGS: usize = 16 * 1024;
 pub enum Pin {
     /// A transaction is open.
     Transaction,
-    /// Prepared statements are open: their number.
+    /// Tables are locked.
+    Locks,
+    /// Prepared statements that no other link could have: their number.
     Prepared(usize),
+    /// The link holds rows or data of a prepared statement.
+    Cursor,
+    /// The last statement left the number of rows that `FOUND_ROWS()` tells the next one.
+    FoundRows,
     /// A statement ran whose effect on the session is not known: its first word.
     Unknown(&'static str),
 }
@@ -31,7 +38,10 @@ impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transaction => f.write_str("a transaction is open"),
-            Self::Prepared(n) => write!(f, "{n} prepared statement(s) open"),
+            Self::Locks => f.write_str("tables are locked"),
+            Self::Prepared(n) => write!(f, "{n} prepared statement(s) that cannot be prepared elsewhere"),
+            Self::Cursor => f.write_str("a prepared statement has rows or data open"),
+            Self::FoundRows => f.write_str("FOUND_ROWS() of its last statement may still be asked for"),
             Self::Unknown(word) => write!(f, "it ran {word}, whose effect on the session is not known"),
         }
     }
@@ -47,7 +57,9 @@ pub enum Pending {
     /// A statement to repeat on a new link.
     Setting(Vec<u8>),
     /// A statement gets prepared.
-    Prepare,
+    Prepare(Preparing),
+    /// Tables get locked, or are no longer.
+    Locks(bool),
     /// Everything goes back to what it was after login.
     Reset,
 }
@@ -57,7 +69,14 @@ pub enum Pending {
 pub struct SessionState {
     schema: Option<Vec<u8>>,
     in_transaction: bool,
-    prepared: BTreeSet<u32>,
+    locks: bool,
+    /// What `LAST_INSERT_ID()` tells; 0: not known to be anything else.
+    insert_id: u64,
+    /// The last statement counted rows for `FOUND_ROWS()`.
+    counted_rows: bool,
+    /// The session moved, and no statement has run since: what the last one left is gone.
+    forgotten: bool,
+    prepared: PreparedStatements,
     unknown: Option<&'static str>,
     /// What a reset of the connection may not take away.
     unproven: Option<&'static str>,
@@ -86,22 +105,86 @@ impl SessionState {
         &self.settings
     }
 
-    /// The state after the session moved to another link, with its settings repeated there.
+    /// The state after the session moved to another cluster, with its settings repeated there.
     pub fn moved(&mut self, schema: Vec<u8>) {
         self.schema = Some(schema);
+        self.forgotten = true;
+    }
+
+    /// The state after the session moved to another link of its cluster, where its prepared statements have these numbers.
+    pub fn relocated(&mut self, prepared: &[(u32, PrepareOk)]) {
+        self.forgotten = true;
+        if !self.prepared.is_empty() {
+            self.prepared.moved(prepared);
+        }
+    }
+
+    /// What `LAST_INSERT_ID()` tells; none: not known to be anything but 0.
+    pub fn insert_id(&self) -> Option<u64> {
+        (self.insert_id != 0).then_some(self.insert_id)
+    }
+
+    /// A statement gave an `AUTO_INCREMENT` column this value; 0: none.
+    pub fn inserted(&mut self, id: u64) {
+        if id != 0 {
+            self.insert_id = id;
+        }
+    }
+
+    /// Whether a statement with this effect asks for what is gone since the session moved.
+    pub fn has_forgotten(&self, effect: Option<&Effect>, text: &[u8]) -> bool {
+        const LOST: [&[u8]; 2] = [b"found_rows", b"row_count"];
+        self.forgotten
+            && matches!(effect, Some(Effect::Recalls(_) | Effect::Cleared(_)))
+            && LOST.iter().any(|word| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+    }
+
+    /// The prepared statements.
+    pub fn prepared(&self) -> &PreparedStatements {
+        &self.prepared
+    }
+
+    /// The node's answer to a statement that gets prepared: the number that the client is told.
+    pub fn answered(&self, pending: &mut Pending, ok: PrepareOk) -> u32 {
+        match pending {
+            Pending::Prepare(preparing) => self.prepared.answered(preparing, ok),
+            _ => ok.id,
+        }
+    }
+
+    /// A command about a prepared statement goes out: `number` is the client's, `payload` the command, cut or whole.
+    pub fn about(
+        &mut self,
+        command: Command,
+        number: u32,
+        payload: &[u8],
+        capabilities: Capabilities,
+    ) -> About<'_> {
+        self.prepared.sent(command, number, payload, capabilities)
     }
 
     /// Why the session cannot leave its link now; empty: it can.
     pub fn pins(&self) -> Vec<Pin> {
-        let mut pins = Vec::new();
-        if self.in_transaction {
-            pins.push(Pin::Transaction);
-        }
-        if !self.prepared.is_empty() {
-            pins.push(Pin::Prepared(self.prepared.len()));
-        }
-        pins.extend(self.unknown.map(Pin::Unknown));
-        pins
+        self.each_pin().collect()
+    }
+
+    /// The first of [`Self::pins`].
+    pub fn pin(&self) -> Option<Pin> {
+        self.each_pin().next()
+    }
+
+    fn each_pin(&self) -> impl Iterator<Item = Pin> {
+        let unkept = self.prepared.unkept();
+        [
+            self.in_transaction.then_some(Pin::Transaction),
+            self.locks.then_some(Pin::Locks),
+            (unkept > 0).then_some(Pin::Prepared(unkept)),
+            self.prepared.any_open().then_some(Pin::Cursor),
+            self.counted_rows.then_some(Pin::FoundRows),
+            self.unknown.map(Pin::Unknown),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// A command goes out: `body` is what stands behind the command byte, cut or whole.
@@ -109,30 +192,34 @@ impl SessionState {
     /// `effect` is the text's, for `COM_QUERY` and `COM_STMT_PREPARE`. Returns what to do when its reply
     /// has ended.
     pub fn sent(&mut self, command: Command, body: &[u8], effect: Option<Effect>) -> Pending {
+        (self.forgotten, self.counted_rows) = (false, false);
         match command {
             Command::InitDb => Pending::Schema(body.to_vec()),
             Command::ResetConnection => Pending::Reset,
-            Command::StmtClose => {
-                if let Some(id) = body.first_chunk() {
-                    self.prepared.remove(&u32::from_le_bytes(*id));
-                }
-                Pending::Nothing
-            }
             Command::StmtPrepare => {
                 self.note_unknown(effect.as_ref());
-                // A prepared SET or USE takes effect whenever it is executed.
+                let Some(effect) = effect else {
+                    return Pending::Prepare(Preparing::new(None, false, false));
+                };
+                // These take effect whenever they are executed.
                 match effect {
-                    Some(Effect::Set) => self.unknown = Some("a prepared SET"),
-                    Some(Effect::Use(_)) => self.unknown = Some("a prepared USE"),
+                    Effect::Set => self.unknown = Some("a prepared SET"),
+                    Effect::Use(_) => self.unknown = Some("a prepared USE"),
+                    Effect::Locked | Effect::Unlocked => self.unknown = Some("a prepared LOCK TABLES"),
                     _ => {}
                 }
-                Pending::Prepare
+                let repeats = sql::may_be_repeated(body, &effect);
+                Pending::Prepare(Preparing::new(Some(body), repeats, effect == Effect::None))
             }
             Command::Query => {
                 self.note_unknown(effect.as_ref());
+                self.counted_rows =
+                    matches!(effect, Some(Effect::Recalls("SELECT"))) && sql::counts_found_rows(body);
                 match effect {
                     Some(Effect::Use(schema)) => Pending::Schema(schema),
                     Some(Effect::Set) => Pending::Setting(body.to_vec()),
+                    Some(Effect::Locked) => Pending::Locks(true),
+                    Some(Effect::Unlocked) => Pending::Locks(false),
                     _ => Pending::Nothing,
                 }
             }
@@ -168,7 +255,10 @@ impl SessionState {
     /// Whether the session holds nothing on its link and has changed nothing there but what the last statement leaves
     /// (`LAST_INSERT_ID()` and the like). `login`: the default schema of the login.
     pub fn is_light(&self, login: Option<&[u8]>) -> bool {
-        self.pins().is_empty() && self.settings.is_empty() && self.schema() == login
+        self.pins().is_empty()
+            && self.settings.is_empty()
+            && self.prepared.is_empty()
+            && self.schema() == login
     }
 
     /// From now on statements are not followed any more.
@@ -192,7 +282,10 @@ impl SessionState {
                 return false;
             }
             End::Prepared(id) => {
-                self.prepared.insert(id);
+                if let Pending::Prepare(preparing) = pending {
+                    self.prepared.add(preparing, id);
+                }
+                return false;
             }
             End::Ok(Some(status)) => {
                 self.in_transaction =
@@ -201,15 +294,14 @@ impl SessionState {
             End::Ok(None) => {}
         }
         match pending {
-            Pending::Nothing | Pending::Prepare => false,
+            Pending::Nothing | Pending::Prepare(_) => false,
+            Pending::Locks(locked) => {
+                self.locks = locked;
+                false
+            }
             Pending::Schema(schema) => self.set_schema(schema),
             Pending::Setting(text) => {
-                self.settings_size += text.len();
-                if self.settings_size > MAX_SETTINGS {
-                    self.unknown = Some("too many SET statements");
-                } else {
-                    self.settings.push(text);
-                }
+                self.set(text);
                 false
             }
             Pending::Reset => {
@@ -218,6 +310,22 @@ impl SessionState {
                 *self = Self { schema, unknown: unproven, unproven, ..Self::default() };
                 false
             }
+        }
+    }
+
+    /// Keeps a statement that sets variables to plain values. The same one again takes the place of the earlier one: whatever
+    /// that set, this sets again.
+    fn set(&mut self, text: Vec<u8>) {
+        if let Some(earlier) = self.settings.iter().position(|known| *known == text) {
+            self.settings.remove(earlier);
+            self.settings.push(text);
+            return;
+        }
+        self.settings_size += text.len();
+        if self.settings_size > MAX_SETTINGS {
+            self.unknown = Some("too many SET statements");
+        } else {
+            self.settings.push(text);
         }
     }
 
@@ -273,17 +381,51 @@ mod tests {
     }
 
     #[test]
-    fn prepared_statements_pin_until_they_are_closed() {
+    fn prepared_statements_pin_unless_they_can_be_prepared_elsewhere() {
         let mut state = SessionState::default();
-        let pending = state.sent(Command::StmtPrepare, b"SELECT 1", Some(Effect::None));
+        let mut pending = state.sent(Command::StmtPrepare, b"SELECT 1", Some(Effect::None));
+        state.answered(&mut pending, PrepareOk { id: 7, columns: 1, parameters: 0 });
         state.ended(pending, End::Prepared(7));
-        assert_eq!(state.pins(), [Pin::Prepared(1)]);
-        state.sent(Command::StmtClose, &7u32.to_le_bytes(), None);
         assert_eq!(state.pins(), []);
-        let pending = state.sent(Command::StmtPrepare, b"SET @a = 1", Some(Effect::Unknown("SET")));
+        let pending = state.sent(Command::StmtPrepare, b"SELECT 1", None);
         state.ended(pending, End::Prepared(8));
-        state.sent(Command::StmtClose, &8u32.to_le_bytes(), None);
-        assert_eq!(state.pins(), [Pin::Unknown("SET")], "it may have been executed");
+        assert_eq!(state.pins(), [Pin::Prepared(1)]);
+        state.about(Command::StmtClose, 8, b"", Capabilities::empty());
+        assert_eq!(state.pins(), []);
+        let pending = state.sent(Command::StmtPrepare, b"SET @a = 1", Some(Effect::Set));
+        state.ended(pending, End::Prepared(9));
+        state.about(Command::StmtClose, 9, b"", Capabilities::empty());
+        assert_eq!(state.pins(), [Pin::Unknown("a prepared SET")], "it may have been executed");
+    }
+
+    #[test]
+    fn locked_tables_pin_until_they_are_unlocked() {
+        let mut state = SessionState::default();
+        run(&mut state, "LOCK TABLES t READ", End::Error(1142));
+        assert_eq!(state.pins(), []);
+        run(&mut state, "LOCK TABLES t READ", OK);
+        assert_eq!(state.pins(), [Pin::Locks]);
+        run(&mut state, "UNLOCK TABLES", OK);
+        assert_eq!(state.pins(), []);
+    }
+
+    #[test]
+    fn what_a_statement_leaves_for_the_next_one_is_not_lost_in_silence() {
+        let mut state = SessionState::default();
+        run(&mut state, "SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1", OK);
+        assert_eq!(state.pins(), [Pin::FoundRows]);
+        run(&mut state, "SELECT FOUND_ROWS()", OK);
+        assert_eq!(state.pins(), []);
+        let asks = |state: &SessionState, sql: &[u8]| state.has_forgotten(Some(&classify(sql)), sql);
+        assert!(!asks(&state, b"SELECT ROW_COUNT()"));
+        state.inserted(5);
+        state.inserted(0);
+        state.relocated(&[]);
+        assert!(asks(&state, b"SELECT ROW_COUNT()"));
+        assert!(!asks(&state, b"SELECT LAST_INSERT_ID()"));
+        assert_eq!(state.insert_id(), Some(5));
+        run(&mut state, "SELECT 1", OK);
+        assert!(!asks(&state, b"SELECT ROW_COUNT()"));
     }
 
     #[test]
@@ -302,6 +444,10 @@ mod tests {
         let mut state = SessionState::default();
         for _ in 0..2000 {
             run(&mut state, "SET NAMES utf8mb4", OK);
+        }
+        assert_eq!((state.settings().len(), state.pins()), (1, vec![]), "the same one counts once");
+        for n in 0..2000 {
+            run(&mut state, &format!("SET wait_timeout = {n}"), OK);
         }
         assert!(state.settings().len() * 17 <= MAX_SETTINGS);
         assert_eq!(state.pins(), [Pin::Unknown("too many SET statements")]);

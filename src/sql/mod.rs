@@ -20,8 +20,15 @@ pub enum Effect {
     /// Session variables set to plain values: repeating the statement on another link has the
     /// same effect there.
     Set,
+    /// Nothing that outlives the next statement: it reads or leaves the values that a statement leaves for the one behind it
+    /// (`FOUND_ROWS()`, `ROW_COUNT()`, `LAST_INSERT_ID()`). The word that it begins with.
+    Recalls(&'static str),
+    /// Tables stay locked until [`Effect::Unlocked`].
+    Locked,
+    /// `UNLOCK TABLES`.
+    Unlocked,
     /// Something that another link would lack, and that a reset of the connection (`COM_RESET_CONNECTION`) takes away:
-    /// user variables, locks, temporary tables. The word that says why, such as `LOCK`.
+    /// user variables, user locks, temporary tables. The word that says why, such as `CREATE TEMPORARY TABLE`.
     Cleared(&'static str),
     /// Anything else; the word that says why, such as `CREATE` or `CALL`.
     Unknown(&'static str),
@@ -29,22 +36,27 @@ pub enum Effect {
 
 /// Functions of the server's own that do leave something, all of which a reset of the connection takes away.
 const CLEARED: &[&str] = &[
-    "found_rows",
     "get_lock",
     "is_free_lock",
     "is_used_lock",
-    "last_insert_id",
     "lastval",
     "nextval",
     "release_all_locks",
     "release_lock",
-    "row_count",
     "setval",
 ];
 
+/// Functions of the server's own that tell what the statement before left.
+const RECALLS: &[&str] = &["found_rows", "last_insert_id", "row_count"];
+
 /// Words that leave something behind wherever they stand, until a reset of the connection.
-const LEAVES_SOMETHING: &[&str] =
-    &["sql_calc_found_rows", "nextval", "lastval", "setval", "outfile", "dumpfile", "returning"];
+const LEAVES_SOMETHING: &[&str] = &["nextval", "lastval", "setval", "outfile", "dumpfile", "returning"];
+
+/// First words of statements that change data definitions, accounts or tables' files, and nothing in the session.
+const DEFINES: &[&str] = &["create", "alter", "drop", "rename", "kill", "truncate"];
+
+/// The same where the next word is `TABLE`; otherwise they run a statement.
+const SERVES_TABLES: &[&str] = &["analyze", "check", "optimize", "repair"];
 
 /// Words in a `SET` statement that change more than the session, or what a reset of the connection leaves as it is:
 /// `MariaDB` 10.11 keeps the role and the profiles of earlier statements.
@@ -84,39 +96,73 @@ pub fn classify(sql: &[u8]) -> Effect {
             return left_behind(lexer, name);
         }
     }
-    for plain in ["begin", "commit", "rollback", "start", "desc", "describe"] {
-        if eq(word, plain) {
-            // Whether a transaction is open is told by the status flags of the reply.
-            return if single_statement(lexer) { Effect::None } else { Effect::Unknown("statements") };
-        }
-    }
-    for (kept, name) in [
-        ("lock", "LOCK"),
-        ("unlock", "UNLOCK"),
-        ("savepoint", "SAVEPOINT"),
-        ("release", "RELEASE"),
-        ("truncate", "TRUNCATE"),
+    for (alone, effect) in [
+        // Whether a transaction is open, and with it its savepoints, is told by the status flags of the reply.
+        ("begin", Effect::None),
+        ("commit", Effect::None),
+        ("rollback", Effect::None),
+        ("start", Effect::None),
+        ("savepoint", Effect::None),
+        ("release", Effect::None),
+        // Words of privileges, which are words of statements elsewhere, are no statements here.
+        ("grant", Effect::None),
+        ("revoke", Effect::None),
+        ("desc", Effect::None),
+        ("describe", Effect::None),
+        ("lock", Effect::Locked),
+        ("unlock", Effect::Unlocked),
     ] {
-        if eq(word, kept) {
-            return if single_statement(lexer) {
-                Effect::Cleared(name)
-            } else {
-                Effect::Unknown("statements")
-            };
+        if eq(word, alone) {
+            return if single_statement(lexer) { effect } else { Effect::Unknown("statements") };
         }
     }
     for (reading, name) in [("with", "WITH"), ("do", "DO")] {
         if eq(word, reading) {
-            return match left_behind(lexer, name) {
-                Effect::Unknown(why) => Effect::Unknown(why),
-                _ => Effect::Cleared(name),
-            };
+            return left_behind(lexer, name);
         }
     }
-    if eq(word, "create") && is_temporary_table(lexer) {
+    if eq(word, "create") && is_temporary_table(lexer.clone()) {
         return Effect::Cleared("CREATE TEMPORARY TABLE");
     }
-    Effect::Unknown(name_of(word))
+    let defines = DEFINES.iter().any(|w| eq(word, w))
+        || SERVES_TABLES.iter().any(|w| eq(word, w))
+            && matches!(lexer.clone().next(), Some(Token::Word(next)) if eq(next, "table"));
+    if defines && runs_nothing(lexer) { Effect::None } else { Effect::Unknown(name_of(word)) }
+}
+
+/// Whether a statement that begins with one of [`DEFINES`] is only that: it holds no query or call that would be run at once,
+/// makes nothing that belongs to the session, and leaves the default schema alone.
+fn runs_nothing(lexer: Lexer<'_>) -> bool {
+    const NOT_THESE: &[&str] = &[
+        "select",
+        "with",
+        "values",
+        "call",
+        "execute",
+        "prepare",
+        "begin",
+        "temporary",
+        "database",
+        "schema",
+        "role",
+    ];
+    let plain = |token| match token {
+        Token::Word(word) => !NOT_THESE.iter().any(|w| eq(word, w)),
+        Token::UserVariable => false,
+        _ => true,
+    };
+    lexer.clone().all(plain) && single_statement(lexer)
+}
+
+/// Whether a statement that reads can be run a second time as if it had not run before: its first reply was lost.
+///
+/// `effect` is the text's.
+pub fn may_be_repeated(sql: &[u8], effect: &Effect) -> bool {
+    match effect {
+        Effect::Set | Effect::Use(_) => true,
+        Effect::None => begins_with(sql, &["select", "show", "desc", "describe", "begin", "start"]),
+        _ => false,
+    }
 }
 
 /// The schema of a `USE` statement, if the text is one. Cheaper than [`classify`]: any other text is
@@ -160,6 +206,11 @@ pub fn loads_local_file(sql: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether a statement counts the rows that it would have without its `LIMIT`.
+pub fn counts_found_rows(sql: &[u8]) -> bool {
+    Lexer::new(sql).any(|token| matches!(token, Token::Word(word) if eq(word, "sql_calc_found_rows")))
 }
 
 /// Whether the first word of a text is one of `words`, which are in lower case.
@@ -247,6 +298,10 @@ fn setting(lexer: Lexer<'_>) -> Effect {
     let mut ended = false;
     let mut plain = true;
     let mut last = Last::Other;
+    // SET TRANSACTION is for the next transaction only.
+    let of_session = matches!(lexer.clone().next(), Some(Token::Word(word)) if eq(word, "session"));
+    let mut value_of = Target::None;
+    let mut target = Target::Setting;
     for token in lexer {
         if ended && token != Token::Other(b';') {
             return UNKNOWN;
@@ -258,23 +313,38 @@ fn setting(lexer: Lexer<'_>) -> Effect {
                 if NOT_OF_THE_SESSION.iter().any(|w| eq(word, w)) {
                     return UNKNOWN;
                 }
-                // SET TRANSACTION is for the next transaction only, and a default differs between nodes.
-                plain &= !eq(word, "transaction") && !eq(word, "default");
+                // A default differs between nodes.
+                plain &= (of_session || !eq(word, "transaction")) && !eq(word, "default");
+                // What is a word for a setting may be a value of the moment for a variable.
+                plain &= value_of != Target::UserVariable
+                    || ["null", "true", "false"].iter().any(|literal| eq(word, literal));
                 last = before.word(word);
             }
             Token::Other(b';') => ended = true,
             Token::Other(b'(') if before.is_foreign_call() => return UNKNOWN,
             Token::Other(b'.') => last = Last::Dot,
-            Token::Other(b'=' | b',' | b':' | b'-' | b'+')
-            | Token::SystemVariable
-            | Token::Number
-            | Token::Quoted { quote: b'\'' | b'"', .. } => {}
+            Token::Other(b'=') => value_of = target,
+            Token::Other(b',') => (value_of, target) = (Target::None, Target::Setting),
+            Token::UserVariable if value_of == Target::None => target = Target::UserVariable,
+            Token::SystemVariable if value_of == Target::None => {}
+            Token::Other(b':' | b'-' | b'+') | Token::Number | Token::Quoted { quote: b'\'' | b'"', .. } => {}
             Token::Quoted { .. } => last = Last::QuotedName,
-            // User variables, expressions.
-            Token::UserVariable | Token::Other(_) => plain = false,
+            // Values of other variables, expressions.
+            Token::UserVariable | Token::SystemVariable | Token::Other(_) => plain = false,
         }
     }
     if plain { Effect::Set } else { Effect::Cleared("SET") }
+}
+
+/// What a part of a `SET` statement assigns to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Nothing yet: the name comes first.
+    None,
+    /// A variable of the server's, or something like `NAMES`.
+    Setting,
+    /// `@name`.
+    UserVariable,
 }
 
 /// The token before an opening parenthesis tells whether a function is called, and whose.
@@ -296,14 +366,14 @@ impl<'a> Last<'a> {
     /// Whether a parenthesis now begins the arguments of a function that may be a stored one.
     fn is_foreign_call(self) -> bool {
         match self {
-            Self::Word(word) => !HARMLESS.iter().chain(CLEARED).any(|f| eq(word, f)),
+            Self::Word(word) => !HARMLESS.iter().chain(CLEARED).chain(RECALLS).any(|f| eq(word, f)),
             Self::Qualified | Self::QuotedName => true,
             Self::Dot | Self::Other => false,
         }
     }
 
-    fn is_cleared_call(self) -> bool {
-        matches!(self, Self::Word(word) if CLEARED.iter().any(|f| eq(word, f)))
+    fn calls_one_of(self, functions: &[&str]) -> bool {
+        matches!(self, Self::Word(word) if functions.iter().any(|f| eq(word, f)))
     }
 }
 
@@ -315,7 +385,7 @@ impl<'a> Last<'a> {
 fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
     let mut ended = false;
     let mut before_values = matches!(name, "INSERT" | "REPLACE");
-    let mut leaves = false;
+    let (mut leaves, mut recalls) = (false, false);
     let mut last = Last::Other;
     for token in lexer {
         if ended && token != Token::Other(b';') {
@@ -324,11 +394,13 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
         let before = std::mem::replace(&mut last, Last::Other);
         match token {
             Token::Invalid => return Effect::Unknown(name),
-            Token::UserVariable => leaves = true,
+            // An assignment to a user variable.
+            Token::Other(b':') => leaves = true,
             Token::Word(word) => {
                 if eq(word, "procedure") {
                     return Effect::Unknown(name);
                 }
+                recalls |= eq(word, "sql_calc_found_rows");
                 leaves |= (eq(word, "value") && matches!(before, Last::Word(w) if eq(w, "next")))
                     || LEAVES_SOMETHING.iter().any(|w| eq(word, w))
                     || (eq(word, "into") && !before_values);
@@ -341,15 +413,24 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
                 if before.is_foreign_call() {
                     return Effect::Unknown(name);
                 }
-                leaves |= before.is_cleared_call();
+                leaves |= before.calls_one_of(CLEARED);
+                recalls |= before.calls_one_of(RECALLS);
             }
             Token::Other(b'.') => last = Last::Dot,
             Token::Quoted { quote: b'`', .. } => last = Last::QuotedName,
             Token::Other(b';') => ended = true,
-            Token::SystemVariable | Token::Quoted { .. } | Token::Number | Token::Other(_) => {}
+            Token::UserVariable
+            | Token::SystemVariable
+            | Token::Quoted { .. }
+            | Token::Number
+            | Token::Other(_) => {}
         }
     }
-    if leaves { Effect::Cleared(name) } else { Effect::None }
+    match (leaves, recalls) {
+        (true, _) => Effect::Cleared(name),
+        (false, true) => Effect::Recalls(name),
+        (false, false) => Effect::None,
+    }
 }
 
 /// `CREATE TEMPORARY TABLE` without a query, which could call anything.
@@ -395,11 +476,18 @@ mod tests {
             "set session sql_mode='ANSI', @@wait_timeout = 28800",
             "SET character set latin1",
             "SET @@session.time_zone = '+00:00';",
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET @x = 1",
+            "SET @x := 'a', @y = -2.5, sql_mode = ANSI, @z = NULL",
         ] {
             assert_eq!(classify(text.as_bytes()), Effect::Set, "{text}");
         }
         for text in [
-            "SET @x = 1",
+            "SET @x = @y",
+            "SET @x = @@sql_mode",
+            "SET sql_mode = @@session.sql_mode",
+            "SET @x = CURRENT_TIMESTAMP",
+            "SET @x = 1 + 1, @y = now()",
             "SET sql_mode = concat(@@sql_mode, ',ANSI')",
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "SET NAMES DEFAULT",
@@ -431,6 +519,8 @@ mod tests {
             "show databases",
             "SELECT a, count(*) FROM t WHERE b IN (1,2) GROUP BY a",
             "INSERT INTO t (a, b) VALUES (1, now())",
+            "INSERT INTO t (a) VALUES (@x)",
+            "SELECT @x, @`y`",
             "INSERT INTO `t` (a) SELECT a FROM s WHERE a IN (1)",
             "REPLACE INTO t SET a = 1",
             "UPDATE t SET a = a + 1 WHERE id = 3",
@@ -438,6 +528,14 @@ mod tests {
             "BEGIN",
             "START TRANSACTION READ ONLY",
             "commit",
+            "SAVEPOINT a",
+            "WITH x AS (SELECT 1) SELECT * FROM x",
+            "TRUNCATE TABLE t",
+            "CREATE TABLE t (id int primary key, name varchar(20), key k (name))",
+            "ALTER TABLE t ADD COLUMN c int DEFAULT 5",
+            "DROP TABLE IF EXISTS t",
+            "GRANT SELECT ON shop.* TO 'app'@'%'",
+            "ANALYZE TABLE t",
             "",
         ] {
             assert_eq!(classify(text.as_bytes()), Effect::None, "{text}");
@@ -451,15 +549,42 @@ mod tests {
             "SELECT @x := 1",
             "SELECT a INTO @b FROM t",
             "SELECT a INTO OUTFILE '/tmp/x' FROM t",
-            "SELECT SQL_CALC_FOUND_ROWS a FROM t",
-            "SELECT LAST_INSERT_ID()",
-            "INSERT INTO t (a) VALUES (@x)",
-            "LOCK TABLES t READ",
-            "SAVEPOINT a",
+            "UPDATE t SET a = (@x := a + 1)",
             "CREATE TEMPORARY TABLE t (a int)",
-            "WITH x AS (SELECT 1) SELECT * FROM x",
         ] {
             assert!(matches!(classify(text.as_bytes()), Effect::Cleared(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_next_statement_sees_is_told_apart() {
+        for text in ["SELECT SQL_CALC_FOUND_ROWS a FROM t", "SELECT LAST_INSERT_ID()", "DO ROW_COUNT()"] {
+            assert!(matches!(classify(text.as_bytes()), Effect::Recalls(_)), "{text}");
+        }
+        assert_eq!(classify(b"LOCK TABLES t READ"), Effect::Locked);
+        assert_eq!(classify(b"unlock tables"), Effect::Unlocked);
+        assert!(matches!(classify(b"SELECT LAST_INSERT_ID(), GET_LOCK('a', 1)"), Effect::Cleared(_)));
+    }
+
+    #[test]
+    fn only_what_changes_nothing_is_repeated() {
+        for text in
+            ["SELECT a FROM t", "show tables", "BEGIN", "START TRANSACTION", "USE shop", "SET NAMES utf8"]
+        {
+            assert!(may_be_repeated(text.as_bytes(), &classify(text.as_bytes())), "{text}");
+        }
+        for text in [
+            "INSERT INTO t VALUES (1)",
+            "UPDATE t SET a = a + 1",
+            "COMMIT",
+            "SELECT my_function(1)",
+            "SELECT LAST_INSERT_ID()",
+            "SELECT a INTO OUTFILE '/tmp/x' FROM t",
+            "WITH x AS (SELECT 1) DELETE FROM t",
+            "DROP TABLE t",
+            "DO 1",
+        ] {
+            assert!(!may_be_repeated(text.as_bytes(), &classify(text.as_bytes())), "{text}");
         }
     }
 
@@ -478,6 +603,11 @@ mod tests {
             "LOCK TABLES t READ; SET ROLE admin",
             "XA START 'a'",
             "DROP DATABASE lab",
+            "CREATE TABLE t SELECT my_function(1)",
+            "CREATE PROCEDURE p() SELECT 1",
+            "DROP TABLE t; SET ROLE admin",
+            "ANALYZE UPDATE t SET a = my_function(1)",
+            "ALTER EVENT e DO CALL p()",
             "EXECUTE IMMEDIATE 'SET ROLE admin'",
             "CALL p()",
             "PREPARE s FROM 'select 1'",

@@ -221,7 +221,8 @@ impl Node {
         self.takes_sessions() && matches!(self.observed, Observed::Up { writable: true, .. })
     }
 
-    fn readable(&self) -> bool {
+    /// Whether it may answer reads now.
+    pub fn is_readable(&self) -> bool {
         self.takes_sessions() && matches!(self.observed, Observed::Up { readable: true, .. })
     }
 
@@ -275,7 +276,7 @@ impl Cluster {
     pub fn role(&self, node: &Node) -> Role {
         if self.writer().is_some_and(|w| w.name == node.name) {
             Role::Writer
-        } else if node.readable() {
+        } else if node.is_readable() {
             Role::Reader
         } else {
             Role::None
@@ -289,7 +290,7 @@ impl Cluster {
     pub fn choose(&self, choice: NodeChoice) -> Result<&Node, NoNode> {
         let chosen = match choice {
             NodeChoice::Writer => self.writer(),
-            NodeChoice::Any => self.nodes.iter().filter(|n| n.readable()).min_by(|a, b| by_share(a, b)),
+            NodeChoice::Any => self.nodes.iter().filter(|n| n.is_readable()).min_by(|a, b| by_share(a, b)),
         };
         chosen.ok_or_else(|| NoNode {
             cluster: self.name.clone(),

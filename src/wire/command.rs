@@ -87,6 +87,19 @@ impl Command {
         }
     }
 
+    /// Whether it names a prepared statement by its number.
+    pub fn is_about_statement(self) -> bool {
+        matches!(
+            self,
+            Self::StmtExecute
+                | Self::StmtBulkExecute
+                | Self::StmtSendLongData
+                | Self::StmtClose
+                | Self::StmtReset
+                | Self::StmtFetch
+        )
+    }
+
     /// What the server will answer.
     pub fn expects(self) -> Expect {
         match self {

@@ -8,6 +8,7 @@
 //! | [`packet`] | packet headers, OK, ERR and EOF packets |
 //! | [`command`] | command bytes and the kind of reply that each one gets |
 //! | [`reply`] | [`reply::ReplyTracker`]: follows a reply by its packet heads |
+//! | [`statement`] | numbers and parameter types of prepared statements |
 //! | [`walk`] | [`walk::Walker`]: finds packet heads in a byte stream |
 //!
 //! Everything here treats its input as hostile: lengths are checked before use, and a malformed
@@ -19,6 +20,7 @@ pub mod command;
 pub mod handshake;
 pub mod packet;
 pub mod reply;
+pub mod statement;
 pub mod walk;
 
 pub use capabilities::{Capabilities, Status};

@@ -37,6 +37,8 @@ pub fn put_packet(out: &mut BytesMut, mut sequence: u8, payload: &[u8]) {
 /// The part of an OK packet that the proxy reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ok<'a> {
+    /// The value that the statement gave an `AUTO_INCREMENT` column; 0: none.
+    pub insert_id: u64,
     /// Server status after the statement.
     pub status: Status,
     /// Session state information, when announced and wholly visible.
@@ -51,7 +53,7 @@ impl<'a> Ok<'a> {
         let mut r = Reader::new(payload);
         r.u8("OK header")?;
         r.lenenc("OK affected rows")?;
-        r.lenenc("OK last insert id")?;
+        let insert_id = r.lenenc("OK last insert id")?;
         let status = Status::from_bits_retain(r.u16("OK status")?);
         let mut session_state = None;
         if capabilities.contains(Capabilities::SESSION_TRACK)
@@ -61,7 +63,7 @@ impl<'a> Ok<'a> {
         {
             session_state = r.lenenc_bytes("OK session state").ok();
         }
-        Ok(Self { status, session_state })
+        Ok(Self { insert_id, status, session_state })
     }
 
     /// Appends a complete OK packet without rows, ids or information.

@@ -7,6 +7,7 @@ use super::capabilities::{Capabilities, Status};
 use super::codec::{Malformed, Reader};
 use super::command::Expect;
 use super::packet::{MAX_PAYLOAD, Ok};
+use super::statement::PrepareOk;
 
 /// Longest OK packet whose session state is looked at.
 pub const VISIBLE_OK: usize = 4096;
@@ -206,13 +207,8 @@ impl ReplyTracker {
     }
 
     fn prepared(&mut self, head: &[u8]) -> Result<Step, Malformed> {
-        let mut r = Reader::new(head);
-        if r.u8("prepare reply")? != 0 {
-            return Err(Malformed("prepare reply"));
-        }
-        let id = r.u32("statement id")?;
-        let columns = u64::from(r.u16("column count")?);
-        let parameters = u64::from(r.u16("parameter count")?);
+        let PrepareOk { id, columns, parameters } = PrepareOk::decode(head)?;
+        let (columns, parameters) = (u64::from(columns), u64::from(parameters));
         if parameters > 0 {
             self.state =
                 State::Definitions { left: parameters, then: AfterDefinitions::Columns(columns, id) };

@@ -26,6 +26,7 @@ mod lab;
 mod limits;
 mod links;
 mod login;
+mod moves;
 mod mysql;
 mod names;
 mod node_tls;
@@ -115,6 +116,7 @@ fn main() {
     arguments.test_threads.get_or_insert(4);
     let trials = [
         health::trials(),
+        moves::trials(),
         routing::trials(),
         login::trials(),
         statements::trials(),

@@ -345,51 +345,57 @@ fn an_entry_is_taken_back() -> Verdict {
     Ok(())
 }
 
-/// What opened one cluster opens another only where that lists the user, too.
+/// What opened one cluster opens another only where that lists the user, too; and there the session is at home.
 fn each_cluster_has_its_own() -> Verdict {
-    let servers = [server("unix-one")?, server("unix-two")?];
-    for (server, schema) in servers.iter().zip(["one", "two"]) {
+    let servers = [server("unix-one")?, server("unix-two-a")?, server("unix-two-b")?];
+    for (server, schema) in servers.iter().zip(["one", "two", "two"]) {
         server.sql(&format!("CREATE DATABASE {schema}; GRANT ALL ON {schema}.* TO daemon@'%', games@'%'"))?;
     }
-    // On the second one, the same password opens the account; only the list differs.
+    let [one, a, b] = servers.each_ref().map(Server::address);
     let socket = directory("unix-two-clusters")?.join("app.sock");
-    let cluster = |name: &str, server: &Server, entries: &str| {
-        lab::cluster_with(name, "static", &format!("{{ solo = \"{}\" }}", server.address()), entries)
-    };
-    let configuration = |of_two: &str| {
-        let of_one = entries(&[("daemon", DAEMON, PASSWORD), ("games", GAMES, PASSWORD)]);
-        cluster("one", &servers[0], &of_one)
-            + &cluster("two", &servers[1], of_two)
-            + &format!(
-                "[service.both]\nlisten = [\"unix:{}\"]\nroute = \"by-database\"\ndefault_cluster = \"one\"\n",
-                socket.display()
-            )
-    };
-    let spillway = Spillway::start(
-        lab::binary(),
-        "spillway-unix-two",
-        &configuration(&entries(&[("games", GAMES, PASSWORD)])),
-    )?;
+    // On the second cluster, the same password opens the account; only the list differs.
+    let both = entries(&[("daemon", DAEMON, PASSWORD), ("games", GAMES, PASSWORD)]);
+    let configuration = lab::cluster_with("one", "static", &format!("{{ solo = \"{one}\" }}"), &both)
+        + &lab::cluster_with(
+            "two",
+            "static",
+            &format!("{{ a = \"{a}\", b = \"{b}\" }}"),
+            &entries(&[("games", GAMES, PASSWORD)]),
+        )
+        + &format!(
+            "[service.both]\nlisten = [\"unix:{}\"]\nroute = \"by-database\"\ndefault_cluster = \"one\"\n\
+             node = \"any\"\n",
+            socket.display()
+        );
+    let spillway = Spillway::start(lab::binary(), "spillway-unix-two", &configuration)?;
+    let [one, a, b] = servers.each_ref().map(|server| server.port.to_string());
+    let port = |session: &mut Raw| first_value(&session.query("SELECT @@port")?);
     for (user, uid, password, moves) in
         [("daemon", DAEMON, "", false), ("games", GAMES, "", true), ("daemon", BIN, PASSWORD, true)]
     {
         let client = Client::new(uid, &[&socket])?;
         let credentials = Credentials::new(user, password, Some("one"));
         let mut session = raw::login(client.ports[0], &credentials)?.map_err(|e| text(&e))?;
-        let port = |session: &mut Raw| first_value(&session.query("SELECT @@port")?);
-        same!(port(&mut session)?, servers[0].port.to_string(), "{user} on the first");
+        same!(port(&mut session)?, one, "{user} on the first");
         let reply = session.query("USE two")?;
-        let refusal = reply.first().filter(|packet| packet.first() == Some(&0xff));
-        same!(refusal.is_none(), moves, "{user} of uid {uid}: {reply:?}");
-        let now = if moves { &servers[1] } else { &servers[0] };
-        same!(port(&mut session)?, now.port.to_string(), "{user} after USE");
         if !moves {
             let refusal = raw::Refusal::parse(&reply[0])?;
             ensure!(text(&refusal).starts_with("1698 28000"), "{refusal:?}");
+            same!(port(&mut session)?, one, "{user} after USE");
+            continue;
         }
+        same!(reply[0].first(), Some(&0), "{user} of uid {uid}: {reply:?}");
+        let first = port(&mut session)?;
+        ensure!(first == a || first == b, "{user} after USE is on {first}");
+        let (node, other) = if first == a { ("a", &b) } else { ("b", &a) };
+        spillway.ask(&format!("set node two {node} drain"))?;
+        wait_for("the other node of the second cluster", LIMIT, || {
+            let now = port(&mut session)?;
+            if now == *other { Ok(()) } else { Err(format!("it is on {now}")) }
+        })?;
+        spillway.ask(&format!("set node two {node} enabled"))?;
         session.query("USE one")?;
-        same!(port(&mut session)?, servers[0].port.to_string(), "{user} back");
+        same!(port(&mut session)?, one, "{user} back");
     }
-    drop(spillway);
     Ok(())
 }

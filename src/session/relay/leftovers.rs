@@ -80,7 +80,7 @@ impl Relay {
                 let select = sql::begins_with(text, &["select"]);
                 (select || sql::begins_with(text, NO_QUERY), select)
             }
-            (Command::Query, Some(Effect::Cleared("SELECT"))) => {
+            (Command::Query, Some(Effect::Cleared("SELECT") | Effect::Recalls("SELECT"))) => {
                 let reads = text.windows(10).any(|word| word.eq_ignore_ascii_case(b"found_rows"));
                 (!reads, !reads)
             }

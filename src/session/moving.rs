@@ -1,0 +1,311 @@
+//! A session leaves its node: because that is gone, because an operator wants it to, or because the node refuses what it sends.
+//!
+//! The client does not notice, unless the session has a [`Pin`]. Nothing is ever sent a second time that may have
+//! had an effect the first time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info};
+
+use super::commands::Conversation;
+use super::handshake::read_fault;
+use super::hold::Patience;
+use super::registry::Leave;
+use super::relay::Relay;
+use super::{Credential, Leaving, Session, unless_ended};
+use crate::auth::Proof;
+use crate::fault::{Blame, Fault};
+use crate::ids::NodeName;
+use crate::topology::Topology;
+use crate::wire::packet::Err as ErrPacket;
+
+/// How long a session waits to hear whether the node that closed its link is gone. A session that was killed there ends.
+const VERDICT: Duration = Duration::from_secs(1);
+
+/// How often a statement that nodes refuse is taken to another one.
+const MAX_REFUSALS: u8 = 3;
+
+/// Longest `COM_STMT_EXECUTE` that can be rewritten.
+const EXECUTE_LIMIT: usize = 48 * 1024;
+
+/// `ER_NEED_REPREPARE`.
+const NEED_REPREPARE: u16 = 1615;
+
+/// What a server says when it ends connections because it stops: `ER_SERVER_SHUTDOWN`, and `MariaDB` also
+/// `ER_CONNECTION_KILLED`.
+const STOPPING: [u16; 2] = [1053, 1927];
+
+/// How often nodes refused the statement that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// The statements before it.
+    before: u64,
+    count: u8,
+}
+
+impl Refusals {
+    fn count(&mut self, before: u64) -> u8 {
+        if self.before != before {
+            *self = Self { before, count: 0 };
+        }
+        self.count += 1;
+        self.count
+    }
+}
+
+impl Session {
+    /// The link broke. The session goes on at another node, if the node is really gone and the session can.
+    pub(super) async fn link_lost(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+        words: Option<ErrPacket>,
+    ) -> Result<(), Fault> {
+        let told = words.as_ref().is_some_and(|words| !STOPPING.contains(&words.code));
+        let fault = self.node_closed(words);
+        if told || !can_move(relay, credential) {
+            return Err(with_pin(fault, relay, credential));
+        }
+        if !self.node_is_gone().await {
+            return Err(fault);
+        }
+        self.relocate(relay, credential, "its node is gone").await
+    }
+
+    /// The wish that the session leaves its node changed, or may be possible now.
+    pub(super) async fn wished(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+        leaving: &mut Option<Box<Leaving>>,
+    ) -> Result<(), Fault> {
+        let entry = Arc::clone(&self.registered.entry);
+        let Some(wish) = entry.wish_now() else {
+            *leaving = None;
+            relay.leave(false);
+            return Ok(());
+        };
+        if wish.at_once {
+            *leaving = None;
+            relay.leave(false);
+            if !can_move(relay, credential) {
+                let fault = Fault::killed("node_left", Blame::Server, &wish.reason);
+                return Err(with_pin(fault, relay, credential));
+            }
+            return unless_ended(&entry, self.relocate(relay, credential, &wish.reason)).await;
+        }
+        relay.leave(!matches!(credential.proof, Proof::Relayed) && self.has_better_node());
+        if leaving.as_ref().is_none_or(|known| known.wish != wish) {
+            let deadline = wish.deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+            *leaving = Some(Box::new(Leaving { wish, deadline }));
+        }
+        Ok(())
+    }
+
+    /// The session can leave its link, as was wished. Where it cannot be placed elsewhere now, it stays until the next
+    /// change.
+    pub(super) async fn move_away(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+        wish: Option<&Leave>,
+    ) -> Result<(), Fault> {
+        relay.leave(false);
+        if !self.has_better_node() {
+            return Ok(());
+        }
+        let reason = wish.map_or("", |wish| wish.reason.as_str());
+        match self.relocate(relay, credential, reason).await {
+            Err(fault) if fault.blame != Blame::Client && wish.is_some_and(|wish| !wish.at_once) => {
+                debug!(session = self.registered.entry.id.0, %fault, "the session stays where it is");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// The node refused a statement because of what it is now. Another one takes it, once there is one.
+    pub(super) async fn refused(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+        refusal: &ErrPacket,
+        refusals: &mut Refusals,
+    ) -> Result<(), Fault> {
+        let moves = self.moves(credential);
+        let again = refusals.count(self.registered.entry.statements());
+        if again > MAX_REFUSALS || !can_leave(relay, credential) {
+            relay.pass_refusal(refusal);
+            return Ok(());
+        }
+        let mut changes = self.shared.topology.subscribe();
+        let mut patience = Patience::default();
+        while self.is_best_node(&self.shared.topology.load()) {
+            let (held, cluster) = (&self.shared.held, &credential.cluster);
+            if !patience.wait(held, cluster, &moves, changes.changed()).await {
+                relay.pass_refusal(refusal);
+                return Ok(());
+            }
+        }
+        self.relocate(relay, credential, "its node refused a statement").await
+    }
+
+    /// A command about a prepared statement needs the types of its parameters, which this link has not seen.
+    pub(super) async fn rewrite_execute(&mut self, relay: &mut Relay) -> Result<(), Fault> {
+        let mut talk = Conversation::with(relay);
+        let payload = talk.packets.read(EXECUTE_LIMIT).await;
+        talk.end();
+        match payload {
+            Ok(payload) => relay.rewrite_execute(&payload),
+            Err(crate::net::ReadError::TooLong(_)) => {
+                let text = "Prepared statement needs to be re-prepared";
+                let reply = ErrPacket::new(NEED_REPREPARE, b"HY000", text);
+                Err(Fault::told(Blame::Proxy, "needs_reprepare", text, reply))
+            }
+            Err(error) => Err(read_fault(error)),
+        }
+    }
+
+    /// Waits for the verdict about the session's node.
+    async fn node_is_gone(&self) -> bool {
+        let mut changes = self.shared.topology.subscribe();
+        let gone = async {
+            while self.node_serves(&self.shared.topology.load()) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(VERDICT, gone).await.is_ok()
+    }
+
+    fn node_serves(&self, topology: &Topology) -> bool {
+        let place = self.registered.entry.place();
+        let cluster = place.cluster.and_then(|cluster| topology.cluster(cluster.as_str()));
+        let node = cluster.zip(place.node).and_then(|(cluster, name)| cluster.node(name.as_str()));
+        node.is_some_and(|node| node.must_be_left().is_none())
+    }
+
+    /// Whether a new session would come to this one's node now, or to none.
+    fn is_best_node(&self, topology: &Topology) -> bool {
+        let place = self.registered.entry.place();
+        let cluster = place.cluster.and_then(|cluster| topology.cluster(cluster.as_str()));
+        let best = cluster.and_then(|cluster| cluster.choose(self.service.node).ok());
+        best.is_none_or(|best| Some(&best.name) == place.node.as_ref())
+    }
+
+    fn has_node(&self) -> bool {
+        let topology = self.shared.topology.load();
+        let cluster = self.cluster.as_ref().and_then(|cluster| topology.cluster(cluster.as_str()));
+        cluster.is_some_and(|cluster| cluster.choose(self.service.node).is_ok())
+    }
+
+    /// While there is no node for a session, it needs none until its client wants something.
+    async fn wait_in_silence(&self, relay: &mut Relay) -> Result<(), Fault> {
+        let mut changes = self.shared.topology.subscribe();
+        while relay.is_silent() && !self.has_node() {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Ok(()) },
+                heard = relay.hear() => return heard,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn moves(&self, credential: &Credential) -> crate::config::Moves {
+        let config = self.shared.config.load();
+        config.clusters.get(&credential.cluster).map_or_else(Default::default, |c| c.moves.clone())
+    }
+
+    /// Whether the session's node is another than the one that new sessions come to.
+    pub(super) fn has_better_node(&self) -> bool {
+        !self.is_best_node(&self.shared.topology.load())
+    }
+
+    /// Gives the session a link to the node that is right for it now, with everything that it had.
+    ///
+    /// What was under way on the old link is sent again. Not cancel safe: the session has to end.
+    pub(super) async fn relocate(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+        reason: &str,
+    ) -> Result<(), Fault> {
+        let started = Instant::now();
+        self.wait_in_silence(relay).await?;
+        let state = &relay.state;
+        let schema = state.schema().map(<[u8]>::to_vec);
+        let wanted = Credential { database: schema, ..credential.clone() };
+        let mut settings = state.settings().to_vec();
+        settings.extend(state.insert_id().map(|id| format!("DO LAST_INSERT_ID({id})").into_bytes()));
+        let statements: Vec<(u32, &[u8])> = state.prepared().texts().collect();
+        let texts: Vec<&[u8]> = statements.iter().map(|(_, text)| *text).collect();
+        let limit = self.connect_timeout(&credential.cluster);
+        let mut attempts = 0;
+        let (placed, answers) = loop {
+            attempts += 1;
+            let mut placed = self.place(&wanted, None).await?;
+            let brought = async {
+                let link =
+                    if placed.link.is_used() { placed.link.tidy(None, limit).await? } else { placed.link };
+                link.bring_up(&settings, &texts, limit).await
+            };
+            match brought.await {
+                Ok((link, answers)) => {
+                    placed.link = link;
+                    break (placed, answers);
+                }
+                Err(error) if attempts < super::placing::ATTEMPTS && error.is_of_the_node() => {
+                    debug!(node = %placed.node, %error, "moving again");
+                }
+                Err(error) => {
+                    let detail = format!("node {} of cluster {}: {error}", placed.node, placed.cluster);
+                    return Err(Fault::killed("not_moved", Blame::Server, detail));
+                }
+            }
+        };
+        let numbers: Vec<_> = statements.iter().map(|(number, _)| *number).zip(answers).collect();
+        let (from, to) = (self.registered.entry.place().node, placed.node.clone());
+        relay.state.relocated(&numbers);
+        self.registered.entry.set_place(|place| place.node = Some(placed.node));
+        self.link_load = Some(placed.load);
+        relay.replace_link(placed.link);
+        self.shared.metrics.session_moved(&credential.cluster);
+        info!(
+            session = self.registered.entry.id.0,
+            from = from.as_ref().map_or("-", NodeName::as_str),
+            %to,
+            milliseconds = started.elapsed().as_millis() as u64,
+            reason,
+            "session moved"
+        );
+        Ok(())
+    }
+}
+
+/// Whether the session can go on without its link.
+fn can_move(relay: &Relay, credential: &Credential) -> bool {
+    relay.may_lose_link() && !matches!(credential.proof, Proof::Relayed)
+}
+
+/// Whether the session can leave its link, on which a statement was refused that is sent again elsewhere.
+fn can_leave(relay: &Relay, credential: &Credential) -> bool {
+    relay.pin().is_none() && !matches!(credential.proof, Proof::Relayed)
+}
+
+/// Says in a fault why the session could not go on elsewhere.
+fn with_pin(fault: Fault, relay: &Relay, credential: &Credential) -> Fault {
+    let why = match relay.pin() {
+        Some(pin) => pin.to_string(),
+        None if matches!(credential.proof, Proof::Relayed) => "only a node knows its password".to_owned(),
+        None => "a statement was under way that may have had an effect".to_owned(),
+    };
+    let detail = format!("{}; the session could not move: {why}", fault.detail);
+    let reply = fault.reply.map(|told| {
+        let text = format!("{}; the session could not move: {why}", told.text());
+        ErrPacket { message: text.into_bytes(), ..told }
+    });
+    Fault { detail, reply, ..fault }
+}

@@ -1,0 +1,260 @@
+//! What a session needs to leave its link for another one: knowing that it can, and sending again what was lost.
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::AsyncReadExt;
+
+use super::flow::Held;
+use super::leftovers::Leftovers;
+use super::{ClientSends, Follow, Relay, VISIBLE_STATEMENT};
+use crate::backend::Link;
+use crate::fault::Fault;
+use crate::session::prepared::About;
+use crate::session::registry::Entry;
+use crate::session::state::{Pin, SessionState};
+use crate::sql::{self, Effect};
+use crate::wire::command::{Command, Expect};
+use crate::wire::packet::{Err as ErrPacket, HEADER, put_packet};
+use crate::wire::reply::{End, ReplyTracker};
+use crate::wire::statement::{self, PrepareOk};
+use crate::wire::walk::{Head, Walker};
+
+/// `ER_OPTION_PREVENTS_STATEMENT`: also said of other options than `read_only`.
+const OPTION_PREVENTS: u16 = 1290;
+/// `ER_READ_ONLY_MODE`.
+const READ_ONLY_MODE: u16 = 1836;
+/// `ER_UNKNOWN_COM_ERROR`, which a Galera node gives that is not part of the primary component.
+const NOT_PREPARED: u16 = 1047;
+
+/// The only command under way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    /// As the client sent it, framed.
+    bytes: BytesMut,
+    /// It changes nothing: it may be sent again when its reply is lost.
+    repeats: bool,
+}
+
+/// A number to be written over the bytes at a position.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patch {
+    at: usize,
+    number: u32,
+}
+
+impl Relay {
+    /// Asks the session to leave its link as soon as it can; or not to, any more.
+    pub fn leave(&mut self, leaving: bool) {
+        self.leaving = leaving;
+    }
+
+    /// Whether the session may leave its link now: nothing is under way in either direction, and nothing pins it.
+    pub fn is_movable(&self) -> bool {
+        self.awaited.is_empty() && self.in_flight.is_none() && self.may_lose_link()
+    }
+
+    /// Whether the session can go on without its link: nothing pins it, and what is under way can be sent again.
+    pub fn may_lose_link(&self) -> bool {
+        let repeats = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.repeats);
+        (self.awaited.iter().all(|awaited| awaited.own) || repeats)
+            && self.is_between()
+            && self.pin().is_none()
+    }
+
+    /// Whether both streams stand where another link could go on, but for what was sent and can be sent again.
+    fn is_between(&self) -> bool {
+        self.client_sends == ClientSends::Commands
+            && self.commands.at_boundary()
+            && self.replies.at_boundary()
+            && self.from_node.unsent.is_empty()
+            && (self.from_client.unsent.is_empty() || self.in_flight.is_some())
+    }
+
+    /// Whether the client wants nothing now.
+    pub fn is_silent(&self) -> bool {
+        self.in_flight.is_none() && self.from_client.unread.is_empty() && self.stopped_at.is_none()
+    }
+
+    /// Reads what the client says next; it is looked at later. Cancel safe.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn hear(&mut self) -> Result<(), Fault> {
+        match self.client.read_buf(&mut self.from_client.unread).await {
+            Ok(0) => Err(Fault::client_gone("closed while no node was there")),
+            Ok(_) => {
+                self.look_again = true;
+                Ok(())
+            }
+            Err(e) => Err(Fault::client_gone(e)),
+        }
+    }
+
+    /// Why the session cannot leave its link; none: as far as its state goes, it can.
+    pub fn pin(&self) -> Option<Pin> {
+        self.state.pin()
+    }
+
+    /// Lets operators see the pin.
+    pub(super) fn tell_pin(&mut self, entry: &Entry) {
+        let pin = self.pin();
+        if self.told != pin {
+            self.told = pin;
+            entry.set_pin(pin);
+        }
+    }
+
+    /// Takes the link out of a session that is over, if everything that was sent on it is answered, with what the
+    /// session left behind there. What a node that is in the middle of something holds is nobody's to know.
+    pub fn into_idle_link(self) -> Option<(Link, SessionState)> {
+        let between_commands = self.awaited.is_empty()
+            && self.tracker.is_idle()
+            && self.client_sends == ClientSends::Commands
+            && self.commands.at_boundary()
+            && self.replies.at_boundary()
+            && self.from_client.unsent.is_empty()
+            && self.from_node.unread.is_empty()
+            && self.last_words.is_none();
+        between_commands.then_some((self.link, self.state))
+    }
+
+    /// The sequence number of an error that ends the session, and whether the client stands at a
+    /// packet boundary so that it can be told at all.
+    pub fn can_tell_client(&self) -> Option<u8> {
+        (self.replies.at_boundary() && self.from_node.unsent.is_empty()).then_some(self.next_sequence)
+    }
+
+    /// Replaces the link by another one. The old link is closed; a command that was under way there is sent again.
+    pub fn replace_link(&mut self, link: Link) {
+        self.capabilities = link.capabilities;
+        self.tracker = ReplyTracker::new(link.capabilities);
+        self.replies = Walker::default();
+        self.from_node = Held::default();
+        self.from_client.unsent = BytesMut::new();
+        self.last_words = None;
+        self.awaited.clear();
+        self.next_sequence = 1;
+        if let Some(mut again) = self.in_flight.take() {
+            again.bytes.extend_from_slice(&self.from_client.unread);
+            self.from_client.unread = again.bytes;
+        }
+        self.look_again |= !self.from_client.unread.is_empty();
+        self.leftovers = Leftovers::of(&link);
+        self.link = link;
+    }
+
+    /// Tells the client that its statement was refused, as the node said.
+    pub fn pass_refusal(&mut self, refusal: &ErrPacket) {
+        self.in_flight = None;
+        refusal.put(&mut self.from_node.unsent, 1);
+        if let Some(done) = self.awaited.pop_front() {
+            self.state.ended(done.pending, End::Error(refusal.code));
+        }
+        self.tracker = ReplyTracker::new(self.capabilities);
+        self.begin_next();
+    }
+
+    /// Keeps a command that is the only one under way for as long as it could be sent again.
+    pub(super) fn note_in_flight(
+        &mut self,
+        command: Command,
+        head: &Head<'_>,
+        text: &[u8],
+        effect: Option<&Effect>,
+    ) {
+        self.in_flight = None;
+        let whole = head.payload.len() == head.len && head.len <= VISIBLE_STATEMENT;
+        let alone = self.awaited.iter().all(|awaited| awaited.own);
+        if self.follow != Follow::All || !whole || !alone || self.state.in_transaction() {
+            return;
+        }
+        // What has an effect that is not known may have had it before it was refused.
+        let (repeats, plain) = match (command, effect) {
+            (Command::Query, Some(effect)) => {
+                (sql::may_be_repeated(text, effect), matches!(effect, Effect::None | Effect::Recalls(_)))
+            }
+            (Command::StmtExecute, _) => match statement::id_of(command, head.payload) {
+                Some(number) => self.state.prepared().nature(number),
+                None => (false, false),
+            },
+            (Command::StmtPrepare, Some(_)) | (Command::InitDb | Command::Ping, _) => (true, true),
+            _ => (false, false),
+        };
+        if repeats || plain {
+            let mut bytes = BytesMut::with_capacity(HEADER + head.len);
+            put_packet(&mut bytes, 0, head.payload);
+            self.in_flight = Some(InFlight { bytes, repeats });
+        }
+    }
+
+    /// Whether the node refuses the only statement under way because of what the node is now, before anything has happened.
+    pub(super) fn rejects(&mut self, head: &Head<'_>) -> bool {
+        if self.in_flight.is_none() || head.payload.first() != Some(&0xFF) {
+            return false;
+        }
+        let Ok(error) = ErrPacket::decode(head.payload) else { return false };
+        let of_the_node = match error.code {
+            OPTION_PREVENTS => error.text().contains("read-only") || error.text().contains("read_only"),
+            READ_ONLY_MODE => true,
+            NOT_PREPARED => error.text().contains("WSREP"),
+            _ => false,
+        };
+        if of_the_node {
+            self.rejected = Some(error);
+        }
+        of_the_node
+    }
+
+    /// A command about a prepared statement goes out with the number that its link knows. False: it has to be rewritten, and
+    /// the stream stops before it.
+    pub(super) fn take_statement(&mut self, command: Command, head: &Head<'_>) -> bool {
+        let Some(number) = statement::id_of(command, head.payload) else { return true };
+        match self.state.about(command, number, head.payload, self.capabilities) {
+            About::AsItIs => true,
+            About::Number(number) => {
+                self.patches.push(Patch { at: head.at + HEADER + statement::ID.start, number });
+                true
+            }
+            About::Types(..) => false,
+        }
+    }
+
+    /// The node's answer to `COM_STMT_PREPARE`: the client is told a number that no other statement has.
+    pub(super) fn note_prepared(&mut self, head: &Head<'_>) {
+        let Some(first) = self.awaited.front_mut().filter(|first| first.expect == Expect::Prepared) else {
+            return;
+        };
+        let Ok(ok) = PrepareOk::decode(head.payload) else { return };
+        let number = self.state.answered(&mut first.pending, ok);
+        if number != ok.id {
+            self.patches.push(Patch { at: head.at + HEADER + statement::ID.start, number });
+        }
+    }
+
+    /// Writes the numbers that are due into the bytes that were looked at.
+    pub(super) fn patch(&mut self, chunk: &mut [u8]) {
+        for Patch { at, number } in self.patches.drain(..) {
+            if let Some(place) = chunk.get_mut(at..at + size_of::<u32>()) {
+                place.copy_from_slice(&number.to_le_bytes());
+            }
+        }
+    }
+
+    /// Puts the types of its parameters into the `COM_STMT_EXECUTE` at which the stream is stopped; it is looked at again
+    /// then.
+    ///
+    /// # Errors
+    /// When it is longer than what can be rewritten.
+    pub fn rewrite_execute(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        let about = statement::id_of(Command::StmtExecute, payload)
+            .map(|number| self.state.about(Command::StmtExecute, number, payload, self.capabilities));
+        let Some(About::Types(types, at)) = about else {
+            return Err(Fault::bad_handshake("a command that changed while it was read"));
+        };
+        let rewritten = statement::with_types(payload, at, types);
+        let mut unread = BytesMut::with_capacity(HEADER + rewritten.len() + self.from_client.unread.len());
+        put_packet(&mut unread, 0, &rewritten);
+        unread.put_slice(&self.from_client.unread);
+        self.from_client.unread = unread;
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! Sessions that go on at another node, without their clients noticing.
+
+use crate::harness::cluster::{Galera, Replication};
+use crate::harness::proxy::Spillway;
+use crate::harness::workspace::free_port;
+use crate::harness::{Outcome, wait_for};
+use crate::lab::{self, PASSWORD, Pair};
+use crate::raw::{self, Credentials, Raw, Refusal, Shape, first_value};
+use crate::{Verdict, ensure, same, trial};
+use libtest_mimic::Trial;
+use std::time::{Duration, Instant};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("moves::a_drained_session_takes_everything_along", a_drained_session_takes_everything_along),
+        trial("moves::what_is_pinned_stays_and_is_named", what_is_pinned_stays_and_is_named),
+        trial("moves::maintenance_ends_what_cannot_move", maintenance_ends_what_cannot_move),
+        trial("moves::a_killed_node_is_not_noticed", a_killed_node_is_not_noticed),
+        trial("moves::a_demoted_primary_is_left", a_demoted_primary_is_left),
+        trial("moves::writes_wait_for_a_writer", writes_wait_for_a_writer),
+    ]
+}
+
+/// A Spillway of the test's own in front of `shop`.
+struct Front {
+    spillway: Spillway,
+    port: u16,
+}
+
+fn front(name: &str, kind: &str, nodes: &str, moves: &str) -> Outcome<Front> {
+    let port = free_port()?;
+    let configuration = lab::cluster_with("shop", kind, nodes, &format!("moves = {{ {moves} }}\n"))
+        + &lab::service_toml("shop", port, "route = \"cluster:shop\"");
+    Ok(Front { spillway: Spillway::start(lab::binary(), name, &configuration)?, port })
+}
+
+fn galera_front(name: &str, galera: &Galera, moves: &str) -> Outcome<Front> {
+    front(name, "galera", &galera.toml_nodes(), moves)
+}
+
+fn replication_front(name: &str, replication: &Replication, moves: &str) -> Outcome<Front> {
+    front(name, "replication", &replication.toml_nodes(), moves)
+}
+
+fn session(port: u16, schema: &str) -> Outcome<Raw> {
+    raw::login(port, &Credentials::new("app", PASSWORD, Some(schema)))?
+        .map_err(|refusal| format!("{refusal:?}"))
+}
+
+fn served_by(session: &mut Raw) -> Outcome<u16> {
+    first_value(&session.query("SELECT @@port")?)?.parse().map_err(|_| "no port".to_owned())
+}
+
+fn value(session: &mut Raw, sql: &str) -> Outcome<String> {
+    first_value(&session.query(sql)?)
+}
+
+/// Runs a statement that must not fail.
+fn run(session: &mut Raw, sql: &str) -> Outcome<()> {
+    let reply = session.query(sql)?;
+    if reply[0].first() == Some(&0xff) {
+        return Err(format!("{sql}: {:?}", Refusal::parse(&reply[0])?));
+    }
+    Ok(())
+}
+
+fn prepare(session: &mut Raw, sql: &str) -> Outcome<u32> {
+    let reply = session.exchange(&[&[0x16], sql.as_bytes()].concat(), Shape::Prepare)?;
+    match &reply[0][..] {
+        [0, a, b, c, d, ..] => Ok(u32::from_le_bytes([*a, *b, *c, *d])),
+        error => Err(format!("{sql}: {:?}", Refusal::parse(error)?)),
+    }
+}
+
+/// Runs a prepared statement with integers and gives the text in its only column. `typed`: whether the command says that
+/// they are integers.
+fn execute(session: &mut Raw, statement: u32, values: &[i64], typed: bool) -> Outcome<String> {
+    let mut command = vec![0x17];
+    command.extend(statement.to_le_bytes());
+    command.extend([0, 1, 0, 0, 0, 0, u8::from(typed)]);
+    if typed {
+        command.extend(values.iter().flat_map(|_| [8, 0]));
+    }
+    command.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    let reply = session.exchange(&command, Shape::Results)?;
+    match &reply[0][..] {
+        [0xff, ..] => Err(format!("{:?}", Refusal::parse(&reply[0])?)),
+        _ => raw::text_value(reply.get(3).and_then(|row| row.get(2..)).ok_or("no row")?),
+    }
+}
+
+fn close(session: &mut Raw, statement: u32) -> Outcome<()> {
+    session.command(&[&[0x19], &statement.to_le_bytes()[..]].concat())
+}
+
+impl Front {
+    fn set(&self, node: &str, state: &str) -> Outcome<()> {
+        let answer = self.spillway.ask(&format!("set node shop {node} {state}"))?;
+        if answer.contains("rror") { Err(answer) } else { Ok(()) }
+    }
+
+    /// The pin of the only session.
+    fn pin(&self) -> Outcome<Option<String>> {
+        let answer = self.spillway.api("GET", "/v1/sessions", None)?;
+        let parsed: serde_json::Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
+        Ok(parsed["sessions"][0]["pin"].as_str().map(ToOwned::to_owned))
+    }
+}
+
+fn node_at(pair: &Galera, port: u16) -> Outcome<String> {
+    let node = pair.nodes.iter().find(|node| node.port == port);
+    Ok(node.ok_or_else(|| format!("{port} is no node"))?.name.clone())
+}
+
+/// Waits until the session is served by another node than `not`, without an error on the way.
+fn wait_moved(front: &Front, session: &mut Raw, not: u16) -> Outcome<u16> {
+    let start = Instant::now();
+    loop {
+        let now = served_by(session)?;
+        if now != not {
+            return Ok(now);
+        }
+        if start.elapsed() > Duration::from_secs(10) {
+            return Err(format!("still on {not}; {}", front.spillway.ask("show sessions")?));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn shared(pair: &Pair) -> std::sync::RwLockWriteGuard<'_, Galera> {
+    pair.own_galera()
+}
+
+fn a_drained_session_takes_everything_along() -> Verdict {
+    let galera = shared(lab::pair()?);
+    let front = galera_front("spillway-moves", &galera, "")?;
+    let mut session = session(front.port, "shop")?;
+    let first = served_by(&mut session)?;
+    for sql in [
+        "CREATE TABLE IF NOT EXISTS counted (id INT AUTO_INCREMENT PRIMARY KEY, word VARCHAR(20))",
+        "SET NAMES latin1",
+        "SET SESSION sql_mode = 'ANSI_QUOTES'",
+        "SET @word = 'kept', @number = 7",
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "INSERT INTO counted (word) VALUES ('one')",
+    ] {
+        run(&mut session, sql)?;
+    }
+    let inserted = value(&mut session, "SELECT LAST_INSERT_ID()")?;
+    ensure!(inserted != "0", "nothing was inserted");
+    let before = [
+        value(&mut session, "SELECT @@character_set_client")?,
+        value(&mut session, "SELECT @@sql_mode")?,
+        value(&mut session, "SELECT @@tx_isolation")?,
+    ];
+    let sum = prepare(&mut session, "SELECT CAST(? + ? AS CHAR)")?;
+    let word = prepare(&mut session, "SELECT CONCAT(DATABASE(), ?)")?;
+    same!(execute(&mut session, sum, &[20, 22], true)?, "42", "prepared, before");
+    front.set(&node_at(&galera, first)?, "drain")?;
+    let second = wait_moved(&front, &mut session, first)?;
+    ensure!(second != first, "not moved");
+    same!(value(&mut session, "SELECT DATABASE()")?, "shop", "schema");
+    same!(value(&mut session, "SELECT @word")?, "kept", "user variable");
+    same!(value(&mut session, "SELECT LAST_INSERT_ID()")?, inserted, "the last id");
+    let after = [
+        value(&mut session, "SELECT @@character_set_client")?,
+        value(&mut session, "SELECT @@sql_mode")?,
+        value(&mut session, "SELECT @@tx_isolation")?,
+    ];
+    same!(after, before, "settings");
+    // The types of the parameters were told to the first node only.
+    same!(execute(&mut session, sum, &[1, 2], false)?, "3", "prepared, without types");
+    same!(execute(&mut session, sum, &[3, 4], true)?, "7", "prepared, with types");
+    // The numbers of the node are its own; the client's stay apart.
+    let third = prepare(&mut session, "SELECT CAST(1 + ? AS CHAR)")?;
+    ensure!(third != sum && third != word, "number {third} was given twice");
+    same!(execute(&mut session, third, &[1], true)?, "2", "prepared on the second node");
+    close(&mut session, sum)?;
+    same!(execute(&mut session, word, &[5], true)?, "shop5", "the other statement");
+    // And back.
+    front.set(&node_at(&galera, first)?, "enabled")?;
+    front.set(&node_at(&galera, second)?, "drain")?;
+    wait_moved(&front, &mut session, second)?;
+    same!(execute(&mut session, third, &[4], false)?, "5", "prepared, on the third link");
+    same!(execute(&mut session, word, &[6], false)?, "shop6", "prepared, on the third link");
+    Ok(())
+}
+
+fn what_is_pinned_stays_and_is_named() -> Verdict {
+    let galera = shared(lab::pair()?);
+    let front = galera_front("spillway-pinned", &galera, "")?;
+    let mut session = session(front.port, "shop")?;
+    let first = served_by(&mut session)?;
+    let name = node_at(&galera, first)?;
+    for (pinned, released, pin) in [
+        ("BEGIN", "COMMIT", "transaction"),
+        ("LOCK TABLES item READ", "UNLOCK TABLES", "locked"),
+        ("SELECT SQL_CALC_FOUND_ROWS name FROM item LIMIT 1", "SELECT FOUND_ROWS()", "FOUND_ROWS"),
+    ] {
+        run(&mut session, pinned)?;
+        let at = served_by_if_free(&mut session, pin)?;
+        front.set(&name, "drain")?;
+        let seen = front.pin()?.unwrap_or_default();
+        ensure!(seen.contains(pin), "{pinned}: the pin is {seen:?}");
+        std::thread::sleep(Duration::from_millis(300));
+        if let Some(at) = at {
+            same!(served_by(&mut session)?, at, "a session with a pin has moved");
+        }
+        run(&mut session, released)?;
+        let second = wait_moved(&front, &mut session, first)?;
+        same!(front.pin()?, None::<String>, "no pin any more");
+        front.set(&name, "enabled")?;
+        front.set(&node_at(&galera, second)?, "drain")?;
+        let back = wait_moved(&front, &mut session, second)?;
+        front.set(&node_at(&galera, second)?, "enabled")?;
+        if back != first {
+            front.set(&node_at(&galera, back)?, "drain")?;
+            wait_moved(&front, &mut session, back)?;
+            front.set(&node_at(&galera, back)?, "enabled")?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the session is; none where asking would take its pin away.
+fn served_by_if_free(session: &mut Raw, pin: &str) -> Outcome<Option<u16>> {
+    if pin == "FOUND_ROWS" { Ok(None) } else { served_by(session).map(Some) }
+}
+
+fn maintenance_ends_what_cannot_move() -> Verdict {
+    let galera = shared(lab::pair()?);
+    let front = galera_front("spillway-maintained", &galera, "maintenance_timeout = \"1s\"")?;
+    let (mut free, mut pinned) = (session(front.port, "shop")?, session(front.port, "shop")?);
+    let first = served_by(&mut free)?;
+    run(&mut pinned, "CREATE TEMPORARY TABLE mine (a INT)")?;
+    let start = Instant::now();
+    front.set(&node_at(&galera, first)?, "maintenance")?;
+    wait_moved(&front, &mut free, first)?;
+    let words = pinned.unasked_packet()?;
+    ensure!(start.elapsed() >= Duration::from_millis(800), "it was ended after {:?}", start.elapsed());
+    let text = String::from_utf8_lossy(&words).into_owned();
+    ensure!(text.contains("maintenance") && text.contains("CREATE TEMPORARY TABLE"), "{text}");
+    Ok(())
+}
+
+fn a_killed_node_is_not_noticed() -> Verdict {
+    let mut galera = shared(lab::pair()?);
+    let front = galera_front("spillway-unnoticed", &galera, "")?;
+    let mut idle = session(front.port, "shop")?;
+    let mut busy = session(front.port, "shop")?;
+    let mut writing = session(front.port, "shop")?;
+    let first = served_by(&mut idle)?;
+    run(&mut idle, "SET @word = 'kept'")?;
+    run(&mut writing, "BEGIN")?;
+    // A read of which nothing has come back yet is run again.
+    busy.command(&raw::query("SELECT SLEEP(0.7), 'read'"))?;
+    std::thread::sleep(Duration::from_millis(200));
+    let number = galera.nodes.iter().position(|node| node.port == first).ok_or("no such node")?;
+    galera.nodes[number].kill();
+    let verdict = (|| {
+        let reply = busy.reply(Shape::Results)?;
+        same!(first_value(&reply)?, "0", "a read whose node was killed");
+        let start = Instant::now();
+        let second = served_by(&mut idle)?;
+        ensure!(second != first, "a dead node serves");
+        ensure!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+        same!(value(&mut idle, "SELECT @word")?, "kept", "user variable");
+        let words = String::from_utf8_lossy(&writing.unasked_packet()?).into_owned();
+        ensure!(words.contains("a transaction is open"), "{words}");
+        Ok(())
+    })();
+    galera.rejoin(number)?;
+    galera.wait_size(3)?;
+    verdict
+}
+
+fn a_demoted_primary_is_left() -> Verdict {
+    let pair = lab::pair()?;
+    let replication = pair.own_replication();
+    let front = replication_front("spillway-demoted", &replication, "")?;
+    let (primary, replica) = (&replication.nodes[0], &replication.nodes[1]);
+    let mut session = session(front.port, "crm")?;
+    same!(served_by(&mut session)?, primary.port, "on the primary");
+    let verdict = (|| {
+        primary.sql("SET GLOBAL read_only = 1")?;
+        // By hand, some time later.
+        let promotion = std::thread::scope(|scope| {
+            let promoted = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(400));
+                replica.sql("STOP SLAVE; SET GLOBAL read_only = 0")
+            });
+            let written = run(&mut session, "INSERT INTO customer VALUES (77, 'Grace')");
+            promoted.join().map_err(|_| "the promotion panicked".to_owned())?.map(|_| ())?;
+            written
+        });
+        promotion?;
+        same!(served_by(&mut session)?, replica.port, "on the new primary");
+        same!(replica.sql("SELECT name FROM crm.customer WHERE id = 77")?, "Grace", "the row is there");
+        same!(primary.sql("SELECT COUNT(*) FROM crm.customer WHERE id = 77")?, "0", "and nowhere else");
+        Ok(())
+    })();
+    replica
+        .sql("DELETE FROM crm.customer WHERE id = 77; SET GLOBAL read_only = 1; RESET MASTER; START SLAVE")?;
+    primary.sql("SET GLOBAL read_only = 0")?;
+    replication.wait_caught_up()?;
+    verdict
+}
+
+fn writes_wait_for_a_writer() -> Verdict {
+    let pair = lab::pair()?;
+    let replication = pair.own_replication();
+    let front = replication_front("spillway-held", &replication, "hold = \"3s\", max_held = 1")?;
+    let primary = &replication.nodes[0];
+    let verdict = (|| {
+        primary.sql("SET GLOBAL read_only = 1")?;
+        wait_for("no writer", Duration::from_secs(5), || {
+            let node = front.spillway.node("shop", &primary.name)?;
+            if node["role"] == "writer" { Err(node.to_string()) } else { Ok(()) }
+        })?;
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| session(front.port, "crm").and_then(|mut s| served_by(&mut s)));
+            std::thread::sleep(Duration::from_millis(500));
+            // One may wait; the next one hears at once that there is no node.
+            let second = raw::login(front.port, &Credentials::new("app", PASSWORD, Some("crm")))?;
+            let refusal = second.err().ok_or("two sessions were held where one may be")?;
+            same!(refusal.code, 1040, "{refusal:?}");
+            ensure!(start.elapsed() < Duration::from_secs(2), "it was held for {:?}", start.elapsed());
+            primary.sql("SET GLOBAL read_only = 0")?;
+            let served = waiting.join().map_err(|_| "a session panicked".to_owned())??;
+            same!(served, primary.port, "held until there was a writer");
+            Ok(())
+        })
+    })();
+    primary.sql("SET GLOBAL read_only = 0")?;
+    verdict
+}
