@@ -8,7 +8,8 @@
 //! it: `cargo test --test integration -- login`.
 //!
 //! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
-//! words of the run say so. So it is with those in [`names`], which need mount namespaces.
+//! words of the run say so. So it is with those in [`names`], which need mount namespaces, and with those in
+//! [`unix_accounts`], which need to be root.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
 #![allow(clippy::needless_pass_by_value, reason = "errors travel as text")]
@@ -40,6 +41,7 @@ mod routing;
 mod startup;
 mod statements;
 mod tls;
+mod unix_accounts;
 
 use harness::Outcome;
 use libtest_mimic::{Arguments, Trial};
@@ -88,11 +90,18 @@ pub(crate) fn named_trial(name: &str, test: fn() -> Verdict) -> Trial {
     trial(name, test).with_ignored_flag(harness::resolver::missing().is_some())
 }
 
+/// A named test with clients of other users: ignored, and said so at the end, where this process is not root.
+pub(crate) fn users_trial(name: &str, test: fn() -> Verdict) -> Trial {
+    trial(name, test).with_ignored_flag(harness::workspace::current_user() != "root")
+}
+
 /// Says which tests were left out, in words that nobody overlooks.
 fn mourn(ignored: u64) {
     let mysql = harness::mysql::root().err().map(|reason| format!("those against MySQL 9.7: {reason}"));
     let names = harness::resolver::missing().map(|reason| format!("those with names of hosts: {reason}"));
-    let reasons: Vec<String> = mysql.into_iter().chain(names).collect();
+    let users = (harness::workspace::current_user() != "root")
+        .then(|| "those with clients of other users: only root can start them".to_owned());
+    let reasons: Vec<String> = mysql.into_iter().chain(names).chain(users).collect();
     if ignored > 0 && !reasons.is_empty() {
         let line = "=".repeat(71);
         let reasons = reasons.join("\n  ");
@@ -128,6 +137,7 @@ fn main() {
         mysql::trials(),
         node_tls::trials(),
         nodes::trials(),
+        unix_accounts::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();
