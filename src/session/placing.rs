@@ -245,8 +245,8 @@ impl Session {
         unreachable!("the loop ends by its last attempt")
     }
 
-    /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
-    /// different addresses, or hold accounts of their own, and the client was judged for one of them.
+    /// Makes sure that this node allows Spillway, as it sees it, no more than the client: nodes may be reached from different
+    /// addresses, or hold accounts of their own, and the client was judged for one of them.
     fn guarded(
         &self,
         credential: &Credential,
@@ -267,8 +267,8 @@ impl Session {
             }
             None => accounts.proxy.clone(),
         };
-        match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
-            MaskedHost::Same => Ok(()),
+        match accounts.snapshot.guard(&credential.user, &client, &seen) {
+            MaskedHost::Same | MaskedHost::Narrower => Ok(()),
             MaskedHost::Differs(difference) => {
                 let using_password = !credential.proof.is_empty();
                 let host = client.host_or_ip();

@@ -25,6 +25,7 @@ mod lab;
 mod limits;
 mod links;
 mod login;
+mod masked;
 mod mysql;
 mod names;
 mod node_tls;
@@ -115,6 +116,7 @@ fn main() {
         links::trials(),
         names::trials(),
         audit::trials(),
+        masked::trials(),
         proxy_protocol::trials(),
         differential::trials(),
         operations::trials(),
