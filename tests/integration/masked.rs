@@ -25,16 +25,16 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 70);
 
-/// The network comes first for every client and for Spillway at 127.0.0.1; of the rows behind it, `127.0.0.7_` matches the
-/// client alone, and `127.0.0._` Spillway alone.
+/// The network comes first for every client and for Spillway at 127.0.0.1; of the rows behind it, `_27.0.0.70` matches the
+/// client alone, and `_27.0.0.1` Spillway alone.
 const ACCOUNTS: &str = "
     CREATE USER narrow@'127.0.0.0/255.255.255.0' IDENTIFIED BY 'app-secret';
     GRANT SELECT ON lab.* TO narrow@'127.0.0.0/255.255.255.0';
-    CREATE USER narrow@'127.0.0.7_' IDENTIFIED BY 'another';
-    GRANT SELECT ON lab2.* TO narrow@'127.0.0.7_'; GRANT INSERT ON lab.greeting TO narrow@'127.0.0.7_';
+    CREATE USER narrow@'_27.0.0.70' IDENTIFIED BY 'another';
+    GRANT SELECT ON lab2.* TO narrow@'_27.0.0.70'; GRANT INSERT ON lab.greeting TO narrow@'_27.0.0.70';
     CREATE USER wide@'127.0.0.0/255.255.255.0' IDENTIFIED BY 'app-secret';
     GRANT SELECT ON lab.* TO wide@'127.0.0.0/255.255.255.0';
-    CREATE USER wide@'127.0.0._' IDENTIFIED BY 'another'; GRANT SELECT ON lab2.* TO wide@'127.0.0._';
+    CREATE USER wide@'_27.0.0.1' IDENTIFIED BY 'another'; GRANT SELECT ON lab2.* TO wide@'_27.0.0.1';
 ";
 
 fn login(port: u16, user: &str, schema: Option<&str>, address: Ipv4Addr) -> Outcome<Result<Raw, Refusal>> {
@@ -87,13 +87,13 @@ fn fewer_rights_and_not_more(server: &Server, spillway: &Spillway, port: u16) ->
     for (question, words) in [
         (
             "narrow 127.0.0.70 lab",
-            &["by the subset rule", "lost: db row 'narrow'@'127.0.0.7_' on `lab2`", "let in as"][..],
+            &["by the subset rule", "lost: db row 'narrow'@'_27.0.0.70' on `lab2`", "let in as"][..],
         ),
         (
             "narrow 127.0.0.70 lab2",
             &["no privilege on database `lab2` from the proxy's address", "error 1044"],
         ),
-        ("wide 127.0.0.70", &["grants differ by host", "gain SELECT by db row 'wide'@'127.0.0._' on `lab2`"]),
+        ("wide 127.0.0.70", &["grants differ by host", "gain SELECT by db row 'wide'@'_27.0.0.1' on `lab2`"]),
         ("wide 127.0.0.1", &["the same rows apply", "let in as"]),
     ] {
         let answer = spillway.ask(&format!("explain login {question}"))?;
@@ -104,8 +104,8 @@ fn fewer_rights_and_not_more(server: &Server, spillway: &Spillway, port: u16) ->
     let answer = spillway.get("/v1/permissiveness")?;
     let rows = answer["permissiveness"].as_array().cloned().unwrap_or_default();
     let row =
-        rows.iter().find(|row| row["account"] == "narrow@127.0.0.7_").ok_or_else(|| answer.to_string())?;
+        rows.iter().find(|row| row["account"] == "narrow@_27.0.0.70").ok_or_else(|| answer.to_string())?;
     let reason = row["reason"].as_str().unwrap_or_default();
-    ensure!(reason.contains("with less: lost: db row 'narrow'@'127.0.0.7_' on `lab2`"), "{reason}");
+    ensure!(reason.contains("with less: lost: db row 'narrow'@'_27.0.0.70' on `lab2`"), "{reason}");
     Ok(())
 }
