@@ -110,7 +110,7 @@ impl Snapshot {
             let Some(rows) = self.rows_of(user) else { continue };
             for (table, list) in [("tables_priv", &rows.tables), ("procs_priv", &rows.routines)] {
                 let held: Vec<_> = list.iter().map(|row| Held::new(row, &row.host, client, proxy)).collect();
-                cover.check_objects(table, &held, user == account.user)?;
+                cover.check_objects(table, &held)?;
             }
         }
         Ok(())
@@ -287,23 +287,19 @@ impl<'s> Cover<'s> {
         self.global.with(by_row.unwrap_or_default())
     }
 
-    /// Rows for tables or for routines of one user; `own`: of the account's, so that those for the client count.
-    fn check_objects(
-        &self,
-        table: &'static str,
-        held: &[Held<'_, ObjectGrant>],
-        own: bool,
-    ) -> Result<(), Option<Gain>> {
+    /// Rows for tables or for routines of one user. The server looks at those of the account's alone; those of nobody beside
+    /// a named account are held to the same.
+    fn check_objects(&self, table: &'static str, held: &[Held<'_, ObjectGrant>]) -> Result<(), Option<Gain>> {
         let differing: Vec<_> = held.iter().filter(|held| held.differs()).collect();
         affordable(held.len(), differing.len())?;
         let of_proxy = held.iter().filter(|held| held.proxy);
         let affected: Vec<_> =
             of_proxy.filter(|held| differing.iter().any(|other| may_be_same(held.row, other.row))).collect();
-        affordable(held.len(), affected.len())?;
+        affordable(held.len().max(self.databases.len()), affected.len())?;
         for seen in affected {
             let rivals: Vec<_> = held
                 .iter()
-                .filter(|rival| own && rival.client && may_be_same(rival.row, seen.row))
+                .filter(|rival| rival.client && may_be_same(rival.row, seen.row))
                 .map(|rival| rival.row)
                 .collect();
             let base = self.in_database(&seen.row.db);
