@@ -1783,6 +1783,11 @@ fn fewer_privileges_are_let_in_and_more_are_not() {
             named("SELECT", "tables_priv row 'u'@'10.0.0.%' on `app`.`t`"),
         ),
         (
+            "a gained table of a database, before another row for it",
+            base(&[select]).db("u", "%", "app", insert).table("u", "10.0.0.%", "app", 1, 0),
+            "narrower".into(),
+        ),
+        (
             "what some column of a table is said to have",
             u().table("u", BOTH, "app", 0, 1)
                 .column("u", BOTH, "app")
