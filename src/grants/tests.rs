@@ -1788,6 +1788,13 @@ fn fewer_privileges_are_let_in_and_more_are_not() {
             "narrower".into(),
         ),
         (
+            "a gained table of a database that either of two rows decides on",
+            base(&[select])
+                .db("u", "10.0.0.0/255.254.0.0", "app", insert)
+                .table("u", "10.0.0.%", "app", 1, 0),
+            named("SELECT", "tables_priv row 'u'@'10.0.0.%' on `app`.`t`"),
+        ),
+        (
             "what some column of a table is said to have",
             u().table("u", BOTH, "app", 0, 1)
                 .column("u", BOTH, "app")
