@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::events::{Event, Journal};
-use super::{Cluster, Desired, Evidence, Facts, Node, Observed, Topology};
+use super::{Cluster, Desired, Evidence, Facts, Node, Observed, Sighting, Topology};
 use crate::config::{ClusterKind, Config};
 use crate::ids::{ClusterName, NodeName};
 
@@ -88,6 +88,14 @@ impl TopologyStore {
         (change.before != change.after).then_some(change)
     }
 
+    /// Keeps what a probe saw, for people; it changes nothing.
+    pub fn sight(&self, cluster: &ClusterName, node: &NodeName, sighting: Sighting) {
+        let topology = self.current.load();
+        if let Some(node) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) {
+            node.sighting.store(Some(Arc::new(sighting)));
+        }
+    }
+
     /// Tells that traffic had trouble with a node, from any thread and without a lock. It wakes the node's probe, which
     /// decides; the state of the node stays as it is.
     pub fn suspect(&self, cluster: &ClusterName, node: &NodeName, evidence: Evidence) {
@@ -110,10 +118,14 @@ impl TopologyStore {
                 ClusterKind::Replication | ClusterKind::MultiPrimary => {
                     Err(NotWriter::Kind(old_cluster.kind))
                 }
-                ClusterKind::Galera | ClusterKind::Static if found.writable() => {
+                ClusterKind::Galera | ClusterKind::GroupReplication | ClusterKind::Static
+                    if found.writable() =>
+                {
                     Ok(old_cluster.writer().map(|writer| writer.name.clone()))
                 }
-                ClusterKind::Galera | ClusterKind::Static => Err(NotWriter::Unable(found.refusal())),
+                ClusterKind::Galera | ClusterKind::GroupReplication | ClusterKind::Static => {
+                    Err(NotWriter::Unable(found.refusal()))
+                }
             };
             result.is_ok().then(|| old.with_agreed(old_cluster, found.name.clone()))
         });
@@ -153,17 +165,20 @@ impl TopologyStore {
             let old_cluster = old.cluster(cluster)?;
             let index = old_cluster.nodes.iter().position(|n| n.name.as_str() == node)?;
             let before = &old_cluster.nodes[index];
-            let mut new_cluster = Cluster::clone(old_cluster);
-            let after = &mut new_cluster.nodes[index];
-            change(after);
-            told = Some(Change { before: in_words(before), after: in_words(after) });
-            let same_node = before.desired == after.desired
+            let mut after = before.clone();
+            change(&mut after);
+            told = Some(Change { before: in_words(before), after: in_words(&after) });
+            let same = before.desired == after.desired
                 && before.observed == after.observed
                 && before.facts == after.facts;
-            // Time alone may change roles, too.
+            // Time alone changes a role only where the role returns by time; most probes change nothing at all.
+            if same && !old_cluster.rules.failback {
+                return None;
+            }
+            let mut new_cluster = Cluster::clone(old_cluster);
+            new_cluster.nodes[index] = after;
             new_cluster.settle(Instant::now());
-            let same = same_node && new_cluster.leadership == old_cluster.leadership;
-            (!same).then(|| old.with(new_cluster))
+            (!same || new_cluster.leadership != old_cluster.leadership).then(|| old.with(new_cluster))
         });
         told
     }
