@@ -29,25 +29,35 @@ pub(crate) struct Galera {
 }
 
 impl Galera {
-    /// Starts three nodes: the first founds the cluster, the others join it at the same time.
+    /// Starts three nodes: the first founds the cluster, the others join it at the same time. A node that died is
+    /// noticed by the others within about a second.
     pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
+        let prepare = |number: usize| Server::prepare(&format!("{name}{number}"), options);
+        Self::found(name, (1..=3).map(prepare).collect::<Outcome<_>>()?, 1)
+    }
+
+    /// The same with servers that are prepared already. `suspect`: the seconds of silence after which nodes take another
+    /// one for dead.
+    pub(crate) fn found(name: &str, mut nodes: Vec<Server>, suspect: u8) -> Outcome<Self> {
         let library =
             LIBRARIES.iter().find(|path| Path::new(path).exists()).ok_or("no Galera library here")?;
-        let mut nodes = Vec::new();
         let mut group_ports = Vec::new();
-        for number in 1..=3 {
-            nodes.push(Server::prepare(&format!("{name}{number}"), options)?);
+        for _ in &nodes {
             group_ports.push(workspace::free_port()?);
         }
-        let group: Vec<String> = group_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let group: Vec<String> =
+            nodes.iter().zip(&group_ports).map(|(node, port)| format!("{}:{port}", node.host)).collect();
         for (node, port) in nodes.iter_mut().zip(&group_ports) {
             // On one machine every node needs each of its ports for itself. A node that died is noticed after the
             // suspect time-out, and this must be longer than the keep-alive period.
+            let (host, ist) = (node.host, workspace::free_port()?);
             let provider = format!(
-                "base_port={port};gmcast.listen_addr=tcp://127.0.0.1:{port};ist.recv_addr=127.0.0.1:{};\
+                "base_port={port};gmcast.listen_addr=tcp://{host}:{port};ist.recv_addr={host}:{ist};\
                  gcache.size=64M;gcs.fc_limit=64;evs.keepalive_period=PT0.3S;evs.inactive_check_period=PT0.2S;\
-                 evs.suspect_timeout=PT1S;evs.inactive_timeout=PT3S;evs.install_timeout=PT3S;pc.recovery=false",
-                workspace::free_port()?
+                 evs.suspect_timeout=PT{suspect}S;evs.inactive_timeout=PT{}S;evs.install_timeout=PT{}S;\
+                 pc.recovery=false",
+                suspect + 2,
+                suspect + 2
             );
             let receive = workspace::free_port()?;
             for option in [
@@ -57,10 +67,10 @@ impl Galera {
                 format!("--wsrep-cluster-name={name}"),
                 format!("--wsrep-cluster-address=gcomm://{}", group.join(",")),
                 format!("--wsrep-node-name={}", node.name),
-                format!("--wsrep-node-address=127.0.0.1:{port}"),
-                format!("--wsrep-node-incoming-address=127.0.0.1:{}", node.port),
+                format!("--wsrep-node-address={host}:{port}"),
+                format!("--wsrep-node-incoming-address={}", node.address()),
                 "--wsrep-sst-method=rsync".to_owned(),
-                format!("--wsrep-sst-receive-address=127.0.0.1:{receive}"),
+                format!("--wsrep-sst-receive-address={host}:{receive}"),
                 "--binlog-format=ROW".to_owned(),
                 "--innodb-autoinc-lock-mode=2".to_owned(),
                 "--default-storage-engine=InnoDB".to_owned(),
