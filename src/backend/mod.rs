@@ -147,6 +147,9 @@ pub enum LinkError {
     /// Nothing came in time.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
+    /// The node was found to serve nobody any more before it answered.
+    #[error("the node serves nobody any more")]
+    Lost,
     /// The connection broke during the login.
     #[error("login: {0}")]
     Broken(#[from] ReadError),
@@ -195,7 +198,7 @@ impl LinkError {
     pub fn is_of_the_node(&self) -> bool {
         const STOPPING: [u16; 3] = [1047, 1053, 1927];
         match self {
-            Self::Connect(_) | Self::Broken(_) => true,
+            Self::Connect(_) | Self::Broken(_) | Self::TimedOut(_) | Self::Lost => true,
             Self::Refused(error) => STOPPING.contains(&error.code),
             _ => false,
         }

@@ -18,7 +18,7 @@ use super::{Credential, Leaving, Session, unless_ended};
 use crate::auth::Proof;
 use crate::fault::{Blame, Fault};
 use crate::ids::NodeName;
-use crate::topology::Topology;
+use crate::topology::{Evidence, Topology};
 use crate::wire::packet::Err as ErrPacket;
 
 /// How long a session waits to hear whether the node that closed its link is gone. A session that was killed there ends.
@@ -63,6 +63,7 @@ impl Session {
         credential: &Credential,
         words: Option<ErrPacket>,
     ) -> Result<(), Fault> {
+        self.suspect(words.as_ref().map_or(Evidence::ConnectionLost, |words| Evidence::Error(words.code)));
         let told = words.as_ref().is_some_and(|words| !STOPPING.contains(&words.code));
         let fault = self.node_closed(words);
         if told || !can_move(relay, credential) {
@@ -142,6 +143,7 @@ impl Session {
         }
         let mut changes = self.shared.topology.subscribe();
         let mut patience = Patience::default();
+        self.suspect(Evidence::Error(refusal.code));
         while self.is_best_node(&self.shared.topology.load()) {
             let (held, cluster) = (&self.shared.held, &credential.cluster);
             if !patience.wait(held, cluster, &moves, changes.changed()).await {
@@ -165,6 +167,14 @@ impl Session {
                 Err(Fault::told(Blame::Proxy, "needs_reprepare", text, reply))
             }
             Err(error) => Err(read_fault(error)),
+        }
+    }
+
+    /// Tells the probe of the session's node what happened.
+    fn suspect(&self, evidence: Evidence) {
+        let place = self.registered.entry.place();
+        if let (Some(cluster), Some(node)) = (place.cluster, place.node) {
+            self.shared.topology.suspect(&cluster, &node, evidence);
         }
     }
 

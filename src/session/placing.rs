@@ -19,7 +19,7 @@ use crate::fault::{Blame, Fault};
 use crate::grants::{HostName, MaskedHost};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
-use crate::topology::{Facts, LoadGuard};
+use crate::topology::{Evidence, Facts, LoadGuard, Node};
 use crate::wire::handshake::Scramble;
 use crate::wire::packet::Err as ErrPacket;
 
@@ -214,7 +214,12 @@ impl Session {
                     .reuse
                     .filter(|reuse| links.reuse && may_reuse(credential, &accounts, reuse)),
             };
-            let error = match self.pool.lease(&claim).await {
+            let leased = tokio::select! {
+                leased = self.pool.lease(&claim) => leased,
+                // Who answers the node itself has said something that cannot be said again.
+                () = self.is_lost(&cluster.name, &node.name), if exchange.is_none() => Err(LinkError::Lost.into()),
+            };
+            let error = match leased {
                 Ok((link, reused)) => {
                     if reused {
                         self.shared.metrics.link_reused(&cluster.name, &node.name);
@@ -236,6 +241,9 @@ impl Session {
                 }
             };
             self.shared.metrics.link_failed(&cluster.name, &node.name);
+            if let Some(evidence) = evidence(&error) {
+                self.shared.topology.suspect(&cluster.name, &node.name, evidence);
+            }
             let stale = matches!(&error, LinkError::OtherAccount { .. })
                 || matches!(&error, LinkError::Refused(told) if told.code == 1045);
             if stale {
@@ -253,6 +261,18 @@ impl Session {
             debug!(cluster = %cluster.name, node = %node.name, %error, "choosing again");
             drop(load);
             let _ = timeout(Duration::from_secs(1), changes.changed()).await;
+        }
+    }
+
+    /// Resolves when a node takes no sessions any more. Cancel safe.
+    async fn is_lost(&self, cluster: &ClusterName, node: &NodeName) {
+        let mut changes = self.shared.topology.subscribe();
+        loop {
+            let topology = self.shared.topology.load();
+            let found = topology.cluster(cluster.as_str()).and_then(|cluster| cluster.node(node.as_str()));
+            if !found.is_some_and(Node::takes_sessions) || changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -315,6 +335,20 @@ impl Session {
             LinkError::NeedsPassword => Fault::unavailable(NEEDS_PASSWORD, detail),
             _ => Fault::unavailable("link_failed", detail),
         }
+    }
+}
+
+/// What a failed link tells of its node; none: nothing.
+fn evidence(error: &LinkError) -> Option<Evidence> {
+    match error {
+        LinkError::Connect(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Some(Evidence::ConnectRefused)
+        }
+        LinkError::Connect(_) => Some(Evidence::ConnectFailed),
+        LinkError::Broken(_) => Some(Evidence::ConnectionLost),
+        LinkError::TimedOut(_) => Some(Evidence::TimedOut),
+        LinkError::Refused(told) if error.is_of_the_node() => Some(Evidence::Error(told.code)),
+        _ => None,
     }
 }
 

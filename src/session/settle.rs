@@ -72,7 +72,7 @@ fn judge(entry: &Entry, topology: &Topology, config: &Config) -> Judgement {
 fn is_misplaced(cluster: &Cluster, node: &Node, choice: NodeChoice) -> bool {
     match choice {
         NodeChoice::Writer => cluster.writer().is_some_and(|writer| writer.name != node.name),
-        NodeChoice::Any => !node.is_readable() && cluster.choose(choice).is_ok(),
+        NodeChoice::Any => !node.readable() && cluster.choose(choice).is_ok(),
     }
 }
 

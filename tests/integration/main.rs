@@ -37,6 +37,7 @@ mod plugins;
 mod proof;
 mod proxy_protocol;
 mod raw;
+mod roles;
 mod routing;
 mod startup;
 mod statements;
@@ -111,6 +112,7 @@ fn main() {
     let trials = [
         health::trials(),
         moves::trials(),
+        roles::trials(),
         routing::trials(),
         login::trials(),
         statements::trials(),
