@@ -193,11 +193,6 @@ impl Relay {
         &mut self.link.stream
     }
 
-    /// Ends the relay and gives back the client's stream.
-    pub fn into_client(self) -> Stream {
-        self.client
-    }
-
     /// Runs until an [`Event`]. Cancel safe: all state is in `self`.
     pub async fn run(&mut self, elsewhere: &dyn Elsewhere, entry: &Entry, metrics: &ServiceMetrics) -> Event {
         std::future::poll_fn(|cx| {
@@ -426,17 +421,6 @@ impl Relay {
             }
         }
         Ok(true)
-    }
-
-    fn effect(&self, command: Command, body: &[u8], whole: bool) -> Effect {
-        let text = match command {
-            Command::Query => query_text(body, self.capabilities),
-            _ => Some(body),
-        };
-        match text {
-            Some(text) if whole => sql::classify(text),
-            _ => Effect::Unknown("a long statement"),
-        }
     }
 
     fn begin_next(&mut self) {

@@ -10,7 +10,8 @@ use crate::backend::Link;
 use crate::fault::Fault;
 use crate::session::prepared::About;
 use crate::session::registry::Entry;
-use crate::session::state::{Pin, SessionState};
+use crate::net::Stream;
+use crate::session::state::{Pin, SessionState, query_text};
 use crate::sql::{self, Effect};
 use crate::wire::command::{Command, Expect};
 use crate::wire::packet::{Err as ErrPacket, HEADER, put_packet};
@@ -123,6 +124,11 @@ impl Relay {
         (self.replies.at_boundary() && self.from_node.unsent.is_empty()).then_some(self.next_sequence)
     }
 
+    /// Ends the relay and gives back the client's stream.
+    pub fn into_client(self) -> Stream {
+        self.client
+    }
+
     /// Replaces the link by another one. The old link is closed; a command that was under way there is sent again.
     pub fn replace_link(&mut self, link: Link) {
         self.capabilities = link.capabilities;
@@ -151,6 +157,18 @@ impl Relay {
         }
         self.tracker = ReplyTracker::new(self.capabilities);
         self.begin_next();
+    }
+
+    /// What a statement leaves behind; what is too long to be looked at is unknown.
+    pub(super) fn effect(&self, command: Command, body: &[u8], whole: bool) -> Effect {
+        let text = match command {
+            Command::Query => query_text(body, self.capabilities),
+            _ => Some(body),
+        };
+        match text {
+            Some(text) if whole => sql::classify(text),
+            _ => Effect::Unknown("a long statement"),
+        }
     }
 
     /// Keeps a command that is the only one under way for as long as it could be sent again.
