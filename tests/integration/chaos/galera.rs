@@ -73,8 +73,7 @@ impl Stage {
 
     fn is_back(&mut self, number: usize) -> Verdict {
         self.galera.wait_synced(number)?;
-        self.galera.wait_size(3)?;
-        self.front.wait_up(&self.galera.nodes[number].name)
+        self.front.wait_serving(&self.galera.nodes[number].name)
     }
 
     /// Starts a node again, and waits until it is used. It fetches its state from the node `from`, which cannot serve
@@ -89,6 +88,7 @@ impl Stage {
     fn judge(&self, load: Load, scenario: &str) -> Outcome<super::load::Records> {
         let records = load.stop()?;
         records.print(&format!("galera: {scenario}"), None)?;
+        self.galera.wait_size(3)?;
         for node in &self.galera.nodes {
             // Applied everywhere, and not only replicated.
             node.sql("SET SESSION wsrep_sync_wait = 1; SELECT COUNT(*) FROM chaos.ledger")?;
@@ -185,27 +185,28 @@ pub(super) fn rolling_restart() -> Verdict {
     stage.judge(load, "rolling restart")?.no_error_but(0)
 }
 
-/// The writer stops serving by its own settings, one after the other, and comes back.
+/// The writer stops serving by its own settings, in every way that there is: another one takes over.
 pub(super) fn writer_set_aside() -> Verdict {
     let stage = Stage::set_up("writer-set-aside")?;
-    let writer = &stage.galera.nodes[stage.writer];
     let mut load = Load::start(stage.front.doors(None))?;
     for (phase, aside, back) in [
         ("desynced", "wsrep_desync = ON", "wsrep_desync = OFF"),
         ("rejecting", "wsrep_reject_queries = ALL", "wsrep_reject_queries = NONE"),
         ("read_only", "read_only = ON", "read_only = OFF"),
     ] {
+        let name = stage.front.writer()?;
+        let writer = stage.galera.nodes.iter().find(|node| node.name == name).ok_or("an unknown writer")?;
         load.phase(phase);
         writer.sql(&format!("SET GLOBAL {aside}"))?;
         let left = wait_for("another writer", Duration::from_secs(10), || {
             let now = stage.front.writer()?;
-            if now == writer.name { Err(now) } else { Ok(()) }
+            if now == name { Err(now) } else { Ok(()) }
         });
         let served = load.goes_on(50);
         writer.sql(&format!("SET GLOBAL {back}"))?;
         left?;
         served?;
-        stage.front.wait_up(&writer.name)?;
+        stage.front.wait_serving(&name)?;
         load.goes_on(50)?;
     }
     stage.judge(load, "the writer is set aside")?.no_error_but(0)

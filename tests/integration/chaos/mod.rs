@@ -90,7 +90,7 @@ struct Front {
 }
 
 impl Front {
-    /// Starts it and waits until all `nodes` are up.
+    /// Starts it and waits until all `nodes` serve.
     fn start(name: &str, kind: &str, nodes: &str, names: &[String]) -> Outcome<Self> {
         let (writes, reads) = (free_port()?, free_port()?);
         let configuration = lab::cluster_probed("chaos", kind, nodes, "1s", "")
@@ -100,7 +100,7 @@ impl Front {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Self { spillway, writes: at(writes), reads: at(reads) };
         for node in names {
-            front.wait_up(node)?;
+            front.wait_serving(node)?;
         }
         Ok(front)
     }
@@ -109,8 +109,8 @@ impl Front {
         Doors { writes: self.writes, reads: self.reads, direct }
     }
 
-    fn wait_up(&self, node: &str) -> Verdict {
-        self.spillway.wait_node("chaos", node, "is up", |entry| entry["observed"] == "up")
+    fn wait_serving(&self, node: &str) -> Verdict {
+        self.spillway.wait_node("chaos", node, "serves", |entry| entry["role"] != "none")
     }
 
     /// What an operator wants of a node.

@@ -73,7 +73,8 @@ impl Stage {
             self.primary().port
         ))?;
         let reads = |entry: &serde_json::Value| entry["role"] == "reader";
-        self.front.spillway.wait_node("chaos", &former.name, "serves reads", reads)
+        let serves = self.front.spillway.wait_node("chaos", &former.name, "serves reads", reads);
+        serves.map_err(|reason| format!("{reason}\n{}", former.sql("SHOW SLAVE STATUS").unwrap_or_default()))
     }
 
     /// Ends the load, prints what it saw, looks for every row on both nodes, and removes them.
@@ -107,7 +108,7 @@ pub(super) fn primary_killed() -> Verdict {
     load.goes_on(100)?;
     load.phase("rejoining");
     // Semi-synchronous recovery: what was never acknowledged is taken back.
-    stage.pair.nodes[1].start(&["--read-only=1", "--rpl-semi-sync-slave-enabled=1"])?;
+    stage.pair.nodes[1].start(&["--read-only=1", "--init-rpl-role=SLAVE"])?;
     stage.demote()?;
     load.goes_on(100)?;
     let records = stage.judge(load, "the primary is killed, the replica promoted by hand", Some(promoted))?;

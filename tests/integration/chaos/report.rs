@@ -1,7 +1,6 @@
 //! What the clients of a load saw, as numbers: gaps, errors, and whether every acknowledged row is there.
 
 use super::load::{Diary, Records, Role, SCHEMA, Trouble};
-use crate::harness::Outcome;
 use crate::harness::server::Server;
 use crate::{Verdict, ensure};
 use std::collections::{BTreeMap, BTreeSet};
