@@ -57,14 +57,21 @@ pub(super) fn judge(kind: ClusterKind, findings: &Findings, max_lag: Option<Dura
     }
 }
 
+/// A node that is to be left, and yet answers what it was asked before: sessions go when their statement is done.
+fn set_aside(reason: String) -> Observed {
+    Observed::up(false, false, reason)
+}
+
 fn galera(f: &Findings) -> Observed {
     const SYNCED: &str = "4";
+    const DONOR: &str = "2";
     let down = |reason: String| Observed::Down { reason };
     match (f.get("wsrep_ready"), f.get("wsrep_cluster_status"), f.get("wsrep_local_state")) {
         ("", ..) => return down("no wsrep status: not a Galera node".to_owned()),
         ("ON", "Primary", SYNCED) => {}
-        ("ON", "Primary", _) => {
-            return down(format!("wsrep state is {}, not Synced", f.get("wsrep_local_state_comment")));
+        ("ON", "Primary", state) => {
+            let reason = format!("wsrep state is {}, not Synced", f.get("wsrep_local_state_comment"));
+            return if state == DONOR { set_aside(reason) } else { down(reason) };
         }
         ("ON", status, _) => return down(format!("component is {status}, not Primary")),
         (ready, status, _) => {
@@ -72,7 +79,7 @@ fn galera(f: &Findings) -> Observed {
         }
     }
     if !matches!(f.get("wsrep_reject_queries"), "" | "NONE") {
-        return down(format!("wsrep_reject_queries is {}", f.get("wsrep_reject_queries")));
+        return set_aside(format!("wsrep_reject_queries is {}", f.get("wsrep_reject_queries")));
     }
     let read_only = f.read_only();
     let detail = if read_only { "Synced, Primary, read_only=ON" } else { "Synced, Primary" };
@@ -146,17 +153,29 @@ mod tests {
         for (changed, reason) in [
             (&[("wsrep_ready", "OFF"), ("wsrep_cluster_status", "non-Primary")][..], "wsrep_ready is OFF"),
             (&[("wsrep_cluster_status", "non-Primary")], "component is non-Primary"),
-            (
-                &[("wsrep_local_state", "2"), ("wsrep_local_state_comment", "Donor/Desynced")],
-                "Donor/Desynced",
-            ),
-            (&[("wsrep_reject_queries", "ALL")], "wsrep_reject_queries is ALL"),
+            (&[("wsrep_local_state", "3"), ("wsrep_local_state_comment", "Joined")], "Joined"),
         ] {
             let seen = with(changed);
             assert!(matches!(&seen, Observed::Down { reason: r } if r.contains(reason)), "{seen:?}");
         }
         let seen = judge(ClusterKind::Galera, &findings(&[("read_only", "OFF")]), None);
         assert!(matches!(seen, Observed::Down { reason } if reason.contains("not a Galera node")));
+    }
+
+    #[test]
+    fn a_galera_node_that_answers_but_is_set_aside_takes_nothing_new_and_ends_nothing() {
+        for (changed, reason) in [
+            (
+                &[("wsrep_local_state", "2"), ("wsrep_local_state_comment", "Donor/Desynced")][..],
+                "Donor/Desynced",
+            ),
+            (&[("wsrep_reject_queries", "ALL")], "wsrep_reject_queries is ALL"),
+        ] {
+            let seen = with(changed);
+            let set_aside = matches!(&seen, Observed::Up { writable: false, readable: false, detail, .. }
+                if detail.contains(reason));
+            assert!(set_aside, "{seen:?}");
+        }
     }
 
     fn replica(source: Source, max_lag: Option<u64>) -> Observed {
