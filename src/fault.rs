@@ -48,8 +48,25 @@ pub struct Login<'a> {
     pub user: &'a [u8],
     /// Host name or address.
     pub host: &'a str,
-    /// Whether a password was given.
-    pub using_password: bool,
+    /// What is said of its password.
+    pub password: PasswordUse,
+}
+
+/// What a refused login is told about its password, as the server's plugin that was tried last has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordUse {
+    /// `(using password: YES)`.
+    Given,
+    /// `(using password: NO)`.
+    NotGiven,
+    /// Nothing, and error 1698: passwords do not count for such an account.
+    Unmentioned,
+}
+
+impl From<bool> for PasswordUse {
+    fn from(is_given: bool) -> Self {
+        if is_given { Self::Given } else { Self::NotGiven }
+    }
 }
 
 impl Fault {
@@ -69,14 +86,19 @@ impl Fault {
         Self::told(Blame::Client, "host_not_allowed", text.clone(), ErrPacket::new(1130, b"HY000", text))
     }
 
-    /// 1045: no such account, wrong password, or refused for a reason that only the log tells.
+    /// 1045, or 1698 where passwords do not count: no such account, wrong password, or refused for a reason that only the log
+    /// tells.
     pub fn access_denied(login: Login<'_>, reason: &str) -> Self {
         let mut text = b"Access denied for user '".to_vec();
         text.extend_from_slice(login.user);
-        let yes_no = if login.using_password { "YES" } else { "NO" };
-        text.extend_from_slice(format!("'@'{}' (using password: {yes_no})", login.host).as_bytes());
+        let (code, said) = match login.password {
+            PasswordUse::Given => (1045, " (using password: YES)"),
+            PasswordUse::NotGiven => (1045, " (using password: NO)"),
+            PasswordUse::Unmentioned => (1698, ""),
+        };
+        text.extend_from_slice(format!("'@'{}'{said}", login.host).as_bytes());
         let detail = format!("{}: {reason}", String::from_utf8_lossy(&text));
-        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(1045, b"28000", text))
+        Self::told(Blame::Client, "access_denied", detail, ErrPacket::new(code, b"28000", text))
     }
 
     /// 1251: the client cannot do what the account's plugin needs.
@@ -187,11 +209,14 @@ mod tests {
 
     #[test]
     fn what_the_log_says_is_not_told_to_the_client() {
-        let login = Login { user: b"app", host: "10.0.0.7", using_password: true };
+        let login = Login { user: b"app", host: "10.0.0.7", password: PasswordUse::Given };
         let fault = Fault::access_denied(login, "no account matches");
         let reply = fault.reply.unwrap();
         assert_eq!(reply.text(), "Access denied for user 'app'@'10.0.0.7' (using password: YES)");
         assert_eq!((reply.code, &reply.sqlstate), (1045, b"28000"));
         assert!(fault.detail.contains("no account matches"));
+        let login = Login { password: PasswordUse::Unmentioned, ..login };
+        let reply = Fault::access_denied(login, "no account matches").reply.unwrap();
+        assert_eq!((reply.code, &*reply.text()), (1698, "Access denied for user 'app'@'10.0.0.7'"));
     }
 }

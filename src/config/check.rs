@@ -19,6 +19,7 @@ use super::moves::moves;
 use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
+use super::unix_account;
 use super::{
     Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
     Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime, Service,
@@ -162,6 +163,8 @@ impl<'a> Checker<'a> {
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
         let moves = section
             .or("moves", Moves::default(), |field| field.section().and_then(|section| moves(&section)));
+        let unix_accounts =
+            section.or("unix_accounts", BTreeMap::new(), |field| unix_account::read_all(field, &self.around));
         section.finish();
         Some(Cluster {
             name: name?,
@@ -178,6 +181,7 @@ impl<'a> Checker<'a> {
             revoked_sessions: revoked_sessions?,
             links: links?,
             moves: moves?,
+            unix_accounts: unix_accounts?,
         })
     }
 

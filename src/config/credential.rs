@@ -78,6 +78,19 @@ impl<'a> Surroundings<'a> {
         }
     }
 
+    /// The same where one must be given. `None`: it is not, or wrong, and reported.
+    pub(super) fn required_secret(&self, section: &Section<'a>, keys: &SecretKeys) -> Option<Secret> {
+        let given = self.secret(section, keys);
+        if let Given::Nothing = given {
+            let message = format!("no {} is given, and an empty one is not accepted", keys.value);
+            self.report.conflict(&section.place, message, keys.expected(), None);
+        }
+        match given {
+            Given::Secret(secret) => Some(secret),
+            Given::Nothing | Given::Wrong => None,
+        }
+    }
+
     fn inline_secret(&self, field: &Field<'a>, keys: &SecretKeys) -> Option<Secret> {
         let secret = Secret::new(field.string("a string")?);
         if self.exposed {
@@ -171,14 +184,6 @@ pub(super) enum Given {
 }
 
 impl Given {
-    /// The secret, which must have been given.
-    pub(super) fn secret(self) -> Option<Secret> {
-        match self {
-            Self::Secret(secret) => Some(secret),
-            Self::Nothing | Self::Wrong => None,
-        }
-    }
-
     /// `Some(None)`: nothing was given, and nothing need be.
     #[expect(
         clippy::option_option,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::reader::human;
 use super::{
     Admin, Cluster, Config, Links, Log, Monitor, Moves, Node, NodeTls, RoleRules, Route, Runtime, Secret,
-    Service, Tls,
+    Service, Tls, UnixAccount,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -82,6 +82,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         revoked_sessions,
         links,
         moves,
+        unix_accounts,
     } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
@@ -155,6 +156,29 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         &or(*maintenance_timeout, "at once"),
         &or(new.moves.maintenance_timeout, "at once"),
     );
+    self::unix_accounts(changes, unix_accounts, &new.unix_accounts);
+}
+
+fn unix_accounts(
+    changes: &mut Changes,
+    old: &BTreeMap<String, UnixAccount>,
+    new: &BTreeMap<String, UnixAccount>,
+) {
+    for (user, pair) in pairs(old, new) {
+        match pair {
+            Pair::Added(account) => {
+                changes.say(format_args!("unix account {user} added (uid {})", account.uid));
+            }
+            Pair::Removed(account) => {
+                changes.say(format_args!("unix account {user} removed (was for uid {})", account.uid));
+            }
+            Pair::Both(old, new) => {
+                let UnixAccount { uid, secret } = old;
+                changes.value(&format!("unix account {user} uid"), uid, &new.uid);
+                changes.secret(&format!("unix account {user} password"), Some(secret), Some(&new.secret));
+            }
+        }
+    }
 }
 
 fn service(changes: &mut Changes, old: &Service, new: &Service) {

@@ -24,6 +24,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unix_account;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,6 +47,7 @@ pub use problem::{ConfigErrors, Position, Problem};
 pub use roles::{RoleRules, SplitBrain};
 pub use secret::Secret;
 pub use tls::{NodeTls, Tls};
+pub use unix_account::UnixAccount;
 
 use crate::ids::{ClusterName, ListenAddr, NodeAddr, NodeName, ServiceName};
 
@@ -116,6 +118,9 @@ pub struct Cluster {
     pub links: Links,
     /// How its sessions leave nodes, and wait while there is none for them.
     pub moves: Moves,
+    /// Users of this machine that log in without a password on a Unix socket, by the name that they log in as (default:
+    /// nobody).
+    pub unix_accounts: BTreeMap<String, UnixAccount>,
 }
 
 /// What becomes of sessions whose account may not log in any more.
@@ -346,6 +351,11 @@ impl Cluster {
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name.as_str() == name)
+    }
+
+    /// Who on this machine logs in as `user` without a password.
+    pub fn unix_account(&self, user: &[u8]) -> Option<&UnixAccount> {
+        self.unix_accounts.get(std::str::from_utf8(user).ok()?)
     }
 }
 

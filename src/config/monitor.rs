@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::credential::{Given, PASSWORD, Surroundings};
+use super::credential::{PASSWORD, Surroundings};
 use super::reader::{Field, Section};
 use super::{ClusterKind, Secret};
+
+pub(super) const A_USER: &str = "1 to 128 characters on one line";
 
 /// The longest user name of an account, in characters.
 const MAX_USER: usize = 128;
@@ -44,11 +46,7 @@ impl Monitor {
         const MIN_10: Duration = Duration::from_mins(10);
         let expected = "the name of a database user";
         let user = section.require("user", expected).and_then(|field| user(&field, expected));
-        let given = around.secret(section, &PASSWORD);
-        if let Given::Nothing = given {
-            let message = "no password is given, and an empty one is not accepted";
-            around.report.conflict(&section.place, message, PASSWORD.expected(), None);
-        }
+        let secret = around.required_secret(section, &PASSWORD);
         let interval = section.or("interval", SEC_1, |field| field.duration(MS_50..=Duration::from_hours(1)));
         let timeout = section.or("timeout", SEC_1, |field| field.duration(MS_10..=MIN_10));
         let jitter = section.or("jitter", 0.1, |field| field.share(0.0..=0.5));
@@ -66,7 +64,7 @@ impl Monitor {
         section.finish();
         Some(Self {
             user: user?,
-            secret: given.secret()?,
+            secret: secret?,
             interval: interval?,
             timeout: timeout?,
             jitter: jitter?,
@@ -79,9 +77,14 @@ impl Monitor {
 
 fn user(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.string(expected)?;
-    if text.is_empty() || text.chars().count() > MAX_USER || text.contains(char::is_control) {
-        field.wrong("is not a user name", format!("1 to {MAX_USER} characters on one line"));
+    if !is_user(text) {
+        field.wrong("is not a user name", A_USER);
         return None;
     }
     Some(text.to_owned())
+}
+
+/// Whether `text` can be the name of a user: [`A_USER`] says what can.
+pub(super) fn is_user(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() <= MAX_USER && !text.contains(char::is_control)
 }

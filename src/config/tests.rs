@@ -383,6 +383,8 @@ fn the_shipped_example_is_right_and_says_everything() {
         "failback",
         "split_brain",
         "max_ejected",
+        "unix_accounts",
+        "uid",
         "proxy_protocol",
         "require",
         "state_file",
@@ -421,7 +423,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, source_address, split_brain, tls (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",
@@ -1320,6 +1322,88 @@ fn a_variable_gives_a_password() {
     let env = |name: &str| (name == "MONITOR").then(|| "from-variable".to_owned());
     let config = Config::parse(&text, Path::new("x"), &env).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(config.clusters["shop"].monitor.secret.expose(), "from-variable");
+}
+
+#[test]
+fn users_of_this_machine_are_listed_with_uid_and_password() {
+    let with = |accounts: &str| edit(SMALL, "[service.app]", &format!("{accounts}\n[service.app]"));
+    let of = |text: &str| good(text).clusters["shop"].unix_accounts.clone();
+    assert_eq!(of(SMALL), BTreeMap::new());
+    let two = with(
+        "unix_accounts = { backup = { uid = 1001, password = \"b-s3cret\" }, \"o'hara\" = { uid = 0, password = \"o-s3cret\" } }",
+    );
+    let accounts = of(&two);
+    assert_eq!(accounts.keys().collect::<Vec<_>>(), ["backup", "o'hara"]);
+    assert_eq!((accounts["backup"].uid, accounts["backup"].secret.expose()), (1001, "b-s3cret"));
+    let config = good(&two);
+    assert_eq!(config.clusters["shop"].unix_account(b"backup"), Some(&accounts["backup"]));
+    assert_eq!(config.clusters["shop"].unix_account(b"Backup"), None);
+    assert_eq!(config.clusters["shop"].unix_account(b"\xff"), None);
+    assert!(!format!("{config:?}").contains("s3cret"));
+
+    let expected_uid = "the number of one user of this machine, as `id -u USER` tells it";
+    for (entry, wrong) in [
+        ("x = 1", "x: found an integer; expected a table".to_owned()),
+        ("x = { password = \"b-s3cret\" }", format!("x.uid: missing; expected {expected_uid}")),
+        (
+            "x = { uid = 65534, password = \"b-s3cret\" }",
+            format!(
+                "x.uid: stands for every user whose number the system cannot tell; expected {expected_uid}"
+            ),
+        ),
+        (
+            "x = { uid = 4294967295, password = \"b-s3cret\" }",
+            "x.uid: out of range; expected an integer from 0 to 4294967294".to_owned(),
+        ),
+        (
+            "x = { uid = \"backup\", password = \"b-s3cret\" }",
+            "x.uid: found a string; expected an integer from 0 to 4294967294".to_owned(),
+        ),
+        (
+            "x = { uid = 1 }",
+            format!("x: no password is given, and an empty one is not accepted; expected {A_PASSWORD}"),
+        ),
+        (
+            "x = { uid = 1, password = \"\" }",
+            "x.password: is empty; expected at least one character".to_owned(),
+        ),
+        (
+            "x = { uid = 1, password = \"b-s3cret\", os_user = \"x\" }",
+            "x.os_user: unknown key; expected one of: password, password_env, password_file, uid".to_owned(),
+        ),
+        (
+            "\"\" = { uid = 1, password = \"b-s3cret\" }",
+            "\"\": is not a user name; expected 1 to 128 characters on one line".to_owned(),
+        ),
+    ] {
+        let errors = parse(&with(&format!("unix_accounts = {{ {entry} }}"))).expect_err(entry);
+        assert_eq!(errors.to_string(), format!("spillway.toml:6: cluster.shop.unix_accounts.{wrong}"));
+    }
+
+    let lines =
+        |old: &str, new: &str| good(old).diff(&good(new)).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        lines(SMALL, &two),
+        [
+            "cluster shop: unix account backup added (uid 1001)",
+            "cluster shop: unix account o'hara added (uid 0)"
+        ]
+    );
+    let other = edit(&edit(&two, "1001", "1002"), "b-s3cret", "c-s3cret");
+    assert_eq!(
+        lines(&two, &other),
+        [
+            "cluster shop: unix account backup uid 1001 -> 1002",
+            "cluster shop: unix account backup password changed"
+        ]
+    );
+    assert_eq!(
+        lines(&two, SMALL),
+        [
+            "cluster shop: unix account backup removed (was for uid 1001)",
+            "cluster shop: unix account o'hara removed (was for uid 0)"
+        ]
+    );
 }
 
 #[test]

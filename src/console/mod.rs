@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::control::{Answer, Caller, Control, Invocation, OperationError, Right, VERSION};
 use crate::ids::ClientAddr;
 use crate::lifecycle::Phase;
-use crate::net::{Listener, Stream};
+use crate::net::{Listener, Stream, own_uid};
 use lines::{Line, Lines};
 
 /// The most consoles of one listener at a time.
@@ -100,12 +100,6 @@ async fn serve_with(mut listener: Listener, control: Arc<Control>, manners: Mann
         };
         open.spawn(attend(stream, client, entrance, Arc::clone(&control), manners));
     }
-}
-
-/// This process's user, as the system tells it to the other end of a Unix socket.
-fn own_uid() -> Option<u32> {
-    let (one, _other) = tokio::net::UnixStream::pair().ok()?;
-    Some(one.peer_cred().ok()?.uid())
 }
 
 async fn attend(

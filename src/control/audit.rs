@@ -10,12 +10,14 @@ use super::refusal::{Code, OperationError};
 use super::{Control, Invocation};
 use crate::accounts::{ClusterAccounts, NodeAccounts, View};
 use crate::auth::{self, Privacy};
-use crate::config::{ClientAddress, NodeTls};
+use crate::config::{ClientAddress, NodeTls, UnixAccount};
 use crate::grants::{
     Account, HostIdentity, HostName, LoginRequest, Refusal, TlsRequirement, Transport, Verdict, explain,
 };
 use crate::ids::{ClientAddr, ClusterName};
+use crate::net::own_uid;
 use crate::session::account_limits::{AccountCounts, Who};
+use crate::session::unix_accounts::{self, Closed, WayIn};
 
 /// A login to be explained.
 struct Asked<'a> {
@@ -23,6 +25,9 @@ struct Asked<'a> {
     identity: &'a HostIdentity,
     database: Option<&'a str>,
     transport: Transport,
+    client: &'a ClientAddr,
+    /// What the configuration has for the user of this machine that may log in without a password.
+    listed: Option<&'a UnixAccount>,
     /// Nobody can read what the client says.
     is_private: bool,
 }
@@ -71,11 +76,14 @@ impl Control {
                 rows.push(StepRow { cluster: cluster.name.to_string(), step: "name", text });
             }
             let identity = accounts.client_identity(&client, &name);
+            let config = self.config.load();
             let asked = Asked {
                 user,
                 identity: &identity,
                 database: wanted.get("database"),
                 transport,
+                client: &client,
+                listed: config.clusters.get(&cluster.name).and_then(|c| c.unix_account(user.as_bytes())),
                 is_private: transport != Transport::Plain || matches!(client, ClientAddr::Unix { .. }),
             };
             let tls = self.tls(&cluster.name);
@@ -150,13 +158,19 @@ impl Control {
     }
 }
 
-/// A client as an operator writes it: an address, or `socket` for one on a Unix socket of this machine.
+/// A client as an operator writes it: an address, or `socket` or `socket:UID` for one on a Unix socket of this machine.
 fn client(text: &str) -> Result<ClientAddr, OperationError> {
-    if text == "socket" {
-        return Ok(ClientAddr::Unix { uid: None });
-    }
-    text.parse::<IpAddr>().map(|ip| ClientAddr::Tcp(SocketAddr::new(ip, 0))).map_err(|_| {
-        let message = format!("address: {} is wrong; expected an IP address, or socket", shown(text));
+    let client = match text.strip_prefix("socket") {
+        Some("") => Some(ClientAddr::Unix { uid: None }),
+        Some(uid) => uid
+            .strip_prefix(':')
+            .and_then(|uid| uid.parse().ok())
+            .map(|uid| ClientAddr::Unix { uid: Some(uid) }),
+        None => text.parse::<IpAddr>().ok().map(|ip| ClientAddr::Tcp(SocketAddr::new(ip, 0))),
+    };
+    client.ok_or_else(|| {
+        let message =
+            format!("address: {} is wrong; expected an IP address, socket, or socket:UID", shown(text));
         OperationError::bad_request(message)
     })
 }
@@ -205,15 +219,32 @@ fn steps(
     let mut rows = vec![row("address", how.to_owned())];
     rows.extend(decision.steps.into_iter().map(|step| row(step.stage, step.text)));
     let mut over = None;
+    // By what the client must be right.
+    let mut right = "if the password is right";
     if let Verdict::Candidate { account, .. } = &decision.verdict {
+        let by_uid =
+            unix_accounts::way_in(account, asked.user.as_bytes(), asked.client, own_uid(), asked.listed);
+        match &by_uid {
+            Ok(WayIn { plugin, .. }) => {
+                right = "by its uid, without a password";
+                let text = format!(
+                    "the client's uid is that of unix_accounts; its password there logs in to the node, by {plugin}"
+                );
+                rows.push(row("exchange", text));
+            }
+            Err(Closed::NotAWay) => {}
+            Err(closed) => rows.push(row("exchange", format!("not let in by uid: {closed}"))),
+        }
         let verified = account.authentication.iter().find(|a| !auth::is_relayed(&a.plugin, privacy));
-        rows.push(row(
-            "exchange",
-            match verified {
-                Some(way) => format!("the credential is verified here, by {}", way.plugin),
-                None => "the credential is relayed: the node asks the client itself".to_owned(),
-            },
-        ));
+        if by_uid.is_err() {
+            rows.push(row(
+                "exchange",
+                match verified {
+                    Some(way) => format!("the credential is verified here, by {}", way.plugin),
+                    None => "the credential is relayed: the node asks the client itself".to_owned(),
+                },
+            ));
+        }
         if let Some(limits) = accounts.snapshot.limits(account) {
             let host = identity.host_or_ip();
             let who = Who::new(&accounts.snapshot, cluster, account, asked.user.as_bytes(), &host);
@@ -248,15 +279,13 @@ fn steps(
         "verdict",
         match (&decision.verdict, over) {
             (_, Some(over)) => {
-                format!("refused, if the password is right: {over}; the client is told error {}", over.code())
+                format!("refused, {right}: {over}; the client is told error {}", over.code())
             }
             (Verdict::Candidate { account, then: None, sandbox }, None) => {
                 let only = if *sandbox { ", only to change its password" } else { "" };
-                format!("let in as {} if the password is right{only}", account.current_user())
+                format!("let in as {} {right}{only}", account.current_user())
             }
-            (Verdict::Candidate { then: Some(refusal), .. }, None) => {
-                refused(refusal, ", if the password is right")
-            }
+            (Verdict::Candidate { then: Some(refusal), .. }, None) => refused(refusal, &format!(", {right}")),
             (Verdict::Refused(refusal), None) => refused(refusal, ""),
         },
     ));

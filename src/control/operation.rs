@@ -158,7 +158,7 @@ const ADDRESS: Argument = Argument {
     name: "address",
     kind: Kind::Text,
     required: true,
-    help: "the client's IP address; socket: a Unix socket of Spillway",
+    help: "the client's IP address; socket: a Unix socket of Spillway; socket:UID: the same by this user",
 };
 const DATABASE: Argument = Argument {
     name: "database",

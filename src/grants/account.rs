@@ -16,7 +16,7 @@ use super::json::Json;
 use super::rows::{GlobalPrivRow, ServerVariables};
 
 /// The plugin of a row that names none.
-const NATIVE: &str = "mysql_native_password";
+pub(super) const NATIVE: &str = "mysql_native_password";
 
 /// Privilege bits that count as access to a database: what `MariaDB` calls `DB_ACLS`.
 pub(super) const DATABASE_PRIVILEGES: u64 = {
@@ -42,6 +42,11 @@ impl fmt::Debug for Authentication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authentication").field("plugin", &self.plugin).finish_non_exhaustive()
     }
+}
+
+/// Whether a plugin, by the server's name, asks the operating system who is on the other end of a Unix socket.
+pub fn asks_the_system(plugin: &str) -> bool {
+    matches!(plugin, "unix_socket" | "auth_socket")
 }
 
 /// What an account demands of the link it is used on.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::account::{Account, TlsRequirement};
+use super::account::{Account, TlsRequirement, asks_the_system};
 use super::database::DatabaseAccess;
 use super::host::{HostIdentity, Match};
 use super::masked::{MaskedDifference, MaskedHost, both};
@@ -159,6 +159,11 @@ impl Refusal {
             Self::DatabaseDenied { .. } => 1044,
             Self::UnknownDatabase(_) => 1049,
             Self::BadDatabaseName(_) => 1102,
+            Self::UnsupportedPlugin { plugins }
+                if plugins.last().is_some_and(|last| asks_the_system(last)) =>
+            {
+                1698
+            }
             Self::BadUserName(_)
             | Self::NoAccount
             | Self::Undecidable(_)
@@ -173,7 +178,7 @@ impl Refusal {
     /// The SQLSTATE that goes with [`Self::code`].
     pub fn sqlstate(&self) -> &'static str {
         match self.code() {
-            1045 => "28000",
+            1045 | 1698 => "28000",
             1044 | 1049 | 1102 => "42000",
             3159 if *self == Self::InsecureTransport(InsecureTransport::First) => "08004",
             _ => "HY000",
@@ -215,6 +220,7 @@ impl Refusal {
     /// What the client may be told, in the server's words.
     pub fn client_message(&self, request: &LoginRequest<'_>) -> String {
         let host = request.client.host_or_ip();
+        let using = if request.using_password { "YES" } else { "NO" };
         match self {
             Self::HostNotAllowed(vendor) => {
                 format!("Host '{host}' is not allowed to connect to this {vendor} server")
@@ -241,16 +247,17 @@ impl Refusal {
             }
             Self::UnknownDatabase(database) => format!("Unknown database '{database}'"),
             Self::BadDatabaseName(database) => format!("Incorrect database name '{database}'"),
-            _ => access_denied(request),
+            _ if self.code() == 1698 => access_denied(request),
+            _ => format!("{} (using password: {using})", access_denied(request)),
         }
     }
 }
 
-/// The text of error 1045 for a login: the same for a wrong password and for every reason that is not told.
+/// How the text of error 1045 begins, and all that 1698 says: the same for a wrong password and for every reason that is not
+/// told.
 fn access_denied(request: &LoginRequest<'_>) -> String {
     let user = String::from_utf8_lossy(request.user);
-    let using = if request.using_password { "YES" } else { "NO" };
-    format!("Access denied for user '{user}'@'{}' (using password: {using})", request.client.host_or_ip())
+    format!("Access denied for user '{user}'@'{}'", request.client.host_or_ip())
 }
 
 impl std::fmt::Display for Refusal {
@@ -262,7 +269,17 @@ impl std::fmt::Display for Refusal {
             Self::NoAccount => f.write_str("no account matches the user name and the client's host"),
             Self::Undecidable(reason) => write!(f, "what the server would do cannot be told: {reason}"),
             Self::UnsupportedPlugin { plugins } => {
-                write!(f, "the account's credential cannot be verified here (plugin {})", plugins.join(", "))
+                write!(
+                    f,
+                    "the account's credential cannot be verified here (plugin {})",
+                    plugins.join(", ")
+                )?;
+                if plugins.iter().any(|plugin| asks_the_system(plugin)) {
+                    f.write_str(
+                        ": a node is reached by TCP and sees no uid, so the account needs a second way",
+                    )?;
+                }
+                Ok(())
             }
             Self::Offline => f.write_str("the server is in offline mode, which lets administrators in alone"),
             Self::InsecureTransport(_) => f.write_str("the server requires TLS (require_secure_transport)"),

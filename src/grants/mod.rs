@@ -45,7 +45,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use account::{Account, Authentication, Limits, PasswordAge, TlsRequirement};
+pub use account::{Account, Authentication, Limits, PasswordAge, TlsRequirement, asks_the_system};
 pub use database::DatabaseAccess;
 pub use decision::{
     Decision, InsecureTransport, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain,

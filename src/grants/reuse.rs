@@ -1,6 +1,6 @@
 //! Whether the server would treat a second session on one of its connections as it treats a second login.
 
-use super::account::Account;
+use super::account::{Account, NATIVE, asks_the_system};
 use super::product::Product;
 use super::rows::ServerVariables;
 use super::snapshot::Snapshot;
@@ -14,6 +14,10 @@ impl Snapshot {
         }
         if self.variables.init_connect {
             return Some("init_connect runs at every login");
+        }
+        let mut asking = account.authentication.iter().filter(|way| !asks_the_system(&way.plugin));
+        if asking.next().is_none_or(|way| way.plugin != NATIVE) {
+            return Some("the server asks by another plugin than mysql_native_password first");
         }
         if self.limits(account).is_some()
             || account.limits.questions_per_hour != 0

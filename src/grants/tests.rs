@@ -1251,6 +1251,49 @@ fn only_links_of_accounts_that_nobody_counts_are_used_again() {
     for name in ["max_questions", "max_updates", "max_connections", "max_user_connections"] {
         assert!(forbidden(row(&format!(r#"{{"{name}":1}}"#))), "{name}");
     }
+    // The question that a used link answers comes first, but for those that ask the system.
+    let ways = |plugins: &[&str]| {
+        let ways: Vec<_> = plugins.iter().map(|plugin| format!(r#"{{"plugin":"{plugin}"}}"#)).collect();
+        row(&format!(r#"{{"auth_or":[{}]}}"#, ways.join(",")))
+    };
+    let native = "mysql_native_password";
+    assert!(!forbidden(ways(&["unix_socket", native, "ed25519"])));
+    assert!(!forbidden(ways(&[native, "unix_socket"])));
+    assert!(forbidden(ways(&["unix_socket", "ed25519", native])));
+    assert!(forbidden(ways(&["ed25519"])));
+    assert!(forbidden(ways(&["unix_socket"])));
+}
+
+#[test]
+fn a_node_sees_no_uid() {
+    let refusal = |plugins: &[&str]| Refusal::UnsupportedPlugin {
+        plugins: plugins.iter().map(|&plugin| plugin.to_owned()).collect(),
+    };
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let request = LoginRequest {
+        user: b"u",
+        client: &client,
+        proxy: &client,
+        database: None,
+        using_password: true,
+        transport: Transport::Plain,
+        can_handle_expired_passwords: false,
+        now: UNIX_EPOCH,
+        plugins: PLUGINS,
+    };
+    let denied = "Access denied for user 'u'@'127.0.0.5'";
+    for plugins in [&["unix_socket"][..], &["auth_socket"], &["pam", "unix_socket"]] {
+        let refusal = refusal(plugins);
+        assert_eq!((refusal.code(), refusal.sqlstate()), (1698, "28000"), "{plugins:?}");
+        assert_eq!(refusal.client_message(&request), denied, "{plugins:?}");
+        assert!(refusal.to_string().contains("a node is reached by TCP and sees no uid"), "{refusal}");
+    }
+    let other = refusal(&["unix_socket", "pam"]);
+    assert_eq!(
+        (other.code(), other.client_message(&request)),
+        (1045, format!("{denied} (using password: YES)"))
+    );
+    assert!(!refusal(&["pam"]).to_string().contains("uid"));
 }
 
 /// Pieces of hosts that collide often.

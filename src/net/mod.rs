@@ -12,5 +12,5 @@ pub use listen::{Access, Bound, Listener, bind};
 pub use names::Names;
 pub use packets::{PacketStream, ReadError};
 pub use proxy_header::{Announced, HeaderError, read_header, write_header};
-pub use stream::{StdStream, Stream};
+pub use stream::{StdStream, Stream, own_uid};
 pub use tls::{accept_tls, connect_tls};

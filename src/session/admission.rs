@@ -11,11 +11,12 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::backoff::Attempt;
-use super::exchange::{Shown, Way};
+use super::exchange::{Question, Shown, Way};
+use super::unix_accounts::{self, password_use};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
 use crate::backend::Reuse;
-use crate::fault::{Blame, Fault, Login};
+use crate::fault::{Blame, Fault, Login, PasswordUse};
 use crate::grants::{
     Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, decide,
 };
@@ -73,10 +74,19 @@ pub(super) struct Credential {
     pub(super) reuse: Option<Reuse>,
     /// What the client is told once the node has found its credential right; only where that is the node's to find.
     pub(super) then: Option<Fault>,
+    /// Only the client's uid opened the account, and the proof is none of its own.
+    pub(super) by_uid: bool,
     /// What vouches for Spillway's certificate in the OK packet.
     pub(super) vouching: Option<Vec<u8>>,
     /// The client replied to this by the fast way of `caching_sha2_password`, and was not told yet that it was right.
     pub(super) fast: Option<Scramble>,
+}
+
+impl Credential {
+    /// What an error says of the client's password.
+    pub(super) fn password_use(&self) -> PasswordUse {
+        if self.by_uid { PasswordUse::Unmentioned } else { (!self.proof.is_empty()).into() }
+    }
 }
 
 /// What a client says to know.
@@ -86,6 +96,18 @@ enum Claimed<'a> {
     Shown(&'a Shown),
     /// What it proved when it logged in to another cluster.
     Proof(&'a Proof),
+    /// Nothing: its uid opened another cluster, and does not open this one.
+    Nothing,
+}
+
+impl Claimed<'_> {
+    fn password_use(self) -> PasswordUse {
+        match self {
+            Self::Shown(shown) => shown.password_use(),
+            Self::Proof(proof) => (!proof.is_empty()).into(),
+            Self::Nothing => PasswordUse::Unmentioned,
+        }
+    }
 }
 
 /// What a login proved.
@@ -115,21 +137,25 @@ impl Session {
         let entry = Arc::clone(&self.registered.entry);
         let host = |accounts: &ClusterAccounts| self.identity(&cluster, accounts).host_or_ip().into_owned();
         self.learn_name(&cluster, &accounts, &asked.user).await;
-        let mut way = self.way(&cluster, &accounts, &asked);
-        let remembered = self.remembered(&cluster, &accounts, &asked.user, way);
-        let mut shown = self.ask(packets, way, &asked, remembered.as_ref()).await?;
+        let mut question = self.question(&cluster, &accounts, &asked);
+        let mut shown = if let Some(by_uid) = self.by_uid(&cluster, &accounts, &asked.user) {
+            by_uid
+        } else {
+            let remembered = self.remembered(&cluster, &accounts, &asked.user, question.way);
+            self.ask(packets, question, &asked, remembered.as_ref()).await?
+        };
         if !asked.user.is_ascii() && !is_utf8(asked.collation) {
             // The server would convert the name before it looks for a row; the rows here are UTF-8.
             let reason = format!(
                 "a name beyond ASCII in a character set other than UTF-8 (collation {})",
                 asked.collation
             );
-            return Err(denied(&asked.user, &host(&accounts), shown.uses_password(), &reason));
+            return Err(denied(&asked.user, &host(&accounts), shown.password_use(), &reason));
         }
         let attempt = Attempt { client: &entry.client, cluster: &cluster, user: &asked.user };
         if let Some(who) = self.shared.failed.holds_back(&attempt, Instant::now()) {
             let reason = format!("held back after too many failed logins: {who}");
-            let fault = denied(&asked.user, &host(&accounts), shown.uses_password(), &reason);
+            let fault = denied(&asked.user, &host(&accounts), shown.password_use(), &reason);
             return Err(Fault { label: "held_back", ..fault });
         }
         let mut admitted =
@@ -138,11 +164,13 @@ impl Session {
             // The account is newer than what was read.
             let accounts = self.accounts_of(&cluster)?;
             self.learn_name(&cluster, &accounts, &asked.user).await;
-            let now = self.way(&cluster, &accounts, &asked);
-            if now != way {
-                way = now;
+            let now = self.question(&cluster, &accounts, &asked);
+            if let Some(by_uid) = self.by_uid(&cluster, &accounts, &asked.user) {
+                shown = by_uid;
+            } else if now != question || matches!(shown, Shown::Uid(..)) {
+                question = now;
                 let again = Asked { first_reply: None, ..asked.clone() };
-                shown = self.ask(packets, way, &again, None).await?;
+                shown = self.ask(packets, question, &again, None).await?;
             }
             admitted = self
                 .judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown))
@@ -157,7 +185,7 @@ impl Session {
             }
             Err(fault) => {
                 self.count_failure(&attempt, &fault);
-                let may_count = shown.uses_password() && fault.label == "access_denied";
+                let may_count = shown.password_use() == PasswordUse::Given && fault.label == "access_denied";
                 let told = if may_count { self.fail_on_node(&cluster, &asked.user).await } else { None };
                 return Err(told.unwrap_or(fault));
             }
@@ -175,6 +203,7 @@ impl Session {
             _ => None,
         };
         Ok(Credential {
+            by_uid: matches!(shown, Shown::Uid(..)),
             vouching,
             fast,
             user: asked.user,
@@ -206,9 +235,16 @@ impl Session {
             "session asks for a schema of another cluster"
         );
         self.learn_name(&moved.cluster, &accounts, &moved.user).await;
-        let claimed = Claimed::Proof(&moved.proof);
+        let by_uid = if moved.by_uid { self.by_uid(&moved.cluster, &accounts, &moved.user) } else { None };
+        let claimed = match &by_uid {
+            Some(shown) => Claimed::Shown(shown),
+            // The password is that of the configuration for the cluster before, which nobody showed.
+            None if moved.by_uid => Claimed::Nothing,
+            None => Claimed::Proof(&moved.proof),
+        };
         let admitted =
             self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
+        moved.proof = admitted.proof;
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
         moved.judged_by = admitted.judged_by;
@@ -250,6 +286,7 @@ impl Session {
             current_user: None,
             reuse: None,
             then: None,
+            by_uid: false,
             vouching: None,
             fast: None,
         };
@@ -268,25 +305,27 @@ impl Session {
 
     /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
     /// always the same for the same name.
-    fn way(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Way {
+    fn question(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Question {
         let privacy = self.privacy(cluster);
         let of = |account: &Account| {
             let relayed = |a: &Authentication| auth::is_relayed(&a.plugin, privacy);
             let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
-            verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))
+            let way =
+                verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))?;
+            Some(Question { way, anew: unix_accounts::comes_first(account) })
         };
         let client = self.identity(cluster, accounts);
         if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
-            && let Some(way) = of(account)
+            && let Some(question) = of(account)
         {
-            return way;
+            return question;
         }
         let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
         let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
         match accounts.snapshot.accounts().filter_map(of).nth(any) {
-            Some(Way::Relayed) => Way::Decoy,
-            Some(way) => way,
-            None => Way::Native,
+            Some(Question { way: Way::Relayed, anew }) => Question { way: Way::Decoy, anew },
+            Some(question) => question,
+            None => Question { way: Way::Native, anew: false },
         }
     }
 
@@ -299,10 +338,6 @@ impl Session {
         capabilities: Capabilities,
         claimed: Claimed<'_>,
     ) -> Result<Admitted, Fault> {
-        let using_password = match claimed {
-            Claimed::Shown(shown) => shown.uses_password(),
-            Claimed::Proof(proof) => !proof.is_empty(),
-        };
         let client = self.identity(cluster, accounts);
         let view = self.view(cluster, accounts);
         let seen = accounts.seen(view, &client);
@@ -313,13 +348,18 @@ impl Session {
             // The node itself says whether the schema may be used: the same rows apply to this proxy
             // as to the client, and they may be newer there than here.
             database: None,
-            using_password,
+            using_password: claimed.password_use() == PasswordUse::Given,
             transport: self.transport,
             can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
             now: SystemTime::now(),
             plugins: auth::accepted(self.privacy(cluster)),
         };
         let refused = |refusal: &Refusal| {
+            if refusal.code() == 1045 {
+                let said = claimed.password_use();
+                let fault = denied(user, &client.host_or_ip(), said, &refusal.to_string());
+                return Fault { label: label(refusal), ..fault };
+            }
             let mut sqlstate = *b"HY000";
             sqlstate.copy_from_slice(refusal.sqlstate().as_bytes());
             let told = ErrPacket::new(refusal.code(), &sqlstate, refusal.client_message(&request));
@@ -331,11 +371,13 @@ impl Session {
                 let proof = match claimed {
                     Claimed::Shown(shown) => self.verify(shown, Some(&account)).await,
                     Claimed::Proof(proof) => self.is_right(proof, &account).await.then(|| proof.clone()),
+                    Claimed::Nothing => None,
                 };
                 let Some(proof) = proof else {
                     let reason = format!("wrong password for {account}");
-                    let fault = denied(user, &client.host_or_ip(), using_password, &reason);
-                    return Err(fault);
+                    let plugins = account.authentication.iter().map(|a| a.plugin.as_str());
+                    let said = password_use(plugins, claimed.password_use());
+                    return Err(denied(user, &client.host_or_ip(), said, &reason));
                 };
                 let then = then.map(|refusal| refused(&refusal));
                 let then = match (then, &proof) {
@@ -425,8 +467,8 @@ impl Session {
 }
 
 /// The fault of a login that is refused for a reason that only the log tells.
-pub(super) fn denied(user: &[u8], host: &str, using_password: bool, reason: &str) -> Fault {
-    Fault::access_denied(Login { user, host, using_password }, reason)
+pub(super) fn denied(user: &[u8], host: &str, password: PasswordUse, reason: &str) -> Fault {
+    Fault::access_denied(Login { user, host, password }, reason)
 }
 
 /// Whether a collation id of a handshake is one of `utf8mb3` or `utf8mb4`.

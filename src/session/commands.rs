@@ -1,7 +1,5 @@
 //! The commands that Spillway answers itself: `COM_CHANGE_USER`, and a schema on another cluster.
 
-use std::sync::Arc;
-
 use bytes::{BufMut, BytesMut};
 use tracing::{debug, warn};
 
@@ -12,7 +10,6 @@ use super::relay::Relay;
 use super::state::{SessionState, query_text};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
-use crate::grants::Account;
 use crate::net::{PacketStream, Stream};
 use crate::routing::{self, Destination};
 use crate::sql;
@@ -167,7 +164,7 @@ impl Session {
     pub(super) async fn move_to_schema(
         &mut self,
         relay: &mut Relay,
-        credential: &Credential,
+        credential: &mut Credential,
     ) -> Result<(), Fault> {
         let pins = relay.state.pins();
         let settings = relay.state.settings().to_vec();
@@ -189,11 +186,12 @@ impl Session {
             )))
         };
         match attempt {
-            Ok((placed, reply, account)) => {
+            Ok((placed, reply, moved)) => {
                 talk.packets.write(&reply).await.map_err(Fault::client_gone)?;
                 talk.end();
-                let link = self.reach(credential, placed);
-                self.registered.entry.set_account(account);
+                let link = self.reach(&moved, placed);
+                // What happens to the session from here on is the other cluster's affair.
+                *credential = moved;
                 let name = String::from_utf8_lossy(&schema).into_owned();
                 self.registered.entry.set_place(|place| place.schema = Some(name));
                 relay.replace_link(link);
@@ -214,14 +212,15 @@ impl Session {
         }
     }
 
-    /// A link on the schema's cluster with the session's settings, and that node's answer to the command.
+    /// A link on the schema's cluster with the session's settings, that node's answer to the command, and what the session
+    /// is there.
     async fn enter(
         &mut self,
         command: &[u8],
         schema: &[u8],
         settings: &[Vec<u8>],
         credential: &Credential,
-    ) -> Result<(super::placing::Placed, bytes::Bytes, Arc<Account>), Refusal> {
+    ) -> Result<(super::placing::Placed, bytes::Bytes, Credential), Refusal> {
         let accounts = self.shared.accounts.load();
         let cluster = match routing::destination(&self.service.route, schema, &accounts) {
             Destination::Cluster(cluster) => cluster,
@@ -258,7 +257,7 @@ impl Session {
             return Err(error_of(&reply));
         }
         placed.link = link;
-        Ok((placed, reply, moved.account))
+        Ok((placed, reply, moved))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::auth::clear::Password;
 use crate::auth::rsa::KeyPair;
 use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_crypt, sha256_password};
 use crate::backend::Exchange;
-use crate::fault::Fault;
+use crate::fault::{Fault, PasswordUse};
 use crate::grants::{Account, Authentication, Found, Transport};
 use crate::ids::{ClientAddr, ClusterName};
 use crate::net::PacketStream;
@@ -52,8 +52,18 @@ pub(super) enum Shown {
     Fast([u8; 32], Scramble, Stage1),
     /// A password; none: one that could not be read, which is as good as a wrong one.
     Password(Option<Password>),
+    /// Nothing but its uid, which lets it in to the account with this digest, whose password this is.
+    Uid([u8; 32], Password),
     /// Nothing yet: it will answer the node.
     Relayed,
+}
+
+/// How a client is asked, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) way: Way,
+    /// Whatever came with the request: the server has tried another way with that.
+    pub(super) anew: bool,
 }
 
 impl Way {
@@ -78,12 +88,13 @@ impl Way {
 }
 
 impl Shown {
-    /// For the wording of error 1045, as the servers' plugins tell it.
-    pub(super) fn uses_password(&self) -> bool {
+    /// What an error says of the password, as the servers' plugins tell it.
+    pub(super) fn password_use(&self) -> PasswordUse {
         match self {
-            Self::Reply(_, reply) => !reply.is_empty(),
-            Self::Password(password) => password.as_ref().is_none_or(|p| !p.is_empty()),
-            Self::Fast(..) | Self::Relayed => true,
+            Self::Reply(_, reply) => (!reply.is_empty()).into(),
+            Self::Password(password) => password.as_ref().is_none_or(|p| !p.is_empty()).into(),
+            Self::Fast(..) | Self::Relayed => PasswordUse::Given,
+            Self::Uid(..) => PasswordUse::Unmentioned,
         }
     }
 }
@@ -93,7 +104,7 @@ impl Session {
     pub(super) async fn ask<S>(
         &self,
         packets: &mut PacketStream<S>,
-        way: Way,
+        Question { way, anew }: Question,
         asked: &Asked,
         remembered: Option<&([u8; 32], Remembered)>,
     ) -> Result<Shown, Fault>
@@ -115,7 +126,8 @@ impl Session {
                 Err(Fault::client_too_old())
             };
         }
-        let first = asked.first_reply.as_ref().filter(|first| first.plugin == way.plugin().as_bytes());
+        let first = asked.first_reply.as_ref();
+        let first = first.filter(|first| !anew && first.plugin == way.plugin().as_bytes());
         let (scramble, reply) = match first {
             Some(first) => (first.scramble, first.reply.clone()),
             None if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) => {
@@ -239,6 +251,9 @@ impl Session {
             Shown::Fast(digest, _, stage1) => {
                 account.filter(|account| account.digest() == digest).map(|_| Proof::Fast(stage1.clone()))
             }
+            Shown::Uid(digest, password) => account
+                .filter(|account| account.digest() == digest)
+                .map(|_| Proof::Password(password.clone())),
             Shown::Relayed => account.map(|_| Proof::Relayed),
             Shown::Password(password) => {
                 // What cannot be read takes as long as what is wrong.

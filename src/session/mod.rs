@@ -17,6 +17,7 @@
 //! | [`backoff`] | logins that are held back because others failed |
 //! | [`limits`] | sessions of one service, user or address |
 //! | [`account_limits`] | sessions and logins of one account, by the server's limits |
+//! | [`unix_accounts`] | users of this machine who log in without a password |
 //! | [`upkeep`] | the pool in order, idle sessions closed |
 
 pub mod account_limits;
@@ -34,6 +35,7 @@ pub mod registry;
 pub mod relay;
 pub mod settle;
 pub mod state;
+pub mod unix_accounts;
 pub mod upkeep;
 
 use std::cell::OnceCell;
@@ -317,7 +319,7 @@ impl Session {
                     within(limit, &entry, Box::pin(self.rewrite_execute(&mut relay))).await
                 }
                 Event::Command(_) => {
-                    let answer = Box::pin(self.move_to_schema(&mut relay, &credential));
+                    let answer = Box::pin(self.move_to_schema(&mut relay, &mut credential));
                     within(limit, &entry, answer).await
                 }
                 Event::NodeClosed(words) => {

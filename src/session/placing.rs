@@ -15,7 +15,7 @@ use super::hold::Patience;
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{Proof, caching_sha2};
 use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
-use crate::fault::{Blame, Fault};
+use crate::fault::{Blame, Fault, PasswordUse};
 use crate::grants::{HostName, MaskedHost};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
@@ -94,7 +94,7 @@ impl Session {
                 let Some(proof) = self.verify(&shown, Some(&credential.account)).await else {
                     let host = accounts_host(self, credential);
                     let reason = format!("wrong password for {}", credential.account);
-                    let fault = denied(&credential.user, &host, shown.uses_password(), &reason);
+                    let fault = denied(&credential.user, &host, shown.password_use(), &reason);
                     let entry = Arc::clone(&self.registered.entry);
                     let (client, cluster) = (&entry.client, &credential.cluster);
                     self.count_failure(&Attempt { client, cluster, user: &credential.user }, &fault);
@@ -180,6 +180,7 @@ impl Session {
                 Some(accounts) => accounts,
                 None => self.accounts_of(&credential.cluster)?,
             };
+            self.still_by_uid(credential, &accounts)?;
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
@@ -245,7 +246,7 @@ impl Session {
                 self.shared.topology.suspect(&cluster.name, &node.name, evidence);
             }
             let stale = matches!(&error, LinkError::OtherAccount { .. })
-                || matches!(&error, LinkError::Refused(told) if told.code == 1045);
+                || matches!(&error, LinkError::Refused(told) if matches!(told.code, 1045 | 1698));
             if stale {
                 // The next attempt is judged by what is in force there.
                 self.shared.accounts.doubt(&credential.cluster).await;
@@ -276,6 +277,19 @@ impl Session {
         }
     }
 
+    /// Makes sure that a client whose uid let it in would be by this node's own accounts, too.
+    fn still_by_uid(&self, credential: &Credential, accounts: &ClusterAccounts) -> Result<(), Fault> {
+        if !credential.by_uid
+            || accounts.snapshot.digest() == credential.judged_by
+            || self.by_uid(&credential.cluster, accounts, &credential.user).is_some()
+        {
+            return Ok(());
+        }
+        let client = self.identity(&credential.cluster, accounts);
+        let reason = "the uid lets nobody in by the node's own accounts";
+        Err(denied(&credential.user, &client.host_or_ip(), credential.password_use(), reason))
+    }
+
     /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
     /// different addresses, or hold accounts of their own, and the client was judged for one of them.
     fn guarded(
@@ -301,9 +315,8 @@ impl Session {
         match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
             MaskedHost::Same => Ok(()),
             MaskedHost::Differs(difference) => {
-                let using_password = !credential.proof.is_empty();
                 let host = client.host_or_ip();
-                Err(denied(&credential.user, &host, using_password, &difference.to_string()))
+                Err(denied(&credential.user, &host, credential.password_use(), &difference.to_string()))
             }
         }
     }
@@ -313,14 +326,15 @@ impl Session {
         let detail = format!("node {node} of cluster {}: {error}", credential.cluster);
         match error {
             // The server's words name this proxy's address; the client is told about its own.
-            LinkError::Refused(told) if told.code == 1045 => {
+            LinkError::Refused(told) if matches!(told.code, 1045 | 1698) => {
                 let reason = format!(
                     "{detail} (the account requires TLS that links of this cluster do not have, or changed since it was loaded?)"
                 );
                 // Only the node knows what a relayed exchange makes of it.
                 let used = match credential.proof {
-                    Proof::Relayed => !told.text().ends_with("(using password: NO)"),
-                    Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => !credential.proof.is_empty(),
+                    Proof::Relayed if told.code == 1698 => PasswordUse::Unmentioned,
+                    Proof::Relayed => (!told.text().ends_with("(using password: NO)")).into(),
+                    Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => credential.password_use(),
                 };
                 denied(&credential.user, host, used, &reason)
             }
@@ -329,7 +343,7 @@ impl Session {
                 Fault::told(Blame::Client, "database_denied", detail, told)
             }
             LinkError::OtherAccount { .. } => {
-                denied(&credential.user, host, !credential.proof.is_empty(), &detail)
+                denied(&credential.user, host, credential.password_use(), &detail)
             }
             LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
             LinkError::NeedsPassword => Fault::unavailable(NEEDS_PASSWORD, detail),

@@ -8,8 +8,8 @@
 //! it: `cargo test --test integration -- login`.
 //!
 //! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
-//! words of the run say so. So it is with those in [`names`], which need mount namespaces, and with some in
-//! [`chaos`], which need network namespaces.
+//! words of the run say so. So it is with those in [`names`], which need mount namespaces, with those in
+//! [`unix_accounts`], which need to be root, and with some in [`chaos`], which need network namespaces.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
 #![allow(clippy::needless_pass_by_value, reason = "errors travel as text")]
@@ -42,6 +42,7 @@ mod routing;
 mod startup;
 mod statements;
 mod tls;
+mod unix_accounts;
 
 use harness::Outcome;
 use libtest_mimic::{Arguments, Trial};
@@ -90,12 +91,19 @@ pub(crate) fn named_trial(name: &str, test: fn() -> Verdict) -> Trial {
     trial(name, test).with_ignored_flag(harness::resolver::missing().is_some())
 }
 
+/// A named test with clients of other users: ignored, and said so at the end, where this process is not root.
+pub(crate) fn users_trial(name: &str, test: fn() -> Verdict) -> Trial {
+    trial(name, test).with_ignored_flag(harness::workspace::current_user() != "root")
+}
+
 /// Says which tests were left out, in words that nobody overlooks.
 fn mourn(ignored: u64) {
     let mysql = harness::mysql::root().err().map(|reason| format!("those against MySQL 9.7: {reason}"));
     let names = harness::resolver::missing().map(|reason| format!("those with names of hosts: {reason}"));
+    let users = (harness::workspace::current_user() != "root")
+        .then(|| "those with clients of other users: only root can start them".to_owned());
     let hosts = harness::network::missing().map(|reason| format!("those with a network of hosts: {reason}"));
-    let reasons: Vec<String> = mysql.into_iter().chain(names).chain(hosts).collect();
+    let reasons: Vec<String> = mysql.into_iter().chain(names).chain(users).chain(hosts).collect();
     if ignored > 0 && !reasons.is_empty() {
         let line = "=".repeat(71);
         let reasons = reasons.join("\n  ");
@@ -131,6 +139,7 @@ fn main() {
         mysql::trials(),
         node_tls::trials(),
         nodes::trials(),
+        unix_accounts::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();

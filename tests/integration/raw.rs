@@ -88,7 +88,8 @@ pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
     /// TLS over the socket, if it was asked for.
     pub(crate) tls: Option<Box<ClientConnection>>,
-    sequence: u8,
+    /// The number that the next packet has.
+    pub(crate) sequence: u8,
     capabilities: u32,
     /// What the last answer was over.
     pub(crate) scramble: Vec<u8>,

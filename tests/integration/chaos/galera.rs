@@ -178,8 +178,9 @@ pub(super) fn rolling_restart() -> Verdict {
         stage.front.spillway.wait_node("chaos", &name, "is empty", |entry| entry["sessions"] == 0)?;
         stage.galera.nodes[number].stop()?;
         stage.galera.nodes[number].launch(&[])?;
-        stage.is_back(number)?;
+        stage.galera.wait_synced(number)?;
         stage.front.set(&name, "enabled")?;
+        stage.is_back(number)?;
         load.goes_on(50)?;
     }
     stage.judge(load, "rolling restart")?.no_error_but(0)
@@ -230,7 +231,8 @@ pub(super) fn quorum_lost() -> Verdict {
     load.goes_on(50)?;
     let records = stage.judge(load, "two of three nodes are killed")?;
     for trouble in records.troubles(Role::Writer).iter().chain(&records.troubles(Role::Reader)) {
-        let clear = ["chaos", "node", "WSREP"].iter().any(|word| trouble.text.contains(word));
+        let clear =
+            ["cluster chaos", "WSREP", "Primary Component"].iter().any(|word| trouble.text.contains(word));
         ensure!(clear, "an error that says nothing: {}", trouble.text);
     }
     Ok(())

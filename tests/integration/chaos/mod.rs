@@ -52,7 +52,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     let scenario = |(name, scenario, hosts): &(&str, Scenario, bool)| {
         trial(name, *scenario).with_ignored_flag(*hosts && cannot)
     };
-    SCENARIOS.iter().map(scenario).collect()
+    let checked = trial("chaos::report_notices_what_is_wrong", report::notices_what_is_wrong);
+    std::iter::once(checked).chain(SCENARIOS.iter().map(scenario)).collect()
 }
 
 /// Scenarios at random, until the time is over.

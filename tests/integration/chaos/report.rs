@@ -2,16 +2,30 @@
 
 use super::load::{Diary, Records, Role, SCHEMA, Trouble};
 use crate::harness::server::Server;
-use crate::{Verdict, ensure};
+use crate::{Verdict, ensure, same};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 impl Diary {
-    /// Every time between two answers, with its end; the last one goes on to the client's own end.
-    fn gaps(&self) -> impl Iterator<Item = (Instant, Duration)> {
+    /// Every time between two answers, from and to; the last one goes on to the client's own end.
+    fn gaps(&self) -> impl Iterator<Item = (Instant, Instant)> {
         let ends = self.acknowledged.iter().map(|(_, at)| *at).chain([self.ended]);
-        ends.scan(self.began, |last, at| Some((at, at - std::mem::replace(last, at))))
+        ends.scan(self.began, |last, at| Some((std::mem::replace(last, at), at)))
+    }
+
+    /// Compares with the numbers of the rows that are there.
+    fn compare(&self, rows: &BTreeSet<u32>) -> Verdict {
+        let acknowledged = || self.acknowledged.iter().map(|(number, _)| *number);
+        let lost: Vec<u32> = acknowledged().filter(|number| !rows.contains(number)).collect();
+        ensure!(lost.is_empty(), "acknowledged rows of a {:?} are lost: {lost:?}", self.role);
+        let sent: BTreeSet<u32> = acknowledged().chain(self.unknown.iter().copied()).collect();
+        let more: Vec<&u32> = rows.difference(&sent).collect();
+        ensure!(more.is_empty(), "rows that nobody sent: {more:?}");
+        // With the table's key a statement that is done twice is refused the second time.
+        let twice = self.troubles.iter().find(|trouble| trouble.text.starts_with("error 1062"));
+        ensure!(twice.is_none(), "done twice: {}", twice.map_or("", |trouble| &trouble.text));
+        Ok(())
     }
 }
 
@@ -20,7 +34,7 @@ impl Records {
         self.diaries.iter().filter(move |diary| diary.role == role)
     }
 
-    /// The longest gap that a client in this role saw, of those that ended in a phase.
+    /// The longest gap that a client in this role saw in a phase, of those that began, ended or went on in it.
     pub(super) fn gap(&self, role: Role, phase: &str) -> Duration {
         let starts = self.phases.iter().map(|(_, at)| *at);
         let ends = starts.skip(1).map(Some).chain([None]);
@@ -30,9 +44,9 @@ impl Records {
             .zip(ends)
             .find_map(|((name, from), to)| (*name == phase).then_some((*from, to)))
             .unwrap_or_else(|| panic!("there was no phase {phase}"));
-        let within = |at: Instant| at >= from && to.is_none_or(|to| at < to);
-        let gaps = self.of(role).flat_map(Diary::gaps).filter(|(at, _)| within(*at));
-        gaps.map(|(_, gap)| gap).max().unwrap_or_default()
+        let gaps = self.of(role).flat_map(Diary::gaps);
+        let within = gaps.filter(|(start, end)| *end >= from && to.is_none_or(|to| *start < to));
+        within.map(|(start, end)| end - start).max().unwrap_or_default()
     }
 
     /// What Spillway adds to the longest gap of the servers themselves.
@@ -78,20 +92,7 @@ impl Records {
                 node.sql(&format!("SELECT number FROM {SCHEMA}.ledger WHERE client = {}", diary.client))?;
             let rows: BTreeSet<u32> =
                 rows.lines().map(str::parse).collect::<Result<_, _>>().map_err(|e| format!("{e}"))?;
-            let acknowledged = || diary.acknowledged.iter().map(|(number, _)| *number);
-            let lost: Vec<u32> = acknowledged().filter(|number| !rows.contains(number)).collect();
-            ensure!(
-                lost.is_empty(),
-                "{}: acknowledged rows of a {:?} are lost: {lost:?}",
-                node.name,
-                diary.role
-            );
-            let sent: BTreeSet<u32> = acknowledged().chain(diary.unknown.iter().copied()).collect();
-            let more: Vec<&u32> = rows.difference(&sent).collect();
-            ensure!(more.is_empty(), "{}: rows that nobody sent: {more:?}", node.name);
-            // With the table's key a statement that is done twice is refused the second time.
-            let twice = diary.troubles.iter().find(|trouble| trouble.text.contains("1062"));
-            ensure!(twice.is_none(), "{}: done twice: {}", node.name, twice.map_or("", |t| &t.text));
+            diary.compare(&rows).map_err(|reason| format!("{}: {reason}", node.name))?;
         }
         Ok(())
     }
@@ -151,4 +152,48 @@ fn kinds(troubles: &[&Trouble]) -> String {
     }
     let counted: Vec<String> = counts.iter().map(|(text, count)| format!("{count} x {text}")).collect();
     counted.join("; ")
+}
+
+/// The report notices what it is there for.
+pub(super) fn notices_what_is_wrong() -> Verdict {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let diary = |role, answers: &[(u32, u64)], troubles: &[&str]| Diary {
+        role,
+        client: 1,
+        began: start,
+        ended: at(1000),
+        acknowledged: answers.iter().map(|(number, after)| (*number, at(*after))).collect(),
+        unknown: vec![3],
+        troubles: troubles.iter().map(|text| Trouble { at: at(500), text: (*text).to_owned() }).collect(),
+    };
+    let writer = diary(Role::Writer, &[(1, 10), (2, 20), (4, 620), (5, 990)], &[]);
+    for rows in [&[1, 2, 4, 5][..], &[1, 2, 3, 4, 5]] {
+        writer.compare(&rows.iter().copied().collect())?;
+    }
+    for (rows, told, wanted) in [
+        (&[1, 3, 4, 5][..], "", "lost: [2]"),
+        (&[1, 2, 4, 5, 6], "", "nobody sent: [6]"),
+        (&[1, 2, 3, 4, 5], "error 1062: Duplicate entry", "done twice"),
+    ] {
+        let writer = diary(Role::Writer, &[(1, 10), (2, 20), (4, 620), (5, 990)], &[told]);
+        let verdict = writer.compare(&rows.iter().copied().collect());
+        ensure!(verdict.as_ref().is_err_and(|reason| reason.contains(wanted)), "{wanted}: {verdict:?}");
+    }
+    let direct = diary(Role::Direct, &[(1, 15), (2, 415), (4, 700), (5, 980)], &[]);
+    let records = Records {
+        diaries: vec![writer, direct],
+        phases: vec![("before", start), ("after", at(100))],
+        idle: Ok(()),
+    };
+    same!(records.gap(Role::Writer, "after"), Duration::from_millis(600), "the longest gap");
+    same!(records.gap(Role::Writer, "before"), Duration::from_millis(600), "it began before");
+    same!(records.added("after"), Duration::from_millis(200), "beyond that without Spillway");
+    same!(records.served_after(at(30)), Some(Duration::from_millis(590)), "the first answer");
+    same!(records.served_after(at(995)), None, "no answer any more");
+    records.no_error_but(0)?;
+    let told = diary(Role::Reader, &[], &["error 1927: gone"]);
+    let records = Records { diaries: vec![told], phases: Vec::new(), idle: Ok(()) };
+    ensure!(records.no_error_but(1).is_err(), "a reader was told of an error");
+    Ok(())
 }
