@@ -90,8 +90,10 @@ impl Stage {
         records.print(&format!("galera: {scenario}"), None)?;
         self.galera.wait_size(3)?;
         for node in &self.galera.nodes {
-            // Applied everywhere, and not only replicated.
-            node.sql("SET SESSION wsrep_sync_wait = 1; SELECT COUNT(*) FROM chaos.ledger")?;
+            // Applied everywhere, and not only replicated; a node that was frozen may not know yet that it was away.
+            wait_for("a node has all", Duration::from_secs(30), || {
+                node.sql("SET SESSION wsrep_sync_wait = 1; SELECT COUNT(*) FROM chaos.ledger")
+            })?;
             records.check(node)?;
         }
         Ok(records)
