@@ -19,8 +19,8 @@ use super::problem::{Report, shown};
 use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::{
-    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
-    Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
+    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Handover, Links, Log,
+    LogFormat, Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -161,6 +161,10 @@ impl<'a> Checker<'a> {
         });
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
+        let count = nodes.as_ref().map(Vec::len);
+        let handover = section.or("handover", Handover::default(), |field| {
+            field.section().and_then(|section| Handover::read(&section, &self.around, kind, count))
+        });
         section.finish();
         Some(Cluster {
             name: name?,
@@ -175,6 +179,7 @@ impl<'a> Checker<'a> {
             resolve_names: resolve_names?,
             revoked_sessions: revoked_sessions?,
             links: links?,
+            handover: handover?,
         })
     }
 
@@ -532,7 +537,7 @@ fn kind(field: &Field<'_>) -> Option<ClusterKind> {
     field.word("kind", &KINDS)
 }
 
-fn user(field: &Field<'_>, expected: &str) -> Option<String> {
+pub(super) fn user(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.string(expected)?;
     if text.is_empty() || text.chars().count() > MAX_USER || text.contains(char::is_control) {
         field.wrong("is not a user name", format!("1 to {MAX_USER} characters on one line"));

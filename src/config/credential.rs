@@ -22,6 +22,11 @@ pub(super) struct SecretKeys {
 
 pub(super) const PASSWORD: SecretKeys =
     SecretKeys { value: "password", file: "password_file", env: "password_env" };
+pub(super) const REPLICATION_PASSWORD: SecretKeys = SecretKeys {
+    value: "replication_password",
+    file: "replication_password_file",
+    env: "replication_password_env",
+};
 pub(super) const TOKEN: SecretKeys = SecretKeys { value: "token", file: "token_file", env: "token_env" };
 
 impl SecretKeys {

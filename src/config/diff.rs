@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::reader::human;
 use super::{
-    Admin, Cluster, Config, Links, Log, Monitor, Node, NodeTls, Route, Runtime, Secret, Service, Tls,
+    Account, Admin, Cluster, Config, Handover, Links, Log, Monitor, Node, NodeTls, Route, Runtime, Secret,
+    Service, Tls,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -79,6 +80,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         resolve_names,
         revoked_sessions,
         links,
+        handover,
     } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
@@ -133,6 +135,27 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     changes.value("links max", &or_none(*max, "no limit"), &or_none(new.links.max, "no limit"));
     changes.value("links queue", queue, &new.links.queue);
     changes.value("links queue_timeout", &human(*queue_timeout), &human(new.links.queue_timeout));
+    self::handover(changes, handover, &new.handover);
+}
+
+fn handover(changes: &mut Changes, old: &Handover, new: &Handover) {
+    let Handover { account, replication, failover, failover_after, catch_up_timeout, freeze_timeout } = old;
+    for (name, old, new) in [("", account, &new.account), ("replication_", replication, &new.replication)] {
+        let user = |account: &Option<Account>| {
+            account.as_ref().map_or_else(|| "none".to_owned(), |account| account.user.clone())
+        };
+        let secret = |account| Option::<&Account>::map(account, |account| &account.secret);
+        changes.value(&format!("handover {name}user"), &user(old), &user(new));
+        changes.secret(&format!("handover {name}password"), secret(old.as_ref()), secret(new.as_ref()));
+    }
+    changes.value("handover failover", failover, &new.failover);
+    for (name, old, new) in [
+        ("failover_after", failover_after, &new.failover_after),
+        ("catch_up_timeout", catch_up_timeout, &new.catch_up_timeout),
+        ("freeze_timeout", freeze_timeout, &new.freeze_timeout),
+    ] {
+        changes.value(&format!("handover {name}"), &human(*old), &human(*new));
+    }
 }
 
 fn service(changes: &mut Changes, old: &Service, new: &Service) {

@@ -14,6 +14,7 @@ mod client_address;
 mod credential;
 mod cross;
 mod diff;
+mod handover;
 mod problem;
 mod reader;
 mod secret;
@@ -37,6 +38,7 @@ use zeroize::Zeroizing;
 pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
+pub use handover::{Account, Failover, Handover};
 pub use problem::{ConfigErrors, Position, Problem};
 pub use secret::Secret;
 pub use tls::{NodeTls, Tls};
@@ -106,6 +108,8 @@ pub struct Cluster {
     pub revoked_sessions: RevokedSessions,
     /// How many links its nodes get, and which are kept for the next session.
     pub links: Links,
+    /// How its writer is changed.
+    pub handover: Handover,
 }
 
 /// What becomes of sessions whose account may not log in any more.

@@ -413,7 +413,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, kind, links, monitor, nodes, resolve_names, revoked_sessions, source_address, tls (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, handover, kind, links, monitor, nodes, resolve_names, revoked_sessions, source_address, tls (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",

@@ -148,6 +148,6 @@ async fn in_time<T>(what: &str, reload: impl Future<Output = T>) -> Result<T, Op
     })
 }
 
-fn no_node(cluster: &str, node: &str) -> OperationError {
+pub(super) fn no_node(cluster: &str, node: &str) -> OperationError {
     OperationError::not_found(format!("cluster {cluster} has no node {}; show nodes lists them", shown(node)))
 }

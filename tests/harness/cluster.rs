@@ -1,4 +1,5 @@
-//! Sets of servers: a Galera cluster of three nodes, and a GTID primary with one replica.
+//! Sets of servers: a Galera cluster of three nodes, a GTID primary with replicas, and two servers that replicate from each
+//! other.
 
 use super::server::Server;
 use super::{Outcome, workspace};
@@ -108,53 +109,120 @@ impl Galera {
     }
 }
 
-/// A primary and its replica, joined by GTID.
+/// A primary and its replicas, joined by GTID.
 pub(crate) struct Replication {
-    /// The primary first, then the replica.
+    /// The primary first, then the replicas.
     pub(crate) nodes: Vec<Server>,
 }
 
 impl Replication {
     /// Starts both; the replica is read-only and has caught up when this returns.
     pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
+        Self::with_replicas(name, options, &["replica"])
+    }
+
+    /// The same with several replicas, called `NAME-REPLICA`.
+    pub(crate) fn with_replicas(name: &str, options: &[&str], replicas: &[&str]) -> Outcome<Self> {
         let mut nodes = Vec::new();
-        for (role, read_only) in [("primary", "--read-only=0"), ("replica", "--read-only=1")] {
-            let mut server = Server::prepare(&format!("{name}-{role}"), options)?;
-            server.option(format!("--server-id={}", server.port));
-            for option in ["--log-bin=binlog", "--log-slave-updates=1", "--gtid-strict-mode=1", read_only] {
-                server.option(option.to_owned());
-            }
-            server.launch(&[])?;
-            nodes.push(server);
+        let roles = replicas.iter().map(|replica| (*replica, "--read-only=1"));
+        for (role, read_only) in std::iter::once(("primary", "--read-only=0")).chain(roles) {
+            nodes.push(logging(&format!("{name}-{role}"), options, read_only)?);
         }
         for node in &mut nodes {
             node.wait_until_up(Duration::from_mins(1))?;
         }
-        nodes[0].sql(
-            "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
-             GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'",
-        )?;
-        nodes[1].sql(&format!(
-            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
-             MASTER_PASSWORD='replication-secret', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1;\
-             START SLAVE",
-            nodes[0].port
-        ))?;
+        nodes[0].sql(REPLICATION_USER)?;
+        for replica in &nodes[1..] {
+            replica.sql(&(follow(&nodes[0], "MASTER_USE_GTID=slave_pos") + "START SLAVE"))?;
+        }
         let replication = Self { nodes };
         replication.wait_caught_up()?;
         Ok(replication)
     }
 
-    /// Waits until the replica has applied all that the primary has written so far.
+    /// Waits until the replicas have applied all that the primary has written so far.
     pub(crate) fn wait_caught_up(&self) -> Outcome<()> {
         let position = self.nodes[0].sql("SELECT @@gtid_binlog_pos")?;
-        self.nodes[1].wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))
+        for replica in &self.nodes[1..] {
+            replica.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        }
+        Ok(())
     }
 
     /// `{ name = "127.0.0.1:1", … }` for the configuration.
     pub(crate) fn toml_nodes(&self) -> String {
         toml_nodes(&self.nodes)
     }
+}
+
+/// Two servers that replicate from each other; the first is active, the second one read-only.
+pub(crate) struct TwoPrimaries {
+    /// The active one first.
+    pub(crate) nodes: Vec<Server>,
+}
+
+impl TwoPrimaries {
+    /// Starts both; by GTID or by coordinates. What `contents` says is made on the active one before.
+    pub(crate) fn start(name: &str, by_gtid: bool, contents: &str) -> Outcome<Self> {
+        let mut nodes = Vec::new();
+        for (role, read_only) in [("a", "--read-only=0"), ("b", "--read-only=1")] {
+            nodes.push(logging(&format!("{name}-{role}"), &["--skip-name-resolve"], read_only)?);
+        }
+        for node in &mut nodes {
+            node.wait_until_up(Duration::from_mins(1))?;
+        }
+        let (active, inactive) = (&nodes[0], &nodes[1]);
+        active.sql(REPLICATION_USER)?;
+        active.sql(contents)?;
+        let way = if by_gtid {
+            "MASTER_USE_GTID=slave_pos"
+        } else {
+            "MASTER_USE_GTID=no, MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4"
+        };
+        inactive.sql(&(follow(active, way) + "START SLAVE"))?;
+        let position = active.sql("SELECT @@gtid_binlog_pos")?;
+        inactive.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        let way = if by_gtid {
+            active.sql("SET GLOBAL gtid_slave_pos = @@gtid_binlog_pos")?;
+            way.to_owned()
+        } else {
+            let status = inactive.sql("SHOW MASTER STATUS")?;
+            let mut words = status.split_whitespace();
+            let (file, offset) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            format!("MASTER_USE_GTID=no, MASTER_LOG_FILE='{file}', MASTER_LOG_POS={offset}")
+        };
+        active.sql(&(follow(inactive, &way) + "START SLAVE"))?;
+        Ok(Self { nodes })
+    }
+
+    /// `{ name = "127.0.0.1:1", … }` for the configuration.
+    pub(crate) fn toml_nodes(&self) -> String {
+        toml_nodes(&self.nodes)
+    }
+}
+
+/// As whom replicas log in.
+const REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
+                                GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'";
+
+/// Launches a server with a binary log that others can replicate.
+fn logging(name: &str, options: &[&str], read_only: &str) -> Outcome<Server> {
+    let mut server = Server::prepare(name, options)?;
+    server.option(format!("--server-id={}", server.port));
+    for option in ["--log-bin=binlog", "--log-slave-updates=1", "--gtid-strict-mode=1", read_only] {
+        server.option(option.to_owned());
+    }
+    server.launch(&[])?;
+    Ok(server)
+}
+
+/// The statement that makes a server replicate from another one.
+fn follow(primary: &Server, way: &str) -> String {
+    format!(
+        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
+         MASTER_PASSWORD='replication-secret', MASTER_CONNECT_RETRY=1, {way};",
+        primary.port
+    )
 }
 
 /// `{ name = "127.0.0.1:1", … }` for the configuration.

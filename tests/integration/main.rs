@@ -20,6 +20,7 @@ mod audit;
 mod bulk;
 mod commands;
 mod differential;
+mod handover;
 mod health;
 mod lab;
 mod limits;
@@ -124,6 +125,7 @@ fn main() {
         mysql::trials(),
         node_tls::trials(),
         nodes::trials(),
+        handover::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();
