@@ -26,6 +26,23 @@ fn lock_of(cluster: &ClusterName) -> String {
     format!("CONCAT('spillway:', MD5('{cluster}'))")
 }
 
+/// Whether nobody has the lock on a node, as far as this node knows.
+///
+/// # Errors
+/// Somebody has it, or the node does not answer.
+pub(super) async fn is_free(node: &mut Operated, cluster: &Cluster) -> Result<(), String> {
+    let statement = format!("SELECT IS_USED_LOCK({}) IS NULL", lock_of(&cluster.name));
+    match node.ask(&statement, cluster.connect_timeout).await {
+        Ok(rows) if rows.first().is_some_and(|row| text(row, 0) == "1") => Ok(()),
+        Ok(_) => Err(taken(node)),
+        Err(e) => Err(format!("{}: {e}", node.name())),
+    }
+}
+
+fn taken(node: &Operated) -> String {
+    format!("{}: another handover of this cluster runs", node.name())
+}
+
 /// A connection to every node, all made at the same time, in the order of the configuration.
 async fn greeted(cluster: &Cluster) -> Vec<(Operated, Result<(), String>)> {
     let mut asked = JoinSet::new();
@@ -60,7 +77,7 @@ impl Agreement {
             match answer {
                 Ok(rows) if rows.first().is_some_and(|row| text(row, 0) == "1") => agreement.held.push(node),
                 Ok(_) => {
-                    reasons.push(format!("{}: another handover of this cluster runs", node.name()));
+                    reasons.push(taken(&node));
                     is_taken = true;
                     break;
                 }

@@ -38,6 +38,11 @@ impl Operated {
         &self.node.name
     }
 
+    /// Whether the last question left a connection that can be used.
+    pub(super) fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
     async fn connect(&mut self) -> Result<(), LinkError> {
         if self.link.is_some() {
             return Ok(());
@@ -152,6 +157,22 @@ impl Operated {
     /// Whether the account may change `read_only`: it is set to what it is.
     pub(super) async fn may_change(&mut self) -> Result<(), String> {
         self.tell("SET GLOBAL read_only = @@global.read_only").await.map(drop)
+    }
+
+    /// Whether the account may change the replication: it is asked to change that of a source that is not there.
+    pub(super) async fn may_replicate(&mut self) -> Result<(), String> {
+        const ACCESS_DENIED: u16 = 1227;
+        const NOBODY: &str = "spillway-nobody";
+        let limit = self.cluster.connect_timeout;
+        self.connect().await.map_err(|e| e.to_string())?;
+        for statement in [self.dialect.stop(NOBODY), self.dialect.forget(NOBODY)] {
+            match self.ask(&statement, limit).await {
+                Ok(_) => {}
+                Err(LinkError::Refused(e)) if e.code != ACCESS_DENIED => {}
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Ok(())
     }
 
     // === changing ===

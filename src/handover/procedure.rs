@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::config::{Cluster, Failover};
 
-use super::agreement::Agreement;
+use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
@@ -102,17 +102,48 @@ impl<'a> Procedure<'a> {
         }
         let mut refusal = decision.refusal();
         for action in &decision.plan {
-            let (Action::Freeze(node) | Action::Promote { node, .. }) = action else { continue };
-            let Some(operated) = position(&self.nodes, node.as_str()).map(|i| &mut self.nodes[i]) else {
-                continue;
-            };
             let start = Instant::now();
-            let may = operated.may_change().await;
-            refusal = refusal.or_else(|| may.as_ref().err().map(|e| format!("{node}: {e}")));
-            let what = format!("read_only of {node} can be changed");
-            self.steps.note(what, start, may.map(|()| "it can".to_owned()));
+            let (what, verdict) = match self.permitted(action).await {
+                Ok(None) => continue,
+                Ok(Some(what)) => (what, Ok("it can".to_owned())),
+                Err((what, reason)) => (what, Err(reason)),
+            };
+            refusal = refusal.or_else(|| Some(format!("{what}: {}", verdict.as_ref().err()?)));
+            self.steps.note(what, start, verdict);
         }
+        let start = Instant::now();
+        let mut free = Ok("none".to_owned());
+        for node in &mut self.nodes {
+            if let Err(reason) = is_free(node, self.cluster).await
+                && node.is_connected()
+            {
+                free = Err(reason);
+            }
+        }
+        refusal = refusal.or_else(|| free.as_ref().err().cloned());
+        self.steps.note("no other handover runs", start, free);
         refusal
+    }
+
+    /// Whether the account may do this, and what was looked at; none: nothing need be.
+    async fn permitted(&mut self, action: &Action) -> Result<Option<String>, (String, String)> {
+        let (node, what) = match action {
+            Action::Freeze(node) | Action::Promote { node, .. } => {
+                (node, format!("read_only of {node} can be changed"))
+            }
+            Action::Forget(node) | Action::Follow { node, .. } => {
+                (node, format!("the replication of {node} can be changed"))
+            }
+            _ => return Ok(None),
+        };
+        let is_replication = matches!(action, Action::Forget(_) | Action::Follow { .. });
+        let verdict = match self.node(node.as_str()) {
+            Ok(operated) if is_replication => operated.may_replicate().await,
+            Ok(operated) => operated.may_change().await,
+            Err(reason) => Err(reason),
+        };
+        verdict.map_err(|reason| (what.clone(), reason))?;
+        Ok(Some(what))
     }
 
     /// Asks every node, all at the same time.
