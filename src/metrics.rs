@@ -45,6 +45,8 @@ pub struct ServiceMetrics {
 pub struct Observations {
     /// Every node of every cluster.
     pub nodes: Vec<NodeObservation>,
+    /// Every cluster, with whether there is an alarm about it.
+    pub alarms: Vec<(ClusterName, bool)>,
     /// Every cluster whose accounts were read at least once.
     pub accounts: Vec<AccountObservation>,
 }
@@ -143,6 +145,7 @@ struct States {
     idle_links: Family<OfNode, Gauge>,
     waiting: Family<OfNode, Gauge>,
     accounts_differ: Family<OfNode, Gauge>,
+    alarm: Family<OfCluster, Gauge>,
     account_age: Family<OfCluster, Fractions>,
     accounts: Family<OfCluster, Gauge>,
     accounts_failing: Family<OfCluster, Gauge>,
@@ -162,6 +165,7 @@ pub struct Metrics {
     links_reused: Family<OfNode, Counter>,
     links_failed: Family<OfNode, Counter>,
     probes_failed: Family<OfNode, Counter>,
+    writer_changes: Family<OfCluster, Counter>,
     states: States,
     /// The lock keeps two texts from filling the states at once. The data path never takes it.
     registry: Mutex<Registry>,
@@ -187,6 +191,7 @@ impl Metrics {
             links_reused: Family::default(),
             links_failed: Family::default(),
             probes_failed: Family::default(),
+            writer_changes: Family::default(),
             states: States::default(),
             registry: Mutex::default(),
         };
@@ -209,6 +214,8 @@ impl Metrics {
         r.register("links_reused", "Sessions that were given the link of an earlier one", reused);
         r.register("links_failed", "Logins on nodes that failed", metrics.links_failed.clone());
         r.register("probes_failed", "Probes that failed", metrics.probes_failed.clone());
+        let changes = metrics.writer_changes.clone();
+        r.register("writer_changes", "How often the cluster got another writer, or none", changes);
         metrics.states.register(r);
         Self { registry: Mutex::new(registry), ..metrics }
     }
@@ -255,6 +262,11 @@ impl Metrics {
         self.probes_failed.get_or_create(&OfNode::new(cluster, node)).inc();
     }
 
+    /// Counts that a cluster got another writer, or none.
+    pub fn writer_changed(&self, cluster: &ClusterName) {
+        self.writer_changes.get_or_create(&OfCluster { cluster: cluster.as_str().into() }).inc();
+    }
+
     /// Everything as OpenMetrics text of the type [`CONTENT_TYPE`], with the states as they are `now`.
     pub fn encode(&self, now: &Observations) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,6 +295,8 @@ impl States {
             "Whether the node's accounts differ from those that were read",
             differ,
         );
+        let alarm = self.alarm.clone();
+        r.register("cluster_alarm", "Whether a person must look at the cluster", alarm);
         let age = self.account_age.clone();
         r.register_with_unit("accounts_age", "Time since accounts were read", Unit::Seconds, age);
         r.register("accounts", "Accounts that were read", self.accounts.clone());
@@ -300,6 +314,7 @@ impl States {
         self.idle_links.clear();
         self.waiting.clear();
         self.accounts_differ.clear();
+        self.alarm.clear();
         self.account_age.clear();
         self.accounts.clear();
         self.accounts_failing.clear();
@@ -317,6 +332,10 @@ impl States {
             let role = OfRole { cluster: Arc::clone(&cluster), node: Arc::clone(&node), role: seen.role };
             self.role.get_or_create(&role).set(1);
             self.desired.get_or_create(&OfDesired { cluster, node, state: seen.desired }).set(1);
+        }
+        for (cluster, alarm) in &now.alarms {
+            let labels = OfCluster { cluster: cluster.as_str().into() };
+            self.alarm.get_or_create(&labels).set(i64::from(*alarm));
         }
         for seen in &now.accounts {
             let labels = OfCluster { cluster: seen.cluster.as_str().into() };
@@ -370,10 +389,18 @@ mod tests {
         metrics.link_opened(&cluster, &name);
         metrics.link_failed(&cluster, &name);
         metrics.probe_failed(&cluster, &name);
+        metrics.writer_changed(&cluster);
+        let alarms = vec![(cluster.clone(), true)];
         let accounts = AccountObservation { cluster, age_seconds: 1.5, accounts: 12, failing: false };
-        let text = metrics.encode(&Observations { nodes: vec![node("db1", true)], accounts: vec![accounts] });
+        let text = metrics.encode(&Observations {
+            nodes: vec![node("db1", true)],
+            alarms,
+            accounts: vec![accounts],
+        });
         for line in [
             "spillway_build_info{version=\"1.2.3\"} 1",
+            "spillway_writer_changes_total{cluster=\"shop\"} 1",
+            "spillway_cluster_alarm{cluster=\"shop\"} 1",
             "spillway_sessions_accepted_total{service=\"app\"} 1",
             "spillway_sessions_open{service=\"app\"} 1",
             "spillway_statements_relayed_total{service=\"app\"} 5",

@@ -168,6 +168,8 @@ impl App {
             names: shared.names.clone(),
             metrics: Arc::clone(&shared.metrics),
         };
+        let chronicle = tokio::spawn(monitors.chronicle());
+        let keeping = tokio::spawn(control.state_file.clone().follow(Arc::clone(&shared.topology)));
         let probes = monitors.probe(&config);
         let loader = monitors.loader(&config, account_requests);
         let loading = loader.first_load(config.runtime.start_timeout);
@@ -207,6 +209,8 @@ impl App {
         let result = app.serve(signals, reloads).await;
         loader.abort();
         idle.abort();
+        keeping.abort();
+        chronicle.abort();
         admin.shutdown().await;
         result
     }

@@ -20,7 +20,7 @@ use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::{
     Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Handover, Links, Log,
-    LogFormat, Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, Route, Runtime, Service,
+    LogFormat, Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 4] = [
@@ -41,13 +41,10 @@ const A_NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . - starting with a letter or a d
 const A_FILTER: &str = "a level (off, error, warn, info, debug, trace) or levels of targets such as \
                         \"spillway::session=debug,info\"";
 
-/// The longest user name of an account, in characters.
-const MAX_USER: usize = 128;
 /// The longest name of a schema, in characters.
 const MAX_SCHEMA: usize = 64;
 
 const MS_10: Duration = Duration::from_millis(10);
-const MS_50: Duration = Duration::from_millis(50);
 const MS_100: Duration = Duration::from_millis(100);
 const SEC_1: Duration = Duration::from_secs(1);
 const MIN_10: Duration = Duration::from_mins(10);
@@ -131,7 +128,8 @@ impl<'a> Checker<'a> {
         let monitor = section
             .require("monitor", "a table with user and password, password_file or password_env")
             .and_then(|field| field.section())
-            .and_then(|section| self.monitor(&section, kind));
+            .and_then(|section| Monitor::read(&section, kind, &self.around));
+        let roles = RoleRules::read(section, kind, self.report);
         let connect_timeout =
             section.or("connect_timeout", Duration::from_secs(3), |field| field.duration(MS_10..=MIN_10));
         let accounts_refresh = section.or("accounts_refresh", Some(Duration::from_secs(30)), |field| {
@@ -171,6 +169,7 @@ impl<'a> Checker<'a> {
             kind: kind?,
             nodes: nodes?,
             monitor: monitor?,
+            roles: roles?,
             connect_timeout: connect_timeout?,
             accounts_refresh: accounts_refresh?,
             source_address: source_address?,
@@ -215,36 +214,6 @@ impl<'a> Checker<'a> {
         let address = field.parsed("an address", A_NODE_ADDRESS, str::parse::<NodeAddr>)?;
         self.index.claim_node(&address, &field.place);
         Some(address)
-    }
-
-    fn monitor(&self, section: &Section<'a>, kind: Option<ClusterKind>) -> Option<Monitor> {
-        let expected = "the name of a database user";
-        let user = section.require("user", expected).and_then(|field| user(&field, expected));
-        let given = self.around.secret(section, &PASSWORD);
-        if let Given::Nothing = given {
-            let message = "no password is given, and an empty one is not accepted";
-            self.report.conflict(&section.place, message, PASSWORD.expected(), None);
-        }
-        let interval = section.or("interval", SEC_1, |field| field.duration(MS_50..=HOUR));
-        let timeout = section.or("timeout", SEC_1, |field| field.duration(MS_10..=MIN_10));
-        let jitter = section.or("jitter", 0.1, |field| field.share(0.0..=0.5));
-        let max_lag = section.or("max_lag", None, |field| {
-            let lag = field.duration_or_zero(MS_10..=DAY, "not checked")?;
-            if lag.is_some() && matches!(kind, Some(ClusterKind::Galera | ClusterKind::Static)) {
-                self.report
-                    .warn(&field.place, "has no effect in a cluster of this kind, whose nodes report no lag");
-            }
-            Some(lag)
-        });
-        section.finish();
-        Some(Monitor {
-            user: user?,
-            secret: given.secret()?,
-            interval: interval?,
-            timeout: timeout?,
-            jitter: jitter?,
-            max_lag: max_lag?,
-        })
     }
 
     // === services ===
@@ -535,15 +504,6 @@ fn kind(field: &Field<'_>) -> Option<ClusterKind> {
         return None;
     }
     field.word("kind", &KINDS)
-}
-
-pub(super) fn user(field: &Field<'_>, expected: &str) -> Option<String> {
-    let text = field.string(expected)?;
-    if text.is_empty() || text.chars().count() > MAX_USER || text.contains(char::is_control) {
-        field.wrong("is not a user name", format!("1 to {MAX_USER} characters on one line"));
-        return None;
-    }
-    Some(text.to_owned())
 }
 
 fn log(section: &Section<'_>) -> Option<Log> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::reader::human;
 use super::{
-    Account, Admin, Cluster, Config, Handover, Links, Log, Monitor, Node, NodeTls, Route, Runtime, Secret,
-    Service, Tls,
+    Account, Admin, Cluster, Config, Handover, Links, Log, Monitor, Node, NodeTls, RoleRules, Route, Runtime,
+    Secret, Service, Tls,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -72,6 +72,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         kind,
         nodes,
         monitor,
+        roles,
         connect_timeout,
         accounts_refresh,
         source_address,
@@ -98,13 +99,19 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
             }
         }
     }
-    let Monitor { user, secret, interval, timeout, jitter, max_lag } = monitor;
+    let Monitor { user, secret, interval, timeout, jitter, rise, fall, max_lag } = monitor;
     changes.value("monitor user", user, &new.monitor.user);
     changes.secret("monitor password", Some(secret), Some(&new.monitor.secret));
     changes.value("monitor interval", &human(*interval), &human(new.monitor.interval));
     changes.value("monitor timeout", &human(*timeout), &human(new.monitor.timeout));
     changes.value("monitor jitter", jitter, &new.monitor.jitter);
+    changes.value("monitor rise", rise, &new.monitor.rise);
+    changes.value("monitor fall", fall, &new.monitor.fall);
     changes.value("monitor max_lag", &or(*max_lag, "not checked"), &or(new.monitor.max_lag, "not checked"));
+    let RoleRules { failback, split_brain, max_ejected } = roles;
+    changes.value("failback", failback, &new.roles.failback);
+    changes.value("split_brain", split_brain, &new.roles.split_brain);
+    changes.value("max_ejected", max_ejected, &new.roles.max_ejected);
     changes.value("connect_timeout", &human(*connect_timeout), &human(new.connect_timeout));
     changes.value(
         "accounts_refresh",

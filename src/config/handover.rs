@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::check::user;
 use super::credential::{Given, PASSWORD, REPLICATION_PASSWORD, SecretKeys, Surroundings};
+use super::monitor::user;
 use super::reader::{Field, Section};
 use super::{ClusterKind, Secret};
 

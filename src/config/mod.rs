@@ -15,8 +15,10 @@ mod credential;
 mod cross;
 mod diff;
 mod handover;
+mod monitor;
 mod problem;
 mod reader;
+mod roles;
 mod secret;
 mod suggest;
 #[cfg(test)]
@@ -39,7 +41,9 @@ pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
 pub use handover::{Account, Failover, Handover};
+pub use monitor::Monitor;
 pub use problem::{ConfigErrors, Position, Problem};
+pub use roles::{RoleRules, SplitBrain};
 pub use secret::Secret;
 pub use tls::{NodeTls, Tls};
 
@@ -90,6 +94,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// How its nodes are probed and its accounts loaded.
     pub monitor: Monitor,
+    /// How its nodes are given their roles.
+    pub roles: RoleRules,
     /// How long dialling a node and logging in may take in all (default 3 s; 10 ms to 10 min).
     pub connect_timeout: Duration,
     /// How often the nodes are asked whether their accounts changed, which are loaded again then (default 30 s; 100 ms to
@@ -159,24 +165,6 @@ pub struct Node {
     pub weight: u16,
     /// Its preference as the writer, 0 to 1000 (default 0): the higher is preferred.
     pub priority: u16,
-}
-
-/// The account and the rhythm of the probes of one cluster (`[cluster.NAME.monitor]`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Monitor {
-    /// The user that probes nodes and reads their accounts.
-    pub user: String,
-    /// Its password, never empty.
-    pub secret: Secret,
-    /// From one probe of a node to the next (default 1 s; 50 ms to 1 h).
-    pub interval: Duration,
-    /// How long one probe may take (default 1 s; 10 ms to 10 min).
-    pub timeout: Duration,
-    /// The share of the interval by which it varies at random, 0.0 to 0.5 (default 0.1), lest all nodes are probed
-    /// in step.
-    pub jitter: f64,
-    /// A replica that lags more serves no reads (up to 1 day); `None` (`"0s"`): lag is not looked at.
-    pub max_lag: Option<Duration>,
 }
 
 /// What stands behind a set of listeners (`[service.NAME]`).

@@ -128,6 +128,8 @@ fn the_smallest_file_has_every_default() {
         interval: secs(1),
         timeout: secs(1),
         jitter: 0.1,
+        rise: 1,
+        fall: 2,
         max_lag: None,
     };
     assert_eq!(shop.monitor, monitor);
@@ -344,6 +346,8 @@ fn the_shipped_example_is_right_and_says_everything() {
         "interval",
         "timeout",
         "jitter",
+        "rise",
+        "fall",
         "max_lag",
         "listen",
         "route",
@@ -376,6 +380,9 @@ fn the_shipped_example_is_right_and_says_everything() {
         "source_address",
         "resolve_names",
         "revoked_sessions",
+        "failback",
+        "split_brain",
+        "max_ejected",
         "proxy_protocol",
         "require",
         "state_file",
@@ -414,7 +421,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, handover, kind, links, monitor, nodes, resolve_names, revoked_sessions, source_address, tls (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, handover, kind, links, max_ejected, monitor, nodes, resolve_names, revoked_sessions, source_address, split_brain, tls (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",
@@ -911,7 +918,7 @@ console = ["127.0.0.1:3306"]
         &*format!(
             "spillway.toml:12: cluster.stats.monitor: no password is given, and an empty one is not accepted; expected {A_PASSWORD}"
         ),
-        "spillway.toml:12: cluster.stats.monitor.pasword: unknown key; expected one of: interval, jitter, max_lag, password, password_env, password_file, timeout, user (did you mean \"password\"?)",
+        "spillway.toml:12: cluster.stats.monitor.pasword: unknown key; expected one of: fall, interval, jitter, max_lag, password, password_env, password_file, rise, timeout, user (did you mean \"password\"?)",
         &*format!(
             "spillway.toml:14: admin.password: missing, although admin.console listens on 127.0.0.1:3306; expected {A_PASSWORD}"
         ),

@@ -57,6 +57,7 @@ pub struct ClusterRow {
     pub nodes: usize,
     pub up: usize,
     pub writer: Option<String>,
+    pub alarm: Option<String>,
     pub accounts: usize,
     pub accounts_age_seconds: Option<u64>,
     pub accounts_from: Option<String>,
@@ -75,6 +76,12 @@ pub const CLUSTER_COLUMNS: &[Column] = &[
     column("accounts_age_seconds", "age", Cell::MaybeSeconds, "how long ago accounts were read"),
     column("accounts_from", "from", Cell::MaybeText, "the node that accounts were read from"),
     column("problem", "problem", Cell::MaybeText, "why the last attempt to read accounts failed"),
+    column(
+        "alarm",
+        "alarm",
+        Cell::MaybeText,
+        "what a person must look at, such as two nodes that accept writes",
+    ),
     column("databases", "databases", Cell::Texts, "the databases that were read"),
 ];
 
@@ -119,6 +126,32 @@ pub const NODE_COLUMNS: &[Column] = &[
         Cell::MaybeText,
         "read from it, same as those, unknown, or how accounts and settings for logins differ",
     ),
+];
+
+/// Something that changed in a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by EVENT_COLUMNS")]
+pub struct EventRow {
+    pub number: u64,
+    pub at: String,
+    pub cluster: String,
+    pub node: Option<String>,
+    pub what: &'static str,
+    pub before: String,
+    pub after: String,
+    pub evidence: Option<String>,
+}
+
+/// Columns of [`EventRow`].
+pub const EVENT_COLUMNS: &[Column] = &[
+    column("number", "number", Cell::Number, "counts the events since Spillway started"),
+    column("at", "at", Cell::Moment, "when it was noticed"),
+    column("cluster", "cluster", Cell::Text, "the cluster"),
+    column("node", "node", Cell::MaybeText, "the node; none: the cluster as a whole"),
+    column("what", "what", Cell::Text, "observed, desired, writer or alarm"),
+    column("before", "before", Cell::Text, "how it was"),
+    column("after", "after", Cell::Text, "how it is since then"),
+    column("evidence", "evidence", Cell::MaybeText, "what traffic had told of the node shortly before"),
 ];
 
 /// A session.
@@ -329,6 +362,7 @@ pub struct Done {
 pub enum Rows {
     Clusters(Vec<ClusterRow>),
     Nodes(Vec<NodeRow>),
+    Events(Vec<EventRow>),
     Sessions(Vec<SessionRow>),
     Accounts(Vec<AccountRow>),
     Permissiveness(Vec<PermissivenessRow>),
@@ -372,6 +406,7 @@ impl Rows {
         match self {
             Self::Clusters(rows) => Table::new(CLUSTER_COLUMNS, rows),
             Self::Nodes(rows) => Table::new(NODE_COLUMNS, rows),
+            Self::Events(rows) => Table::new(EVENT_COLUMNS, rows),
             Self::Sessions(rows) => Table::new(SESSION_COLUMNS, rows),
             Self::Accounts(rows) => Table::new(ACCOUNT_COLUMNS, rows),
             Self::Permissiveness(rows) => Table::new(PERMISSIVENESS_COLUMNS, rows),
@@ -410,6 +445,11 @@ impl Table {
 pub(super) fn moment(at: SystemTime) -> String {
     // The format knows no year before 1970, where a clock that was never set may stand.
     humantime::format_rfc3339_seconds(at.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+/// The same to the millisecond.
+pub(super) fn moment_with_millis(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// Whole seconds since a moment; 0 when the clock was set back.

@@ -15,6 +15,7 @@ use super::state_file::NotKept;
 use super::{Caller, Control, Invocation};
 use crate::ids::{ClusterName, SessionId};
 use crate::session::registry::Ending;
+use crate::topology::NotWriter;
 
 /// How long a caller waits for a reload. The reload itself goes on.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -62,6 +63,21 @@ impl Control {
             if self.state_file.keeps() { "" } else { "; lost at a restart, as no runtime.state_file is set" };
         let result =
             format!("{cluster}/{node} is to be {} (was {}){note}", desired.as_str(), before.as_str());
+        Ok(Answer::Done(Done { result, changes: Vec::new() }))
+    }
+
+    pub(super) fn set_writer(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let given = |name| wanted.get(name).unwrap_or_default();
+        let (cluster, node) = (given("cluster"), given("node"));
+        let topology = self.topology.load();
+        let rules = Self::cluster(&topology, cluster)?.rules;
+        let before = self.topology.set_writer(cluster, node).map_err(|e| match e {
+            NotWriter::Unknown => no_node(cluster, node),
+            e => OperationError::new(Code::Conflict, format!("{cluster}/{node} is not made the writer: {e}")),
+        })?;
+        let before = before.map_or("none".to_owned(), |before| before.to_string());
+        let note = if rules.failback { "; failback = true may return the role" } else { "" };
+        let result = format!("{cluster}/{node} is the writer (was {before}){note}");
         Ok(Answer::Done(Done { result, changes: Vec::new() }))
     }
 

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::answer::{
-    AccountRow, Answer, ClusterRow, CommandRow, Explanation, ListenerRow, NodeRow, Rows, SessionRow,
-    VersionRow, moment, seconds_since,
+    AccountRow, Answer, ClusterRow, CommandRow, EventRow, Explanation, ListenerRow, NodeRow, Rows,
+    SessionRow, VersionRow, moment, moment_with_millis, seconds_since,
 };
 use super::invocation::{narrow, shown};
 use super::operation::{Argument, Http, OPERATIONS, Operation};
@@ -15,7 +15,7 @@ use crate::accounts::NodeAccounts;
 use crate::grants::Account;
 use crate::ids::ClusterName;
 use crate::metrics::{AccountObservation, NodeObservation, Observations};
-use crate::topology::{Cluster, Node, Observed, Topology};
+use crate::topology::{Cluster, Event, Node, Topology};
 
 impl Control {
     /// Counters and states as OpenMetrics text of the type [`crate::metrics::CONTENT_TYPE`].
@@ -28,7 +28,7 @@ impl Control {
                 NodeObservation {
                     cluster: cluster.name.clone(),
                     node: node.name.clone(),
-                    up: is_up(node),
+                    up: node.observed.is_up(),
                     role: cluster.role(node).as_str(),
                     desired: node.desired.as_str(),
                     sessions: node.load.sessions(),
@@ -38,6 +38,7 @@ impl Control {
                     accounts_differ: self.accounts_differ(cluster, node),
                 }
             }));
+            now.alarms.push((cluster.name.clone(), cluster.leadership.alarm.is_some()));
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
                 now.accounts.push(AccountObservation {
                     cluster: cluster.name.clone(),
@@ -58,8 +59,9 @@ impl Control {
                 cluster: cluster.name.to_string(),
                 kind: cluster.kind.as_str(),
                 nodes: cluster.nodes.len(),
-                up: cluster.nodes.iter().filter(|n| is_up(n)).count(),
+                up: cluster.nodes.iter().filter(|n| n.observed.is_up()).count(),
                 writer: cluster.writer().map(|n| n.name.to_string()),
+                alarm: cluster.leadership.alarm.clone(),
                 accounts: accounts.as_ref().map_or(0, |a| a.snapshot.accounts().count()),
                 accounts_age_seconds: accounts.as_ref().map(|a| seconds_since(a.loaded_at)),
                 accounts_from: accounts.as_ref().map(|a| a.from.to_string()),
@@ -96,6 +98,24 @@ impl Control {
             )
         });
         Ok(Answer::Rows(Rows::Nodes(rows.collect())))
+    }
+
+    pub(super) fn show_events(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let topology = self.topology.load();
+        let clusters = Self::selected(&topology, wanted)?;
+        let row = |event: Event| EventRow {
+            number: event.number,
+            at: moment_with_millis(event.at),
+            cluster: event.cluster.to_string(),
+            node: event.node.map(|n| n.to_string()),
+            what: event.kind.as_str(),
+            before: event.before,
+            after: event.after,
+            evidence: event.evidence,
+        };
+        let events = self.topology.events(0).into_iter();
+        let chosen = events.filter(|event| clusters.iter().any(|cluster| cluster.name == event.cluster));
+        Ok(Answer::Rows(Rows::Events(chosen.map(row).collect())))
     }
 
     fn is_reference(&self, cluster: &Cluster, node: &Node) -> bool {
@@ -189,10 +209,6 @@ impl Control {
             None => Ok(topology.clusters.values().collect()),
         }
     }
-}
-
-fn is_up(node: &Node) -> bool {
-    matches!(node.observed, Observed::Up { .. })
 }
 
 fn account_row(cluster: &ClusterName, account: &Account) -> AccountRow {

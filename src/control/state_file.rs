@@ -1,10 +1,11 @@
-//! What operators want of nodes, kept in a small file that survives a restart.
+//! What operators want of nodes and who the writers are, kept in a small file that survives a restart.
 //!
-//! The file is a JSON object, `{"version": 1, "nodes": {"shop": {"db1": "drain"}}}`; nodes that are simply enabled
-//! are not in it. It is always replaced as a whole: written beside itself, synced, and renamed, so that a crash at
+//! The file is a JSON object, `{"version": 1, "nodes": {"shop": {"db1": "drain"}}, "writers": {"shop": "db2"}}`; nodes
+//! that are simply enabled are not in it. It is always replaced as a whole: written beside itself, synced, and renamed, so that a crash at
 //! any moment leaves the old file or the new one.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::ids::{ClusterName, NodeName};
-use crate::topology::{Desired, Topology, TopologyStore};
+use crate::topology::{Cluster, Desired, Topology, TopologyStore};
 
 /// The largest state file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -22,13 +23,18 @@ const MAX_FILE: u64 = 1 << 20;
 /// The form of the file that this Spillway writes and reads.
 const VERSION: u32 = 1;
 
+/// The last writer of each cluster.
+type Writers = BTreeMap<ClusterName, NodeName>;
+
 type DesiredStates = BTreeMap<ClusterName, BTreeMap<NodeName, Desired>>;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
     version: u32,
     nodes: DesiredStates,
+    #[serde(default)]
+    writers: Writers,
 }
 
 /// The state file can not be used.
@@ -57,9 +63,10 @@ pub struct StateFile(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: Option<PathBuf>,
-    found: DesiredStates,
-    /// Puts writers in line, so that the file and the topology tell the same story.
-    writing: Mutex<()>,
+    found: Content,
+    /// The clusters' writers as the file has them. Its lock puts those who write in line, so that the file and the
+    /// topology tell the same story.
+    writing: Mutex<Writers>,
 }
 
 impl StateFile {
@@ -71,15 +78,16 @@ impl StateFile {
     pub fn load(path: Option<PathBuf>) -> Result<Self, StateFileError> {
         let found = match &path {
             Some(path) => read(path).map_err(|reason| StateFileError { path: path.clone(), reason })?,
-            None => DesiredStates::new(),
+            None => Content::default(),
         };
-        Ok(Self(Arc::new(Inner { path, found, writing: Mutex::default() })))
+        let writing = Mutex::new(found.writers.clone());
+        Ok(Self(Arc::new(Inner { path, found, writing })))
     }
 
     /// Gives the states that were read to the nodes. A node that is not configured is left out with a warning, and
     /// is no longer in the file when it is written again.
     pub fn apply(&self, topology: &TopologyStore) {
-        for (cluster, nodes) in &self.0.found {
+        for (cluster, nodes) in &self.0.found.nodes {
             for (node, desired) in nodes {
                 let state = desired.as_str();
                 if topology.set_desired(cluster.as_str(), node.as_str(), *desired).is_some() {
@@ -89,6 +97,61 @@ impl StateFile {
                 }
             }
         }
+        for (cluster, node) in &self.0.found.writers {
+            if !topology.recall_writer(cluster, node) {
+                warn!(%cluster, %node, "the state file names a writer that is not configured");
+            }
+        }
+    }
+
+    /// Keeps the clusters' writers in the file as they change, for ever.
+    pub async fn follow(self, topology: Arc<TopologyStore>) -> Infallible {
+        let mut changes = topology.subscribe();
+        loop {
+            if self.keeps() && self.is_behind(&topology) {
+                let (file, topology) = (self.clone(), Arc::clone(&topology));
+                let kept = tokio::task::spawn_blocking(move || file.keep_writers(&topology)).await;
+                if let Ok(Err(e)) = kept {
+                    warn!(error = %e, "the clusters' writers can not be kept; a restart may choose others");
+                }
+            }
+            if changes.changed().await.is_err() {
+                // The store outlives this task, which holds it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn is_behind(&self, topology: &TopologyStore) -> bool {
+        *self.0.writing.lock().unwrap_or_else(PoisonError::into_inner) != writers(&topology.load())
+    }
+
+    /// Writes the file if it has other writers. Blocks on the file.
+    fn keep_writers(&self, topology: &TopologyStore) -> Result<(), StateFileError> {
+        let mut kept = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = topology.load();
+        if *kept == writers(&now) {
+            return Ok(());
+        }
+        self.write(wishes(&now), writers(&now), &mut kept)
+    }
+
+    /// Replaces the file, if there is one.
+    fn write(
+        &self,
+        mut nodes: DesiredStates,
+        writers: Writers,
+        kept: &mut Writers,
+    ) -> Result<(), StateFileError> {
+        let Some(path) = &self.0.path else { return Ok(()) };
+        for of in nodes.values_mut() {
+            of.retain(|_, wish| *wish != Desired::Enabled);
+        }
+        nodes.retain(|_, of| !of.is_empty());
+        let content = Content { version: VERSION, nodes, writers };
+        write(path, &content).map_err(|e| StateFileError { path: path.clone(), reason: e.to_string() })?;
+        *kept = content.writers;
+        Ok(())
     }
 
     /// Whether states survive a restart.
@@ -104,21 +167,14 @@ impl StateFile {
         node: &str,
         desired: Desired,
     ) -> Result<Desired, NotKept> {
-        let _one_writer = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = topology.load();
         let known = now.cluster(cluster).and_then(|c| Some((c, c.node(node)?)));
         let (in_cluster, found) = known.ok_or(NotKept::NoSuchNode)?;
         let before = found.desired;
-        if let Some(path) = &self.0.path {
-            let mut nodes = wishes(&now);
-            nodes.entry(in_cluster.name.clone()).or_default().insert(found.name.clone(), desired);
-            for of in nodes.values_mut() {
-                of.retain(|_, wish| *wish != Desired::Enabled);
-            }
-            nodes.retain(|_, of| !of.is_empty());
-            write(path, &Content { version: VERSION, nodes })
-                .map_err(|e| NotKept::File(StateFileError { path: path.clone(), reason: e.to_string() }))?;
-        }
+        let mut nodes = wishes(&now);
+        nodes.entry(in_cluster.name.clone()).or_default().insert(found.name.clone(), desired);
+        self.write(nodes, writers(&now), &mut kept).map_err(NotKept::File)?;
         match topology.set_desired(cluster, node, desired) {
             Some(_) => Ok(before),
             None => Err(NotKept::NoSuchNode),
@@ -128,16 +184,24 @@ impl StateFile {
 
 /// What is wanted of every node now.
 fn wishes(topology: &Topology) -> DesiredStates {
-    let of = |cluster: &crate::topology::Cluster| {
+    let of = |cluster: &Cluster| {
         cluster.nodes.iter().map(|n| (n.name.clone(), n.desired)).collect::<BTreeMap<_, _>>()
     };
     topology.clusters.iter().map(|(name, cluster)| (name.clone(), of(cluster))).collect()
 }
 
-fn read(path: &Path) -> Result<DesiredStates, String> {
+/// The last writer of every cluster that had one.
+fn writers(topology: &Topology) -> Writers {
+    let last = |(name, cluster): (&ClusterName, &Arc<Cluster>)| {
+        Some((name.clone(), cluster.leadership.agreed.clone()?))
+    };
+    topology.clusters.iter().filter_map(last).collect()
+}
+
+fn read(path: &Path) -> Result<Content, String> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(DesiredStates::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Content::default()),
         Err(e) => return Err(e.to_string()),
     };
     let mut text = String::new();
@@ -149,7 +213,7 @@ fn read(path: &Path) -> Result<DesiredStates, String> {
     if content.version != VERSION {
         return Err(format!("it has version {}, and this Spillway reads version {VERSION}", content.version));
     }
-    Ok(content.nodes)
+    Ok(content)
 }
 
 fn write(path: &Path, content: &Content) -> io::Result<()> {
@@ -220,6 +284,46 @@ mod tests {
         );
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["state.json"], "nothing is left beside the file");
+    }
+
+    #[test]
+    fn the_writers_are_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let see = |topology: &TopologyStore, node: &str| {
+            let up = crate::topology::Observed::up(true, true, "Synced");
+            topology.observe(&"shop".parse().unwrap(), &node.parse().unwrap(), up);
+        };
+        let writer = |topology: &TopologyStore| {
+            topology.load().cluster("shop").unwrap().writer().map(|node| node.name.to_string())
+        };
+        let before = topology();
+        let file = StateFile::load(Some(path.clone())).unwrap();
+        see(&before, "db1");
+        see(&before, "db2");
+        before.set_writer("shop", "db2").unwrap();
+        assert!(file.is_behind(&before));
+        file.keep_writers(&before).unwrap();
+        assert!(!file.is_behind(&before));
+        file.set(&before, "shop", "db1", Desired::Drain).unwrap();
+        file.set(&before, "shop", "db1", Desired::Enabled).unwrap();
+
+        let after = topology();
+        StateFile::load(Some(path)).unwrap().apply(&after);
+        see(&after, "db1");
+        assert_eq!(writer(&after), None, "db2 may still be there");
+        see(&after, "db2");
+        assert_eq!(writer(&after).as_deref(), Some("db2"));
+    }
+
+    #[test]
+    fn a_file_without_writers_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        fs::write(&path, r#"{"version": 1, "nodes": {"shop": {"db1": "drain"}}}"#).unwrap();
+        let topology = topology();
+        StateFile::load(Some(path)).unwrap().apply(&topology);
+        assert_eq!(desired(&topology, "db1"), Desired::Drain);
     }
 
     #[test]

@@ -47,8 +47,7 @@ pub(crate) fn rig() -> Rig {
     let (accounts, _requests) = AccountStore::new();
     let (reload, reloads) = mpsc::channel(1);
     let topology = Arc::new(TopologyStore::new(Topology::new(&config)));
-    let up = Observed::Up { writable: true, readable: true, detail: "Synced".into() };
-    topology.observe(&"shop".parse().unwrap(), &"db1".parse().unwrap(), up);
+    topology.observe(&"shop".parse().unwrap(), &"db1".parse().unwrap(), Observed::up(true, true, "Synced"));
     let lifecycle = Lifecycle::default();
     lifecycle.advance(crate::lifecycle::Phase::Serving);
     let listening = ListenerStatus {

@@ -29,7 +29,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::{Cluster, ClusterKind, Config, Failover};
-use crate::topology::{Desired, TopologyStore};
+use crate::ids::NodeName;
+use crate::topology::{Desired, Evidence, Observed, TopologyStore};
 
 pub use report::{Ending, Outcome, Report, Step};
 
@@ -115,9 +116,8 @@ impl Handover {
 
     async fn run(&self, cause: Cause, cluster: &Cluster, target: Option<&str>, dry_run: bool) -> Report {
         let _running = Running::new(&self.running);
-        let enabled = |node: &str| self.is_enabled(cluster, node);
         let wish = Wish { target, dry_run };
-        let procedure = Procedure::new(cluster, &enabled);
+        let procedure = Procedure::new(cluster, &self.topology);
         let needed = quorum(cluster, cause == Cause::Lost);
         let report = match cause {
             Cause::Planned => procedure.run(decision::switch, needed, wish).await,
@@ -127,17 +127,30 @@ impl Handover {
         report
     }
 
-    fn is_enabled(&self, cluster: &Cluster, node: &str) -> bool {
-        let topology = self.topology.load();
-        let known = topology.cluster(cluster.name.as_str()).and_then(|cluster| cluster.node(node));
-        known.is_some_and(|node| node.desired == Desired::Enabled)
-    }
-
     /// Waits until nothing runs that has begun.
     pub async fn settled(&self) {
         // The sender is this very value's, so that waiting cannot fail.
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
+}
+
+/// Whether an operator wants a node to serve.
+fn is_enabled(topology: &TopologyStore, cluster: &Cluster, node: &str) -> bool {
+    let topology = topology.load();
+    let known = topology.cluster(cluster.name.as_str()).and_then(|cluster| cluster.node(node));
+    known.is_some_and(|node| node.desired == Desired::Enabled)
+}
+
+/// Tells what was just seen on a server whose role was changed, so that sessions follow at once, and wakes its probe, which
+/// has the last word.
+fn announce(topology: &TopologyStore, cluster: &Cluster, node: &NodeName, writable: bool) {
+    let now = topology.load();
+    let known = now.cluster(cluster.name.as_str()).and_then(|cluster| cluster.node(node.as_str()));
+    if let Some(Observed::Up { readable, .. }) = known.map(|node| &node.observed) {
+        let detail = if writable { "read_only=OFF" } else { "read_only=ON, by a handover" };
+        topology.observe(&cluster.name, node, Observed::up(writable, writable || *readable, detail));
+    }
+    topology.suspect(&cluster.name, node, Evidence::Handover);
 }
 
 /// Counts a procedure that runs.

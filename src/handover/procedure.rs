@@ -4,20 +4,23 @@
 //! Two nodes are never writable by the doing of a procedure. Where it cannot be known whether the new writer is writable,
 //! the old one stays read-only.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
 use crate::config::{Cluster, Failover};
+use crate::ids::NodeName;
+use crate::topology::TopologyStore;
 
 use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
-use super::sight::{Seen, Survey};
+use super::sight::{Seen, Source, Survey};
+use super::{announce, is_enabled};
 
 /// How long nothing new may come from the relay log until the rest of an unfinished transaction is given up.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(2);
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Who is asked for what, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +34,15 @@ pub(super) struct Wish<'a> {
 /// A cluster under change.
 pub(super) struct Procedure<'a> {
     cluster: &'a Cluster,
-    /// Whether an operator wants a node to serve.
-    enabled: &'a (dyn Fn(&str) -> bool + Sync),
+    topology: &'a TopologyStore,
     nodes: Vec<Operated>,
     steps: Steps,
 }
 
 impl<'a> Procedure<'a> {
-    pub(super) fn new(cluster: &'a Cluster, enabled: &'a (dyn Fn(&str) -> bool + Sync)) -> Self {
+    pub(super) fn new(cluster: &'a Cluster, topology: &'a TopologyStore) -> Self {
         let nodes = cluster.nodes.iter().map(|node| Operated::new(cluster, node)).collect();
-        Self { cluster, enabled, nodes, steps: Steps::new(&cluster.name) }
+        Self { cluster, topology, nodes, steps: Steps::new(&cluster.name) }
     }
 
     fn terms(&self) -> Terms {
@@ -70,7 +72,7 @@ impl<'a> Procedure<'a> {
         let start = Instant::now();
         let agreement = Agreement::reach(self.cluster, needed).await;
         let held = agreement.as_ref().map(|agreement| {
-            let nodes: Vec<&str> = agreement.nodes().map(crate::ids::NodeName::as_str).collect();
+            let nodes: Vec<&str> = agreement.nodes().map(NodeName::as_str).collect();
             format!("on {}", nodes.join(", "))
         });
         self.steps.note("agree with other proxies", start, held.map_err(Clone::clone));
@@ -148,7 +150,7 @@ impl<'a> Procedure<'a> {
 
     /// Asks every node, all at the same time.
     async fn survey(&mut self) -> Survey {
-        survey(&mut self.nodes, self.enabled).await
+        survey(&mut self.nodes, self.cluster, self.topology).await
     }
 
     async fn carry_out(&mut self, plan: Vec<Action>, agreement: &mut Agreement) -> Ending {
@@ -187,8 +189,8 @@ impl<'a> Procedure<'a> {
 
     async fn undo(&mut self, action: &Action) -> Result<(), String> {
         match action {
-            Action::Promote { node, .. } => self.node(node.as_str())?.set_read_only(true).await,
-            Action::Freeze(node) => self.node(node.as_str())?.set_read_only(false).await,
+            Action::Promote { node, .. } => self.set_read_only(node, true).await,
+            Action::Freeze(node) => self.set_read_only(node, false).await,
             Action::Detach(node) => {
                 let operated = self.node(node.as_str())?;
                 for source in operated.look(true).await?.sources {
@@ -204,15 +206,21 @@ impl<'a> Procedure<'a> {
         position(&self.nodes, name).map(|i| &mut self.nodes[i]).ok_or_else(|| format!("no node {name}"))
     }
 
+    async fn set_read_only(&mut self, node: &NodeName, wanted: bool) -> Result<(), String> {
+        self.node(node.as_str())?.set_read_only(wanted).await?;
+        announce(self.topology, self.cluster, node, !wanted);
+        Ok(())
+    }
+
     async fn look(&mut self, name: &str) -> Result<Seen, String> {
-        let enabled = (self.enabled)(name);
+        let enabled = is_enabled(self.topology, self.cluster, name);
         self.node(name)?.look(enabled).await
     }
 
     async fn perform(&mut self, action: &Action, agreement: &mut Agreement) -> Result<String, String> {
         let quiet = |()| String::new();
         match action {
-            Action::Freeze(node) => self.node(node.as_str())?.set_read_only(true).await.map(quiet),
+            Action::Freeze(node) => self.set_read_only(node, true).await.map(quiet),
             Action::CatchUp { node, source } => self.catch_up(node.as_str(), source.as_str()).await,
             Action::AwaitRelay(node) => self.await_relay(node.as_str()).await,
             Action::Detach(node) => {
@@ -230,7 +238,7 @@ impl<'a> Procedure<'a> {
                     Some(_) => {}
                     None => self.still_alone(node.as_str()).await?,
                 }
-                self.node(node.as_str())?.set_read_only(false).await.map(quiet)
+                self.set_read_only(node, false).await.map(quiet)
             }
             Action::Forget(node) => {
                 for source in self.look(node.as_str()).await?.sources {
@@ -260,8 +268,7 @@ impl<'a> Procedure<'a> {
                         .end
                         .map_or_else(|| primary.written.to_string(), |end| end.to_string()));
                 }
-            } else if let Some(trouble) = replica.source_of(&primary).and_then(super::sight::Source::trouble)
-            {
+            } else if let Some(trouble) = replica.source_of(&primary).and_then(Source::trouble) {
                 return Err(format!("{name}: {trouble}; {}", replica.backlog(&primary)));
             }
             if start.elapsed() > limit {
@@ -338,10 +345,10 @@ fn position(nodes: &[Operated], name: &str) -> Option<usize> {
 }
 
 /// Asks nodes, all at the same time.
-pub(super) async fn survey(nodes: &mut Vec<Operated>, enabled: &(dyn Fn(&str) -> bool + Sync)) -> Survey {
+pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topology: &TopologyStore) -> Survey {
     let mut asked = tokio::task::JoinSet::new();
     for mut node in nodes.drain(..) {
-        let enabled = enabled(node.name().as_str());
+        let enabled = is_enabled(topology, cluster, node.name().as_str());
         asked.spawn(async move {
             let seen = node.look(enabled).await;
             (node, seen)

@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Cluster, ClusterKind, Failover};
 use crate::ids::NodeName;
-use crate::topology::{Desired, Node, Observed};
+use crate::topology::{Desired, Node, Observed, TopologyStore};
 
 use super::agreement::Agreement;
 use super::decision::{Action, impostor, strays};
@@ -18,15 +18,14 @@ use super::node::Operated;
 use super::procedure::{quorum, survey};
 use super::report::Ending;
 use super::sight::Survey;
-use super::{Cause, Handover, Running};
+use super::{Cause, Handover, Running, announce};
 
 /// How soon an attempt that failed is repeated at the earliest.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Watches a cluster for ever.
 pub(super) async fn run(handover: Arc<Handover>, cluster: Cluster) -> Infallible {
-    let mut watch =
-        Watch { handover, cluster, agreed: None, lost: None, not_before: Instant::now(), told: None };
+    let mut watch = Watch { handover, cluster, lost: None, not_before: Instant::now(), told: None };
     loop {
         sleep(watch.cluster.monitor.interval).await;
         watch.round().await;
@@ -36,8 +35,6 @@ pub(super) async fn run(handover: Arc<Handover>, cluster: Cluster) -> Infallible
 struct Watch {
     handover: Arc<Handover>,
     cluster: Cluster,
-    /// The last node that was the only writable one.
-    agreed: Option<NodeName>,
     /// Since when the primary is lost.
     lost: Option<Instant>,
     /// When something may be attempted again.
@@ -75,13 +72,12 @@ impl Watch {
             return;
         }
         // What was begun comes to its end, even if the configuration is replaced meanwhile.
-        let (handover, cluster, agreed) =
-            (Arc::clone(&self.handover), self.cluster.clone(), self.agreed.clone());
+        let (handover, cluster) = (Arc::clone(&self.handover), self.cluster.clone());
         let done = tokio::spawn(async move {
             if need == Need::Promotion {
                 promote(&handover, &cluster).await
             } else {
-                mend(&handover, &cluster, agreed.as_ref()).await
+                mend(&handover, &cluster).await
             }
         });
         let alarm = done.await.unwrap_or_else(|e| Err(e.to_string())).err();
@@ -94,25 +90,22 @@ impl Watch {
         self.told = alarm;
     }
 
-    fn need(&mut self) -> Need {
+    fn need(&self) -> Need {
         let topology = self.handover.topology.load();
         let Some(cluster) = topology.cluster(self.cluster.name.as_str()) else { return Need::Nothing };
         let writable: Vec<&Node> = cluster.nodes.iter().filter(|node| is_writable(node)).collect();
         match writable[..] {
             [] => {}
-            [only] => {
-                self.agreed = Some(only.name.clone());
-                let is_stray = self.cluster.kind == ClusterKind::Replication
-                    && cluster
-                        .nodes
-                        .iter()
-                        .any(|node| node.desired == Desired::Enabled && serves_nothing(node));
-                return if is_stray { Need::Mending } else { Need::Nothing };
+            [_] => {
+                let is_stray = |node: &Node| node.desired == Desired::Enabled && serves_nothing(node);
+                let strays =
+                    self.cluster.kind == ClusterKind::Replication && cluster.nodes.iter().any(is_stray);
+                return if strays { Need::Mending } else { Need::Nothing };
             }
             _ => return Need::Mending,
         }
         let is_lost = |node: &&Node| matches!(node.observed, Observed::Down { .. });
-        let primary = self.agreed.as_ref().and_then(|name| cluster.node(name.as_str()));
+        let primary = cluster.leadership.agreed.as_ref().and_then(|name| cluster.node(name.as_str()));
         let is_lost = match primary {
             // What an operator takes out of service is not lost.
             Some(primary) => is_lost(&primary) && primary.desired == Desired::Enabled,
@@ -148,11 +141,10 @@ async fn promote(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
 
 /// Fences the second primary, or lets a node follow that follows nobody, if there is something to do. An error is something
 /// that only a person can mend.
-async fn mend(handover: &Handover, cluster: &Cluster, agreed: Option<&NodeName>) -> Result<(), String> {
+async fn mend(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
     let _running = Running::new(&handover.running);
-    let enabled = |node: &str| handover.is_enabled(cluster, node);
     let mut nodes: Vec<Operated> = cluster.nodes.iter().map(|node| Operated::new(cluster, node)).collect();
-    let result = mend_one(cluster, &mut nodes, &enabled, agreed).await;
+    let result = mend_one(&handover.topology, cluster, &mut nodes).await;
     for node in nodes {
         node.close().await;
     }
@@ -160,12 +152,12 @@ async fn mend(handover: &Handover, cluster: &Cluster, agreed: Option<&NodeName>)
 }
 
 async fn mend_one(
+    topology: &TopologyStore,
     cluster: &Cluster,
     nodes: &mut Vec<Operated>,
-    enabled: &(dyn Fn(&str) -> bool + Sync),
-    agreed: Option<&NodeName>,
 ) -> Result<(), String> {
-    if judge(cluster.kind, &survey(nodes, enabled).await, agreed)?.is_none() {
+    let agreed = topology.load().cluster(cluster.name.as_str()).and_then(|c| c.leadership.agreed.clone());
+    if judge(cluster.kind, &survey(nodes, cluster, topology).await, agreed.as_ref())?.is_none() {
         return Ok(());
     }
     let agreement = match Agreement::reach(cluster, quorum(cluster, false)).await {
@@ -176,8 +168,8 @@ async fn mend_one(
         }
     };
     // Another proxy may just have done it.
-    let result = match judge(cluster.kind, &survey(nodes, enabled).await, agreed) {
-        Ok(Some(action)) => carry_out(cluster, nodes, &action).await,
+    let result = match judge(cluster.kind, &survey(nodes, cluster, topology).await, agreed.as_ref()) {
+        Ok(Some(action)) => carry_out(topology, cluster, nodes, &action).await,
         Ok(None) => Ok(()),
         Err(reason) => Err(reason),
     };
@@ -206,7 +198,12 @@ fn judge(kind: ClusterKind, seen: &Survey, agreed: Option<&NodeName>) -> Result<
     }
 }
 
-async fn carry_out(cluster: &Cluster, nodes: &mut [Operated], action: &Action) -> Result<(), String> {
+async fn carry_out(
+    topology: &TopologyStore,
+    cluster: &Cluster,
+    nodes: &mut [Operated],
+    action: &Action,
+) -> Result<(), String> {
     let name = &cluster.name;
     let find = |wanted: &NodeName| nodes.iter().position(|node| node.name() == wanted);
     match action {
@@ -214,6 +211,7 @@ async fn carry_out(cluster: &Cluster, nodes: &mut [Operated], action: &Action) -
             warn!(cluster = %name, %node, "fencing a node that is writable beside the primary");
             let index = find(node).ok_or("no such node")?;
             nodes[index].set_read_only(true).await.map_err(|e| format!("{action}: {e}"))?;
+            announce(topology, cluster, node, false);
             info!(cluster = %name, %node, "the node is read-only");
         }
         Action::Follow { node, primary } => {

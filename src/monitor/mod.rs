@@ -3,6 +3,7 @@
 //! The tasks end only when their handle is dropped or the process stops; a failure of theirs is a
 //! verdict about a node or cluster, never the end of the task.
 
+mod chronicle;
 mod client;
 mod fingerprint;
 pub mod live;
@@ -48,6 +49,11 @@ impl Monitors {
             }
         }
         tasks
+    }
+
+    /// Logs every change of a cluster or node, for ever.
+    pub fn chronicle(&self) -> impl Future<Output = std::convert::Infallible> + use<> {
+        chronicle::run(Arc::clone(&self.topology), Arc::clone(&self.metrics))
     }
 
     /// The account loader, which serves the store's reload requests.

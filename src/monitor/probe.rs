@@ -11,7 +11,7 @@ use super::client::{AskError, Client, own_login, takes_header, text};
 use super::verdict::{Findings, Source, judge};
 use crate::backend::Row;
 use crate::config::{ClientAddress, Cluster, ClusterKind, Node};
-use crate::topology::{Facts, Observed};
+use crate::topology::{self, Facts, Observed, Topology};
 
 const GALERA_STATUS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN \
     ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
@@ -23,14 +23,17 @@ const READ_ONLY: &str = "SELECT @@global.read_only";
 /// How soon a node that took no PROXY header is asked again.
 const PROVE_AGAIN: Duration = Duration::from_secs(15);
 
+/// Evidence from traffic makes a node's probes follow each other as closely as this, and no closer.
+const ROUSED: Duration = Duration::from_millis(100);
+
 /// Probes a node for ever.
 pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Infallible {
-    let mut probe = Probe { monitors, cluster, node, client: None, proved: Instant::now() };
+    let mut probe = Probe { monitors, cluster, node, client: None, good: 0, proved: Instant::now() };
     loop {
+        let begun = Instant::now();
         let seen = probe.look().await;
         probe.tell(seen).await;
-        let interval = probe.cluster.monitor.interval;
-        tokio::time::sleep(jittered(interval, probe.cluster.monitor.jitter)).await;
+        probe.rest(begun).await;
     }
 }
 
@@ -49,29 +52,50 @@ struct Probe {
     cluster: Cluster,
     node: Node,
     client: Option<Client>,
+    /// Good probes in a row.
+    good: u32,
     /// When the node was last asked to take a PROXY header.
     proved: Instant,
 }
 
 impl Probe {
-    /// One verdict. A failed probe is repeated at once on a fresh connection before it counts, so
-    /// that a single lost answer ends nobody's session.
+    /// One verdict. A kept connection that fails says little about the node: a fresh one decides. And an answer that
+    /// does not come is asked for again, until enough were missed.
     async fn look(&mut self) -> Observed {
-        let had_connection = self.client.is_some();
-        let mut answer = self.ask().await;
-        if answer.is_err() {
+        let mut missed = 0;
+        loop {
+            let kept = self.client.is_some();
+            let error = match self.ask().await {
+                Ok(findings) => {
+                    return judge(self.cluster.kind, &findings, self.cluster.monitor.max_lag);
+                }
+                Err(error) => error,
+            };
             self.client = None;
             self.monitors.metrics.probe_failed(&self.cluster.name, &self.node.name);
-            if had_connection {
-                answer = self.ask().await;
+            let again = match error {
+                AskError::TimedOut(_) => {
+                    missed += 1;
+                    missed < self.cluster.monitor.fall
+                }
+                _ => kept,
+            };
+            if !again {
+                return Observed::down(error.to_string());
             }
         }
-        match answer {
-            Ok(findings) => judge(self.cluster.kind, &findings, self.cluster.monitor.max_lag),
-            Err(e) => {
-                self.client = None;
-                Observed::Down { reason: e.to_string() }
-            }
+    }
+
+    /// Waits for the next probe: the interval, or less when traffic has trouble with the node.
+    async fn rest(&self, begun: Instant) {
+        let interval = jittered(self.cluster.monitor.interval, self.cluster.monitor.jitter);
+        let topology = self.monitors.topology.load();
+        let Some(node) = known(&topology, &self.cluster, &self.node) else {
+            return tokio::time::sleep(interval).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = node.suspicion.roused() => tokio::time::sleep(ROUSED.saturating_sub(begun.elapsed())).await,
         }
     }
 
@@ -101,7 +125,13 @@ impl Probe {
     async fn tell(&mut self, seen: Observed) {
         let topology = Arc::clone(&self.monitors.topology);
         let was_up = self.is_known_up();
-        if matches!(seen, Observed::Up { .. }) && !was_up {
+        self.good = if seen.is_up() { self.good.saturating_add(1) } else { 0 };
+        if seen.is_up() && self.good < self.cluster.monitor.rise && self.is_known_down() {
+            let (good, rise) = (self.good, self.cluster.monitor.rise);
+            self.observe(Observed::down(format!("comes back: {good} of {rise} good probes")));
+            return;
+        }
+        if seen.is_up() && !was_up {
             // A node that comes (back) may be another server than before: greet it before use.
             match own_login(&self.cluster, &self.node).await {
                 Ok((mut facts, _)) => {
@@ -109,8 +139,7 @@ impl Probe {
                     topology.learn(&self.cluster.name, &self.node.name, facts);
                 }
                 Err(e) => {
-                    let reason = format!("login by Spillway failed: {e}");
-                    self.observe(Observed::Down { reason });
+                    self.observe(Observed::down(format!("login by Spillway failed: {e}")));
                     return;
                 }
             }
@@ -146,7 +175,7 @@ impl Probe {
             return;
         }
         let topology = self.monitors.topology.load();
-        let node = topology.cluster(self.cluster.name.as_str()).and_then(|c| c.node(self.node.name.as_str()));
+        let node = known(&topology, &self.cluster, &self.node);
         let Some(facts) = node.and_then(|n| n.facts.as_deref()).filter(|facts| !facts.takes_header) else {
             return;
         };
@@ -156,23 +185,22 @@ impl Probe {
 
     fn is_known_up(&self) -> bool {
         let topology = self.monitors.topology.load();
-        topology
-            .cluster(self.cluster.name.as_str())
-            .and_then(|c| c.node(self.node.name.as_str()))
-            .is_some_and(|n| n.facts.is_some() && matches!(n.observed, Observed::Up { .. }))
+        known(&topology, &self.cluster, &self.node).is_some_and(|n| n.facts.is_some() && n.observed.is_up())
+    }
+
+    fn is_known_down(&self) -> bool {
+        let topology = self.monitors.topology.load();
+        known(&topology, &self.cluster, &self.node)
+            .is_some_and(|n| matches!(n.observed, Observed::Down { .. }))
     }
 
     fn observe(&self, seen: Observed) {
-        let (cluster, node) = (&self.cluster.name, &self.node.name);
-        let is_down = matches!(seen, Observed::Down { .. });
-        if let Some(change) = self.monitors.topology.observe(cluster, node, seen) {
-            if is_down {
-                warn!(%cluster, %node, before = change.before, now = change.after, "node state changed");
-            } else {
-                info!(%cluster, %node, before = change.before, now = change.after, "node state changed");
-            }
-        }
+        self.monitors.topology.observe(&self.cluster.name, &self.node.name, seen);
     }
+}
+
+fn known<'a>(topology: &'a Topology, cluster: &Cluster, node: &Node) -> Option<&'a topology::Node> {
+    topology.cluster(cluster.name.as_str())?.node(node.name.as_str())
 }
 
 async fn galera(client: &mut Client, limit: Duration) -> Result<Findings, AskError> {

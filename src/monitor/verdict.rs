@@ -50,11 +50,10 @@ pub(super) fn judge(kind: ClusterKind, findings: &Findings, max_lag: Option<Dura
     match kind {
         ClusterKind::Galera => galera(findings),
         ClusterKind::Replication | ClusterKind::MultiPrimary => replication(findings, max_lag),
-        ClusterKind::Static => Observed::Up {
-            writable: !findings.read_only(),
-            readable: true,
-            detail: if findings.read_only() { "read_only=ON" } else { "answers" }.to_owned(),
-        },
+        ClusterKind::Static => {
+            let read_only = findings.read_only();
+            Observed::up(!read_only, true, if read_only { "read_only=ON" } else { "answers" })
+        }
     }
 }
 
@@ -77,12 +76,12 @@ fn galera(f: &Findings) -> Observed {
     }
     let read_only = f.read_only();
     let detail = if read_only { "Synced, Primary, read_only=ON" } else { "Synced, Primary" };
-    Observed::Up { writable: !read_only, readable: true, detail: detail.to_owned() }
+    Observed::up(!read_only, true, detail)
 }
 
 fn replication(f: &Findings, max_lag: Option<Duration>) -> Observed {
     if !f.read_only() {
-        return Observed::Up { writable: true, readable: true, detail: "read_only=OFF".to_owned() };
+        return Observed::up(true, true, "read_only=OFF");
     }
     let (readable, words) = match &f.sources {
         None => (false, "replication was not read".to_owned()),
@@ -93,7 +92,7 @@ fn replication(f: &Findings, max_lag: Option<Duration>) -> Observed {
             None => (true, "replica threads run".to_owned()),
         },
     };
-    Observed::Up { writable: false, readable, detail: format!("read_only=ON, {words}") }
+    Observed::up(false, readable, format!("read_only=ON, {words}"))
 }
 
 fn trouble(source: &Source, max_lag: Option<Duration>) -> Option<String> {

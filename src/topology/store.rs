@@ -1,13 +1,14 @@
 //! Holds the current topology; readers take it without a lock, the control side replaces it whole.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Cluster, Desired, Facts, Node, Observed, Topology};
-use crate::config::Config;
+use super::events::{Event, Journal};
+use super::{Cluster, Desired, Evidence, Facts, Node, Observed, Topology};
+use crate::config::{ClusterKind, Config};
 use crate::ids::{ClusterName, NodeName};
 
 /// Where the current topology stands.
@@ -17,6 +18,21 @@ pub struct TopologyStore {
     /// Only the control side writes; this puts its writers in line.
     writing: Mutex<()>,
     changed: watch::Sender<u64>,
+    journal: Journal,
+}
+
+/// Why a node was not made the writer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotWriter {
+    /// There is no such node.
+    #[error("there is no such node")]
+    Unknown,
+    /// The servers say who may write, and Spillway follows.
+    #[error("in a cluster of kind {0} the writer is the node that accepts writes")]
+    Kind(ClusterKind),
+    /// The node can not write now, and why.
+    #[error("it can not be the writer now ({0})")]
+    Unable(String),
 }
 
 /// A node's state before and after a write that changed it.
@@ -35,6 +51,7 @@ impl TopologyStore {
             current: ArcSwap::from_pointee(topology),
             writing: Mutex::new(()),
             changed: watch::Sender::new(0),
+            journal: Journal::default(),
         }
     }
 
@@ -63,10 +80,61 @@ impl TopologyStore {
         let change = self.update(cluster.as_str(), node.as_str(), |n| {
             if n.observed.word() != seen.word() {
                 n.since = SystemTime::now();
+                let comes_back = seen.is_up() && n.observed != Observed::Unknown;
+                n.recovered = comes_back.then(Instant::now);
             }
             n.observed = seen;
         })?;
         (change.before != change.after).then_some(change)
+    }
+
+    /// Tells that traffic had trouble with a node, from any thread and without a lock. It wakes the node's probe, which
+    /// decides; the state of the node stays as it is.
+    pub fn suspect(&self, cluster: &ClusterName, node: &NodeName, evidence: Evidence) {
+        let topology = self.current.load();
+        if let Some(node) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) {
+            node.suspicion.rouse(evidence);
+        }
+    }
+
+    /// Makes a node the writer of its cluster: new writes go there. Returns the writer before.
+    ///
+    /// # Errors
+    /// The node can not be the writer.
+    pub fn set_writer(&self, cluster: &str, node: &str) -> Result<Option<NodeName>, NotWriter> {
+        let mut result = Err(NotWriter::Unknown);
+        self.replace(|old| {
+            let old_cluster = old.cluster(cluster)?;
+            let found = old_cluster.node(node)?;
+            result = match old_cluster.kind {
+                ClusterKind::Replication | ClusterKind::MultiPrimary => {
+                    Err(NotWriter::Kind(old_cluster.kind))
+                }
+                ClusterKind::Galera | ClusterKind::Static if found.writable() => {
+                    Ok(old_cluster.writer().map(|writer| writer.name.clone()))
+                }
+                ClusterKind::Galera | ClusterKind::Static => Err(NotWriter::Unable(found.refusal())),
+            };
+            result.is_ok().then(|| old.with_agreed(old_cluster, found.name.clone()))
+        });
+        result
+    }
+
+    /// Takes a writer that was agreed on before this process began, so that it stays where it was. Whether there is such
+    /// a node.
+    pub fn recall_writer(&self, cluster: &ClusterName, node: &NodeName) -> bool {
+        let mut known = false;
+        self.replace(|old| {
+            let old_cluster = old.cluster(cluster.as_str())?;
+            known = old_cluster.node(node.as_str()).is_some();
+            known.then(|| old.with_agreed(old_cluster, node.clone()))
+        });
+        known
+    }
+
+    /// The events after the one with this number, oldest first; 0: all that are kept.
+    pub fn events(&self, after: u64) -> Vec<Event> {
+        self.journal.after(after)
     }
 
     /// Notes what a node's greeting said.
@@ -85,27 +153,26 @@ impl TopologyStore {
             let old_cluster = old.cluster(cluster)?;
             let index = old_cluster.nodes.iter().position(|n| n.name.as_str() == node)?;
             let before = &old_cluster.nodes[index];
-            let mut after = before.clone();
-            change(&mut after);
-            told = Some(Change { before: in_words(before), after: in_words(&after) });
-            let same = before.desired == after.desired
+            let mut new_cluster = Cluster::clone(old_cluster);
+            let after = &mut new_cluster.nodes[index];
+            change(after);
+            told = Some(Change { before: in_words(before), after: in_words(after) });
+            let same_node = before.desired == after.desired
                 && before.observed == after.observed
                 && before.facts == after.facts;
-            if same {
-                return None;
-            }
-            let mut new = old.clone();
-            let mut new_cluster = Cluster::clone(old_cluster);
-            new_cluster.nodes[index] = after;
-            new.clusters.insert(new_cluster.name.clone(), Arc::new(new_cluster));
-            Some(new)
+            // Time alone may change roles, too.
+            new_cluster.settle(Instant::now());
+            let same = same_node && new_cluster.leadership == old_cluster.leadership;
+            (!same).then(|| old.with(new_cluster))
         });
         told
     }
 
     fn replace(&self, make: impl FnOnce(&Topology) -> Option<Topology>) {
         let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(new) = make(&self.current.load()) {
+        let old = self.current.load_full();
+        if let Some(new) = make(&old) {
+            self.journal.note(&old, &new);
             self.current.store(Arc::new(new));
             self.changed.send_modify(|n| *n += 1);
         }

@@ -27,11 +27,37 @@ fn a() -> ClusterName {
 }
 
 fn up() -> Observed {
-    Observed::Up { writable: true, readable: true, detail: "Synced".into() }
+    Observed::up(true, true, "Synced")
+}
+
+fn read_only() -> Observed {
+    Observed::up(false, true, "read_only=ON")
 }
 
 fn down() -> Observed {
-    Observed::Down { reason: "wsrep_ready is OFF".into() }
+    Observed::down("wsrep_ready is OFF")
+}
+
+/// Three nodes of equal priority in a cluster of this kind, with further lines.
+fn trio(kind: &str, lines: &str) -> TopologyStore {
+    TopologyStore::new(Topology::new(&trio_config(kind, lines)))
+}
+
+fn trio_config(kind: &str, lines: &str) -> Config {
+    config(&format!(
+        "[cluster.a]\nkind = \"{kind}\"\nmonitor = {{ user = \"m\", password = \"p\" }}\n{lines}\n\
+         nodes = {{ n1 = \"127.0.0.1:1001\", n2 = \"127.0.0.1:1002\", n3 = \"127.0.0.1:1003\" }}\n"
+    ))
+}
+
+fn see(store: &TopologyStore, seen: [(&str, Observed); 3]) {
+    for (node, observed) in seen {
+        store.observe(&a(), &name(node), observed);
+    }
+}
+
+fn alarm(store: &TopologyStore) -> String {
+    store.load().cluster("a").unwrap().leadership.alarm.clone().unwrap_or_default()
 }
 
 fn writer(store: &TopologyStore) -> Option<String> {
@@ -39,25 +65,261 @@ fn writer(store: &TopologyStore) -> Option<String> {
 }
 
 #[test]
-fn the_writer_is_the_writable_node_of_highest_priority_then_first_by_name() {
+fn the_first_writer_is_the_writable_node_of_highest_priority_then_first_by_name() {
     let store = store();
     assert_eq!(writer(&store), None, "nothing is used before it was probed");
     store.observe(&a(), &name("n2"), up());
     store.observe(&a(), &name("n1"), up());
+    assert_eq!(writer(&store), None, "n3 would be preferred, and is not probed yet");
+    store.observe(&a(), &name("n3"), down());
     assert_eq!(writer(&store).as_deref(), Some("n1"));
-    store.observe(&a(), &name("n3"), up());
+    let other = self::store();
+    see(&other, [("n3", up()), ("n2", up()), ("n1", up())]);
+    assert_eq!(writer(&other).as_deref(), Some("n3"));
+}
+
+#[test]
+fn a_writer_stays_until_it_can_write_no_more() {
+    let store = store();
+    see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);
     assert_eq!(writer(&store).as_deref(), Some("n3"));
     store.observe(&a(), &name("n3"), down());
     assert_eq!(writer(&store).as_deref(), Some("n1"));
+    store.observe(&a(), &name("n3"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n1"), "no failback unless it is asked for");
     store.set_desired("a", "n1", Desired::Drain);
+    assert_eq!(writer(&store).as_deref(), Some("n3"));
+    store.set_desired("a", "n1", Desired::Enabled);
+    assert_eq!(writer(&store).as_deref(), Some("n3"));
+    store.observe(&a(), &name("n3"), read_only());
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+    // With nobody left, the last one is remembered, and comes first.
+    see(&store, [("n3", down()), ("n2", down()), ("n1", down())]);
+    assert_eq!(writer(&store), None);
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n2"), "a node that is known to be down is not waited for");
+}
+
+#[test]
+fn proxies_agree_whatever_the_order_in_which_their_first_probes_end() {
+    let orders = [["n1", "n2", "n3"], ["n3", "n2", "n1"], ["n2", "n3", "n1"]];
+    for kind in ["galera", "static"] {
+        for order in orders {
+            let store = trio(kind, "");
+            see(&store, order.map(|node| (node, up())));
+            assert_eq!(writer(&store).as_deref(), Some("n1"), "{kind} {order:?}");
+        }
+    }
+    for order in orders {
+        let store = trio("replication", "");
+        see(&store, order.map(|node| (node, if node == "n1" { read_only() } else { up() })));
+        assert_eq!(writer(&store), None, "two accept writes, and neither was the writer before: {order:?}");
+        assert!(alarm(&store).contains("n2, n3; none of them was the writer"), "{}", alarm(&store));
+    }
+}
+
+#[test]
+fn with_failback_the_role_returns_to_a_node_that_has_been_up_for_a_while() {
+    let store = TopologyStore::new(Topology::new(&config(
+        r#"
+        [cluster.a]
+        kind = "galera"
+        failback = true
+        nodes = { n1 = { address = "127.0.0.1:1001", priority = 9 }, n2 = "127.0.0.1:1002", n3 = "127.0.0.1:1003" }
+        monitor = { user = "m", password = "p" }
+        "#,
+    )));
+    see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);
+    store.observe(&a(), &name("n1"), down());
     assert_eq!(writer(&store).as_deref(), Some("n2"));
+    store.observe(&a(), &name("n1"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n2"), "it came back this moment");
+    let topology = store.load();
+    let mut cluster = Cluster::clone(topology.cluster("a").unwrap());
+    cluster.settle(Instant::now() + leadership::FAILBACK_AFTER);
+    assert_eq!(cluster.writer().unwrap().name, name("n1"));
+    // Names do not count for that.
+    store.observe(&a(), &name("n2"), down());
+    store.observe(&a(), &name("n1"), down());
+    assert_eq!(writer(&store).as_deref(), Some("n3"));
+    store.observe(&a(), &name("n2"), up());
+    let mut cluster = Cluster::clone(store.load().cluster("a").unwrap());
+    cluster.settle(Instant::now() + leadership::FAILBACK_AFTER);
+    assert_eq!(cluster.writer().unwrap().name, name("n3"));
+}
+
+#[test]
+fn the_node_that_accepts_writes_is_followed() {
+    for kind in ["replication", "multi-primary"] {
+        let store = trio(kind, "");
+        see(&store, [("n1", up()), ("n2", read_only()), ("n3", read_only())]);
+        assert_eq!(writer(&store).as_deref(), Some("n1"));
+        // It dies, and another is promoted by somebody.
+        store.observe(&a(), &name("n1"), down());
+        assert_eq!((writer(&store), alarm(&store)), (None, String::new()));
+        store.observe(&a(), &name("n3"), up());
+        assert_eq!(writer(&store).as_deref(), Some("n3"));
+        // The old one comes back and still accepts writes: that is an alarm, and nothing goes there.
+        store.observe(&a(), &name("n1"), up());
+        assert_eq!(writer(&store).as_deref(), Some("n3"));
+        assert!(alarm(&store).contains("n1, n3; writes go to n3 only"), "{}", alarm(&store));
+        // An operator takes it out, or makes it read-only.
+        store.set_desired("a", "n1", Desired::Maintenance);
+        assert_eq!(alarm(&store), "");
+        store.set_desired("a", "n1", Desired::Enabled);
+        assert_ne!(alarm(&store), "");
+        store.observe(&a(), &name("n1"), read_only());
+        assert_eq!((writer(&store).as_deref(), alarm(&store).as_str()), (Some("n3"), ""));
+        // A promotion by hand: the new one opens before the old one closes, or after it.
+        store.observe(&a(), &name("n2"), up());
+        store.observe(&a(), &name("n3"), read_only());
+        assert_eq!((writer(&store).as_deref(), alarm(&store).as_str()), (Some("n2"), ""));
+    }
+}
+
+#[test]
+fn a_primary_in_drain_is_replaced_by_nobody() {
+    let store = trio("replication", "");
+    see(&store, [("n1", up()), ("n2", read_only()), ("n3", read_only())]);
+    store.set_desired("a", "n1", Desired::Drain);
+    assert_eq!((writer(&store), alarm(&store)), (None, String::new()));
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(writer(&store), None, "sessions on n1 may still write there");
+    assert!(alarm(&store).contains("n1 was the writer before, and takes no sessions"), "{}", alarm(&store));
+    store.observe(&a(), &name("n1"), read_only());
+    assert_eq!(writer(&store).as_deref(), Some("n2"));
+}
+
+#[test]
+fn with_split_brain_none_writes_stop_while_several_nodes_accept_them() {
+    let store = trio("multi-primary", "split_brain = \"none\"");
+    see(&store, [("n1", up()), ("n2", read_only()), ("n3", read_only())]);
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(writer(&store), None);
+    assert!(alarm(&store).contains("split_brain is none"), "{}", alarm(&store));
+    store.observe(&a(), &name("n2"), read_only());
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+}
+
+#[test]
+fn an_operator_moves_the_writer_where_several_nodes_may_write() {
+    let store = trio("galera", "");
+    see(&store, [("n1", up()), ("n2", up()), ("n3", read_only())]);
+    assert_eq!(store.set_writer("a", "n2"), Ok(Some(name("n1"))));
+    assert_eq!(writer(&store).as_deref(), Some("n2"));
+    assert!(
+        matches!(store.set_writer("a", "n3"), Err(NotWriter::Unable(why)) if why.contains("read_only=ON"))
+    );
+    assert_eq!(store.set_writer("a", "n9"), Err(NotWriter::Unknown));
+    store.set_desired("a", "n1", Desired::Drain);
+    assert!(matches!(store.set_writer("a", "n1"), Err(NotWriter::Unable(why)) if why.contains("drain")));
+    let store = trio("replication", "");
+    see(&store, [("n1", up()), ("n2", read_only()), ("n3", read_only())]);
+    assert_eq!(store.set_writer("a", "n2"), Err(NotWriter::Kind(ClusterKind::Replication)));
+}
+
+#[test]
+fn a_recalled_writer_is_waited_for() {
+    let store = trio("galera", "");
+    assert!(store.recall_writer(&a(), &name("n2")));
+    assert!(!store.recall_writer(&a(), &name("n9")));
+    store.observe(&a(), &name("n1"), up());
+    assert_eq!(writer(&store), None);
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n2"));
+    let store = trio("replication", "");
+    store.recall_writer(&a(), &name("n2"));
+    see(&store, [("n1", up()), ("n3", read_only()), ("n2", up())]);
+    assert_eq!(writer(&store).as_deref(), Some("n2"));
+    assert!(alarm(&store).contains("writes go to n2 only"));
+}
+
+#[test]
+fn strained_nodes_are_spared_while_enough_others_serve() {
+    let strained = || Observed::Up {
+        writable: true,
+        readable: true,
+        strain: Some("receive queue of 120".into()),
+        share: 100,
+        detail: "Synced".into(),
+    };
+    let store = trio("galera", "");
+    see(&store, [("n1", strained()), ("n2", up()), ("n3", up())]);
+    let role = |store: &TopologyStore, node: &str| {
+        let topology = store.load();
+        let cluster = topology.cluster("a").unwrap();
+        cluster.role(cluster.node(node).unwrap())
+    };
+    assert_eq!(
+        (role(&store, "n1"), role(&store, "n2"), role(&store, "n3")),
+        (Role::None, Role::Writer, Role::Reader)
+    );
+    store.observe(&a(), &name("n3"), strained());
+    assert_eq!(
+        (role(&store, "n1"), role(&store, "n3")),
+        (Role::Reader, Role::Reader),
+        "two of three are too many"
+    );
+    // Those that are down are no help.
+    let store = trio("galera", "");
+    see(&store, [("n1", strained()), ("n2", down()), ("n3", down())]);
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+}
+
+#[test]
+fn a_node_that_bears_less_gets_less() {
+    let half =
+        Observed::Up { writable: true, readable: true, strain: None, share: 50, detail: "Synced".into() };
+    let store = trio("galera", "");
+    see(&store, [("n1", half), ("n2", up()), ("n3", down())]);
+    let guards: Vec<_> = (0..30)
+        .map(|_| store.load().cluster("a").unwrap().choose(NodeChoice::Any).unwrap().load.enter())
+        .collect();
+    let topology = store.load();
+    let sessions = |n: &str| topology.cluster("a").unwrap().node(n).unwrap().load.sessions();
+    assert_eq!((sessions("n1"), sessions("n2"), guards.len()), (10, 20, 30));
+}
+
+#[test]
+fn evidence_changes_no_state_and_is_told_with_the_change_that_follows() {
+    let store = trio("galera", "");
+    see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);
+    let before = store.events(0).len() as u64;
+    store.suspect(&a(), &name("n1"), Evidence::ConnectRefused);
+    store.suspect(&a(), &name("n9"), Evidence::ConnectRefused);
+    let node = store.load().cluster("a").unwrap().node("n1").unwrap().clone();
+    assert_eq!((node.observed.word(), node.suspicion.last().unwrap().1), ("up", Evidence::ConnectRefused));
+    assert!(store.events(before).is_empty());
+    store.observe(&a(), &name("n1"), down());
+    let events = store.events(before);
+    let told: Vec<_> = events.iter().map(|e| (e.kind, e.before.as_str(), e.after.as_str())).collect();
+    assert_eq!(
+        told,
+        [(EventKind::Observed, "up (Synced)", "down (wsrep_ready is OFF)"), (EventKind::Writer, "n1", "n2"),]
+    );
+    assert_eq!(events[0].evidence.as_deref(), Some("a connection was refused"));
+    assert_eq!((events[0].number, events[1].number), (before + 1, before + 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn evidence_rings_once_for_the_probe() {
+    let store = trio("galera", "");
+    store.suspect(&a(), &name("n1"), Evidence::TimedOut);
+    store.suspect(&a(), &name("n1"), Evidence::Error(1047));
+    let suspicion = Arc::clone(&store.load().cluster("a").unwrap().node("n1").unwrap().suspicion);
+    let limit = std::time::Duration::from_secs(1);
+    assert!(tokio::time::timeout(limit, suspicion.roused()).await.is_ok());
+    assert!(tokio::time::timeout(limit, suspicion.roused()).await.is_err());
+    store.reconfigure(&trio_config("galera", "max_ejected = 1"));
+    store.suspect(&a(), &name("n1"), Evidence::ConnectionLost);
+    assert!(tokio::time::timeout(limit, suspicion.roused()).await.is_ok(), "a reload keeps the bell");
 }
 
 #[test]
 fn a_read_only_node_is_a_reader() {
     let store = store();
-    let reader = Observed::Up { writable: false, readable: true, detail: "read_only=ON".into() };
-    store.observe(&a(), &name("n1"), reader);
+    store.observe(&a(), &name("n1"), read_only());
     let topology = store.load();
     let cluster = topology.cluster("a").unwrap();
     assert_eq!(cluster.role(cluster.node("n1").unwrap()), Role::Reader);

@@ -35,6 +35,7 @@ mod plugins;
 mod proof;
 mod proxy_protocol;
 mod raw;
+mod roles;
 mod routing;
 mod startup;
 mod statements;
@@ -107,6 +108,7 @@ fn main() {
     arguments.test_threads.get_or_insert(4);
     let trials = [
         health::trials(),
+        roles::trials(),
         routing::trials(),
         login::trials(),
         statements::trials(),

@@ -1,0 +1,282 @@
+//! One node: what is wanted of it, what was seen of it, and its sessions.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::suspicion::Suspicion;
+use crate::config;
+use crate::ids::{NodeAddr, NodeName};
+use crate::wire::Capabilities;
+
+/// What an operator wants of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Serve.
+    #[default]
+    Enabled,
+    /// Take no new sessions; those that are there may go on.
+    Drain,
+    /// Serve nothing; sessions are ended.
+    Maintenance,
+}
+
+impl Desired {
+    /// The word that operators use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+impl std::str::FromStr for Desired {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "enabled" => Ok(Self::Enabled),
+            "drain" => Ok(Self::Drain),
+            "maintenance" => Ok(Self::Maintenance),
+            other => Err(format!("unknown state {other:?}; expected enabled, drain or maintenance")),
+        }
+    }
+}
+
+/// What the last probe saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// No probe has ended yet.
+    Unknown,
+    /// The node serves.
+    Up {
+        /// It accepts writes.
+        writable: bool,
+        /// It may answer reads: its data are recent enough.
+        readable: bool,
+        /// Why it is spared while enough others can serve, such as `receive queue of 120`; none: it is not.
+        strain: Option<String>,
+        /// The part of its weight in percent that it can bear now, 1 to 100.
+        share: u8,
+        /// In words, such as `Synced, Primary` or `read_only=ON, replica threads run`.
+        detail: String,
+    },
+    /// The node must not be used, and why.
+    Down {
+        /// In words, such as `wsrep_ready is OFF` or `connect: connection refused`.
+        reason: String,
+    },
+}
+
+impl Observed {
+    /// A node that serves without any strain.
+    pub fn up(writable: bool, readable: bool, detail: impl Into<String>) -> Self {
+        Self::Up { writable, readable, strain: None, share: 100, detail: detail.into() }
+    }
+
+    /// A node that must not be used.
+    pub fn down(reason: impl Into<String>) -> Self {
+        Self::Down { reason: reason.into() }
+    }
+
+    /// Whether the node serves at all.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up { .. })
+    }
+
+    /// One word for tables and metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up { .. } => "up",
+            Self::Down { .. } => "down",
+        }
+    }
+
+    /// The words behind the verdict.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Unknown => "not probed yet",
+            Self::Up { detail, .. } => detail,
+            Self::Down { reason } => reason,
+        }
+    }
+}
+
+/// What a node may serve now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The cluster's writer; it serves reads as well.
+    Writer,
+    /// Reads.
+    Reader,
+    /// Nothing.
+    None,
+}
+
+impl Role {
+    /// One word for tables and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Reader => "reader",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What a login on a node tells about the server, as its greeting says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Version text of the greeting.
+    pub version: String,
+    /// Everything the server can do.
+    pub capabilities: Capabilities,
+    /// Default collation id.
+    pub collation: u8,
+    /// The address that it sees Spillway's connections come from.
+    pub sees: Option<IpAddr>,
+    /// The name that it has for that address, if it told one.
+    pub calls: Option<String>,
+    /// Whether it proved to take a PROXY header for the address of the client.
+    pub takes_header: bool,
+}
+
+/// How many sessions a node has now. Survives every snapshot in which the node does.
+#[derive(Debug, Default)]
+pub struct Load(AtomicU32);
+
+impl Load {
+    /// Sessions on the node now.
+    pub fn sessions(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts one session until the returned value is dropped.
+    pub fn enter(self: &Arc<Self>) -> LoadGuard {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        LoadGuard(Arc::clone(self))
+    }
+}
+
+/// One counted session of a node.
+#[derive(Debug)]
+pub struct LoadGuard(Arc<Load>);
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One server of a cluster.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name within the cluster.
+    pub name: NodeName,
+    /// Where it listens.
+    pub address: NodeAddr,
+    /// Share of the sessions; 0: only when no other node is there.
+    pub weight: u16,
+    /// Preference as the writer; higher first.
+    pub priority: u16,
+    /// The operator's wish.
+    pub desired: Desired,
+    /// The probes' verdict.
+    pub observed: Observed,
+    /// When the verdict last changed.
+    pub since: SystemTime,
+    /// When it came back, while it is up after it was down.
+    pub recovered: Option<Instant>,
+    /// Whether its strain keeps sessions away from it now; see [`config::RoleRules::max_ejected`].
+    pub spared: bool,
+    /// What its greeting said; none before the first login.
+    pub facts: Option<Arc<Facts>>,
+    /// Its sessions.
+    pub load: Arc<Load>,
+    /// What traffic told of it; wakes its probe.
+    pub suspicion: Arc<Suspicion>,
+}
+
+impl Node {
+    pub(super) fn new(from: &config::Node) -> Self {
+        Self {
+            name: from.name.clone(),
+            address: from.address.clone(),
+            weight: from.weight,
+            priority: from.priority,
+            desired: Desired::Enabled,
+            observed: Observed::Unknown,
+            since: SystemTime::now(),
+            recovered: None,
+            spared: false,
+            facts: None,
+            load: Arc::default(),
+            suspicion: Arc::default(),
+        }
+    }
+
+    /// Whether new sessions may go here.
+    pub fn takes_sessions(&self) -> bool {
+        self.desired == Desired::Enabled && self.observed.is_up()
+    }
+
+    /// Why sessions that are here now must end; none if they may stay.
+    pub fn must_be_left(&self) -> Option<String> {
+        match (&self.observed, self.desired) {
+            (Observed::Down { reason }, _) => Some(reason.clone()),
+            (_, Desired::Maintenance) => Some("maintenance".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Whether it accepts writes, whatever an operator wants of it.
+    pub(super) fn accepts_writes(&self) -> bool {
+        matches!(self.observed, Observed::Up { writable: true, .. })
+    }
+
+    /// Whether it may serve writes now.
+    pub(super) fn writable(&self) -> bool {
+        self.takes_sessions() && !self.spared && self.accepts_writes()
+    }
+
+    /// Whether it may serve reads now.
+    pub(super) fn readable(&self) -> bool {
+        self.takes_sessions() && !self.spared && matches!(self.observed, Observed::Up { readable: true, .. })
+    }
+
+    /// Whether it has been up for so long, or ever since Spillway first saw it.
+    pub(super) fn is_steady(&self, now: Instant, time: Duration) -> bool {
+        self.observed.is_up() && self.recovered.is_none_or(|since| now.duration_since(since) >= time)
+    }
+
+    /// Its weight, as far as it can bear it now.
+    pub(super) fn bearing(&self) -> u64 {
+        let share = match self.observed {
+            Observed::Up { share, .. } => share,
+            _ => 100,
+        };
+        (u64::from(self.weight) * u64::from(share)).max(1)
+    }
+
+    /// Why no new session may go here, in words.
+    pub(super) fn refusal(&self) -> String {
+        match (self.desired, &self.observed) {
+            (Desired::Drain | Desired::Maintenance, _) => {
+                format!("{}: {} by an operator", self.name, self.desired.as_str())
+            }
+            (_, Observed::Up { strain: Some(strain), .. }) if self.spared => {
+                format!("{}: {strain}", self.name)
+            }
+            (_, Observed::Up { detail, .. }) => format!("{}: {detail}", self.name),
+            (_, seen) => format!("{}: {}", self.name, seen.detail()),
+        }
+    }
+}
