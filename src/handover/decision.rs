@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::ClusterKind;
+use crate::config::{Cluster, ClusterKind};
 use crate::ids::NodeName;
 
 use super::sight::{Seen, Source, Survey};
@@ -61,6 +61,19 @@ impl fmt::Display for Action {
             Self::Promote { node, .. } => write!(f, "make {node} writable"),
             Self::Forget(node) => write!(f, "remove the replication source of {node}"),
             Self::Follow { node, primary } => write!(f, "let {node} replicate from {primary}"),
+        }
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// As the configuration says.
+    pub(super) fn of(cluster: &Cluster) -> Self {
+        Self {
+            kind: cluster.kind,
+            max_lag: cluster.handover.catch_up_timeout,
+            has_credentials: cluster.handover.replication.is_some(),
         }
     }
 }

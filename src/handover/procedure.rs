@@ -45,15 +45,6 @@ impl<'a> Procedure<'a> {
         Self { cluster, topology, nodes, steps: Steps::new(&cluster.name) }
     }
 
-    fn terms(&self) -> Terms {
-        let handover = &self.cluster.handover;
-        Terms {
-            kind: self.cluster.kind,
-            max_lag: handover.catch_up_timeout,
-            has_credentials: handover.replication.is_some(),
-        }
-    }
-
     /// Decides, agrees, decides again, and does it.
     pub(super) async fn run(
         mut self,
@@ -61,7 +52,7 @@ impl<'a> Procedure<'a> {
         needed: usize,
         wish: Wish<'_>,
     ) -> Report {
-        let decision = decide(&self.survey().await, wish.target, self.terms());
+        let decision = decide(&self.survey().await, wish.target, Terms::of(self.cluster));
         let refusal = self.judge(&decision).await;
         if wish.dry_run || refusal.is_some() {
             for action in &decision.plan {
@@ -82,7 +73,7 @@ impl<'a> Procedure<'a> {
         };
         // Another proxy may just have done it.
         let start = Instant::now();
-        let decision = decide(&self.survey().await, wish.target, self.terms());
+        let decision = decide(&self.survey().await, wish.target, Terms::of(self.cluster));
         let verdict = decision.refusal().map_or_else(|| Ok("all hold".to_owned()), Err);
         self.steps.note("look at the conditions again", start, verdict.clone());
         let ending = match verdict {

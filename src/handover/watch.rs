@@ -13,7 +13,7 @@ use crate::ids::NodeName;
 use crate::topology::{Desired, Node, Observed, TopologyStore};
 
 use super::agreement::Agreement;
-use super::decision::{Action, impostor, strays};
+use super::decision::{Action, Terms, failover, impostor, strays};
 use super::node::Operated;
 use super::procedure::{quorum, survey};
 use super::report::Ending;
@@ -131,11 +131,28 @@ fn jitter() -> Duration {
     Duration::from_millis(u64::from(byte[0]) * 4)
 }
 
+/// Replaces the lost primary if nothing speaks against it. An error is what does.
 async fn promote(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
-    let report = handover.run(Cause::Lost, cluster, None, false).await;
-    match report.ending {
-        Ending::Stuck(reason) | Ending::Incomplete(reason) | Ending::Refused(reason) => Err(reason),
+    let mut nodes = operated(cluster);
+    let seen = survey(&mut nodes, cluster, &handover.topology).await;
+    close(nodes).await;
+    if let Some(reason) = failover(&seen, None, Terms::of(cluster)).refusal() {
+        return Err(format!("the primary is lost and not replaced: {reason}"));
+    }
+    match handover.run(Cause::Lost, cluster, None, false).await.ending {
+        Ending::Stuck(reason) | Ending::Incomplete(reason) => Err(reason),
+        // Another proxy may be at it; if not, the next attempt comes soon.
         _ => Ok(()),
+    }
+}
+
+fn operated(cluster: &Cluster) -> Vec<Operated> {
+    cluster.nodes.iter().map(|node| Operated::new(cluster, node)).collect()
+}
+
+async fn close(nodes: Vec<Operated>) {
+    for node in nodes {
+        node.close().await;
     }
 }
 
@@ -143,11 +160,9 @@ async fn promote(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
 /// that only a person can mend.
 async fn mend(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
     let _running = Running::new(&handover.running);
-    let mut nodes: Vec<Operated> = cluster.nodes.iter().map(|node| Operated::new(cluster, node)).collect();
+    let mut nodes = operated(cluster);
     let result = mend_one(&handover.topology, cluster, &mut nodes).await;
-    for node in nodes {
-        node.close().await;
-    }
+    close(nodes).await;
     result
 }
 

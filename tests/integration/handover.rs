@@ -7,7 +7,7 @@ use crate::harness::workspace::free_port;
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD, cluster_with, service_toml};
 use crate::raw::{self, Credentials, Raw};
-use crate::{Verdict, ensure, same, trial};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::what_fails_is_taken_back", what_fails_is_taken_back),
         trial("handover::a_replication_cluster_switches", replication_switches),
         trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
+        mysql_trial("handover::mysql_switches", mysql_switches),
         trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
     ]
 }
@@ -335,6 +336,54 @@ fn replication_switches() -> Verdict {
         all_there(node, &acknowledged)?;
     }
     Ok(())
+}
+
+/// A primary and a replica of `MySQL`, by GTID.
+fn mysql_switches() -> Verdict {
+    let mut nodes = Vec::new();
+    for (name, read_only) in [("my-a", "--super-read-only=0"), ("my-b", "--super-read-only=1")] {
+        let mut server = Server::prepare_mysql(name, &["--skip-name-resolve", read_only])?;
+        server.option(format!("--server-id={}", server.port));
+        for option in ["--log-bin=binlog", "--gtid-mode=ON", "--enforce-gtid-consistency=ON"] {
+            server.option(option.to_owned());
+        }
+        server.launch(&[])?;
+        nodes.push(server);
+    }
+    for node in &mut nodes {
+        node.wait_until_up(Duration::from_mins(1))?;
+    }
+    let [a, b] = &nodes[..] else { return Err("two nodes".to_owned()) };
+    a.create_monitor()?;
+    a.sql(
+        "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL);\
+         CREATE USER replication@'%' IDENTIFIED BY 'replication-secret';\
+         GRANT REPLICATION SLAVE ON *.* TO replication@'%';\
+         CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';\
+         GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, REPLICATION CLIENT, RELOAD, CONNECTION_ADMIN \
+         ON *.* TO operator@'%'",
+    )?;
+    b.sql(&format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={}, SOURCE_USER='replication', \
+         SOURCE_PASSWORD='replication-secret', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1; START REPLICA",
+        a.port
+    ))?;
+    let executed = a.sql("SELECT @@global.gtid_executed")?;
+    b.wait_sql("SELECT @@global.gtid_executed", &executed, Duration::from_secs(30))?;
+    let listed = crate::harness::cluster::toml_nodes(&nodes);
+    let spillway = front("spillway-my", "replication", &listed, &replication_toml(""), free_port()?)?;
+    for (number, (old, new)) in [(a, b), (b, a)].into_iter().enumerate() {
+        old.sql(&format!("INSERT INTO shop.row VALUES ({number})"))?;
+        let done = spillway.ask("switch shop")?;
+        ensure!(!done.contains("error") && !done.contains("failed"), "{done}\n{}", spillway.log_tail(40));
+        let state = |server: &Server| server.sql("SELECT @@global.read_only, @@global.super_read_only");
+        same!((state(old)?, state(new)?), ("1\t1".to_owned(), "0\t0".to_owned()), "{done}");
+        same!(new.sql("SELECT COUNT(*) FROM shop.row")?, (number + 1).to_string(), "rows on the new primary");
+        same!(new.sql("SHOW REPLICA STATUS")?, "", "the new primary has no source");
+        wait_writer(&spillway, &new.name)?;
+    }
+    a.sql("INSERT INTO shop.row VALUES (9)")?;
+    b.wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(10))
 }
 
 fn lost_primary_is_replaced_once() -> Verdict {
