@@ -21,9 +21,9 @@ pub(super) struct Agreement {
     limit: Duration,
 }
 
-/// The lock's name as an expression. Names of locks have at most 64 characters.
+/// The lock's name as an expression. Names of locks have at most 64 characters, as names of clusters have.
 fn lock_of(cluster: &ClusterName) -> String {
-    format!("CONCAT('spillway:', MD5('{cluster}'))")
+    format!("CONCAT('spillway:', LEFT(SHA2('{cluster}', 256), 40))")
 }
 
 /// Whether nobody has the lock on a node, as far as this node knows.

@@ -198,7 +198,7 @@ fn guards_refuse() -> Verdict {
     unchanged()?;
     inactive.sql("START SLAVE")?;
     // Another handover runs, somewhere.
-    let holder = "SELECT GET_LOCK(CONCAT('spillway:', MD5('shop')), 0); SELECT SLEEP(4)";
+    let holder = "SELECT GET_LOCK(CONCAT('spillway:', LEFT(SHA2('shop', 256), 40)), 0); SELECT SLEEP(4)";
     std::thread::scope(|scope| {
         let held = scope.spawn(|| active.sql(holder));
         let refused = wait_for("a refusal", Duration::from_secs(3), || {
