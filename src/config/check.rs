@@ -23,10 +23,11 @@ use super::{
     LogFormat, Monitor, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime, Service,
 };
 
-const KINDS: [(&str, ClusterKind); 4] = [
+const KINDS: [(&str, ClusterKind); 5] = [
     ("galera", ClusterKind::Galera),
     ("replication", ClusterKind::Replication),
     ("multi-primary", ClusterKind::MultiPrimary),
+    ("group-replication", ClusterKind::GroupReplication),
     ("static", ClusterKind::Static),
 ];
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -122,8 +123,9 @@ impl<'a> Checker<'a> {
     }
 
     fn cluster(&mut self, name: Option<ClusterName>, section: &Section<'a>) -> Option<Cluster> {
-        let kind =
-            section.require("kind", &one_of(KINDS.map(|(word, _)| word))).and_then(|field| kind(&field));
+        let kind = section
+            .require("kind", &one_of(KINDS.map(|(word, _)| word)))
+            .and_then(|field| field.word("kind", &KINDS));
         let nodes = section.require("nodes", A_NODE).and_then(|field| self.nodes(&field));
         let monitor = section
             .require("monitor", "a table with user and password, password_file or password_env")
@@ -495,15 +497,6 @@ fn links(section: &Section<'_>) -> Option<Links> {
         queue: queue?,
         queue_timeout: queue_timeout?,
     })
-}
-
-fn kind(field: &Field<'_>) -> Option<ClusterKind> {
-    let expected = one_of(KINDS.map(|(word, _)| word));
-    if field.string(&expected)? == "group-replication" {
-        field.wrong("\"group-replication\" is not supported yet", expected);
-        return None;
-    }
-    field.word("kind", &KINDS)
 }
 
 fn log(section: &Section<'_>) -> Option<Log> {

@@ -99,7 +99,20 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
             }
         }
     }
-    let Monitor { user, secret, interval, timeout, jitter, rise, fall, max_lag } = monitor;
+    let Monitor {
+        user,
+        secret,
+        interval,
+        timeout,
+        jitter,
+        rise,
+        fall,
+        max_lag,
+        heartbeat_table,
+        max_receive_queue,
+        max_flow_control_paused,
+        donor_reads,
+    } = monitor;
     changes.value("monitor user", user, &new.monitor.user);
     changes.secret("monitor password", Some(secret), Some(&new.monitor.secret));
     changes.value("monitor interval", &human(*interval), &human(new.monitor.interval));
@@ -108,7 +121,21 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     changes.value("monitor rise", rise, &new.monitor.rise);
     changes.value("monitor fall", fall, &new.monitor.fall);
     changes.value("monitor max_lag", &or(*max_lag, "not checked"), &or(new.monitor.max_lag, "not checked"));
-    let RoleRules { failback, split_brain, max_ejected } = roles;
+    let table = |table: &Option<String>| table.clone().unwrap_or_else(|| "none".to_owned());
+    changes.value("monitor heartbeat_table", &table(heartbeat_table), &table(&new.monitor.heartbeat_table));
+    changes.value(
+        "monitor max_receive_queue",
+        &or_none(*max_receive_queue, "no limit"),
+        &or_none(new.monitor.max_receive_queue, "no limit"),
+    );
+    changes.value(
+        "monitor max_flow_control_paused",
+        &or_none(*max_flow_control_paused, "no limit"),
+        &or_none(new.monitor.max_flow_control_paused, "no limit"),
+    );
+    changes.value("monitor donor_reads", donor_reads, &new.monitor.donor_reads);
+    let RoleRules { failback, split_brain, max_ejected, slow_start } = roles;
+    changes.value("slow_start", &or(*slow_start, "none"), &or(new.roles.slow_start, "none"));
     changes.value("failback", failback, &new.roles.failback);
     changes.value("split_brain", split_brain, &new.roles.split_brain);
     changes.value("max_ejected", max_ejected, &new.roles.max_ejected);

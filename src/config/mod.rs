@@ -79,6 +79,8 @@ pub enum ClusterKind {
     Replication,
     /// An active/inactive pair, each replicating from the other.
     MultiPrimary,
+    /// MySQL Group Replication: the primary, or every member of a group with several.
+    GroupReplication,
     /// Nodes that replicate by means unknown to Spillway; their roles come from the file alone.
     Static,
 }
@@ -370,6 +372,7 @@ impl ClusterKind {
             Self::Galera => "galera",
             Self::Replication => "replication",
             Self::MultiPrimary => "multi-primary",
+            Self::GroupReplication => "group-replication",
             Self::Static => "static",
         }
     }

@@ -79,7 +79,7 @@ const A_LISTENER: &str = "\"IP:port\", \"[IPv6]:port\" or \"unix:/absolute/path\
 const DURATION: &str = "a duration such as \"250ms\", \"1s\" or \"5m\"";
 const A_FILTER: &str = "a level (off, error, warn, info, debug, trace) or levels of targets such as \
                         \"spillway::session=debug,info\"";
-const KINDS: &str = "one of: galera, replication, multi-primary, static";
+const KINDS: &str = "one of: galera, replication, multi-primary, group-replication, static";
 const A_PASSWORD: &str = "exactly one of password, password_file, password_env";
 const A_NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . - starting with a letter or a digit";
 const SERVICE_KEYS: &str = "one of: clusters, databases, default_cluster, idle_timeout, listen, max_sessions, \
@@ -131,6 +131,10 @@ fn the_smallest_file_has_every_default() {
         rise: 1,
         fall: 2,
         max_lag: None,
+        heartbeat_table: None,
+        max_receive_queue: None,
+        max_flow_control_paused: None,
+        donor_reads: false,
     };
     assert_eq!(shop.monitor, monitor);
     let app = Service {
@@ -349,6 +353,11 @@ fn the_shipped_example_is_right_and_says_everything() {
         "rise",
         "fall",
         "max_lag",
+        "heartbeat_table",
+        "max_receive_queue",
+        "max_flow_control_paused",
+        "donor_reads",
+        "slow_start",
         "listen",
         "route",
         "clusters",
@@ -421,7 +430,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, handover, kind, links, max_ejected, monitor, nodes, resolve_names, revoked_sessions, source_address, split_brain, tls (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, handover, kind, links, max_ejected, monitor, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",
@@ -566,11 +575,6 @@ fn every_single_fault_is_one_exact_line() {
             &format!(
                 "2: cluster.shop.kind: unknown kind \"galeria\"; expected {KINDS} (did you mean \"galera\"?)"
             ),
-        ),
-        (
-            "\"galera\"",
-            "\"group-replication\"",
-            &format!("2: cluster.shop.kind: \"group-replication\" is not supported yet; expected {KINDS}"),
         ),
         (
             "\"any\"",
@@ -918,7 +922,7 @@ console = ["127.0.0.1:3306"]
         &*format!(
             "spillway.toml:12: cluster.stats.monitor: no password is given, and an empty one is not accepted; expected {A_PASSWORD}"
         ),
-        "spillway.toml:12: cluster.stats.monitor.pasword: unknown key; expected one of: fall, interval, jitter, max_lag, password, password_env, password_file, rise, timeout, user (did you mean \"password\"?)",
+        "spillway.toml:12: cluster.stats.monitor.pasword: unknown key; expected one of: donor_reads, fall, heartbeat_table, interval, jitter, max_flow_control_paused, max_lag, max_receive_queue, password, password_env, password_file, rise, timeout, user (did you mean \"password\"?)",
         &*format!(
             "spillway.toml:14: admin.password: missing, although admin.console listens on 127.0.0.1:3306; expected {A_PASSWORD}"
         ),

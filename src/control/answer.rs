@@ -154,6 +154,27 @@ pub const EVENT_COLUMNS: &[Column] = &[
     column("evidence", "evidence", Cell::MaybeText, "what traffic had told of the node shortly before"),
 ];
 
+/// One thing that is known of a node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by FACT_COLUMNS")]
+pub struct FactRow {
+    pub about: &'static str,
+    pub name: String,
+    pub value: String,
+}
+
+/// Columns of [`FactRow`].
+pub const FACT_COLUMNS: &[Column] = &[
+    column(
+        "about",
+        "about",
+        Cell::Text,
+        "wish, verdict, role, traffic, probe, or read: what the last probe read",
+    ),
+    column("name", "name", Cell::Text, "what it is"),
+    column("value", "value", Cell::Text, "its value"),
+];
+
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "described by SESSION_COLUMNS")]
@@ -363,6 +384,7 @@ pub enum Rows {
     Clusters(Vec<ClusterRow>),
     Nodes(Vec<NodeRow>),
     Events(Vec<EventRow>),
+    Facts(Vec<FactRow>),
     Sessions(Vec<SessionRow>),
     Accounts(Vec<AccountRow>),
     Permissiveness(Vec<PermissivenessRow>),
@@ -406,6 +428,7 @@ impl Rows {
         match self {
             Self::Clusters(rows) => Table::new(CLUSTER_COLUMNS, rows),
             Self::Nodes(rows) => Table::new(NODE_COLUMNS, rows),
+            Self::Facts(rows) => Table::new(FACT_COLUMNS, rows),
             Self::Events(rows) => Table::new(EVENT_COLUMNS, rows),
             Self::Sessions(rows) => Table::new(SESSION_COLUMNS, rows),
             Self::Accounts(rows) => Table::new(ACCOUNT_COLUMNS, rows),

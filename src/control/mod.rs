@@ -6,6 +6,7 @@
 //! | `invocation` | an operation with checked arguments, from a line or from a request |
 //! | [`answer`] | what operations give |
 //! | `show` | answers made from topology, accounts and sessions |
+//! | `explain` | why a node serves what it serves |
 //! | `audit` | what would become of a login |
 //! | `change` | operations that change something; each leaves a line in the log |
 //! | `handover` | operations that change the writer of a cluster |
@@ -18,6 +19,7 @@ pub mod answer;
 mod audit;
 mod change;
 mod credential;
+mod explain;
 mod handover;
 mod invocation;
 pub mod operation;
@@ -142,6 +144,7 @@ impl Control {
             Verb::ClearBackoffs => change::logged(caller, wanted, self.clear_backoffs(wanted)),
             Verb::ShowListeners => Ok(self.show_listeners()),
             Verb::ShowEvents => self.show_events(wanted),
+            Verb::ExplainNode => self.explain_node(wanted),
             Verb::ShowVersion => Ok(self.show_version()),
             Verb::SetNode => change::logged(caller, wanted, self.set_node(wanted).await),
             Verb::SetWriter => change::logged(caller, wanted, self.set_writer(wanted)),

@@ -33,6 +33,7 @@ pub enum Verb {
     ShowListeners,
     ShowVersion,
     ShowEvents,
+    ExplainNode,
     SetNode,
     SetWriter,
     Switch,
@@ -299,6 +300,15 @@ pub const OPERATIONS: &[Operation] = &[
         right: Right::Read,
         http: Some(get("/v1/events")),
         result: Shape::List("events", answer::EVENT_COLUMNS),
+    },
+    Operation {
+        verb: Verb::ExplainNode,
+        words: &["explain", "node"],
+        arguments: &[CLUSTER, NODE],
+        help: "why a node serves what it serves: wishes, verdict, role, and what its last probe read",
+        right: Right::Read,
+        http: Some(get("/v1/clusters/{cluster}/nodes/{node}")),
+        result: Shape::List("facts", answer::FACT_COLUMNS),
     },
     Operation {
         verb: Verb::ShowVersion,

@@ -126,7 +126,12 @@ async fn every_reading_operation_answers() {
         let mut line = operation.name();
         for argument in operation.arguments.iter().filter(|a| a.required) {
             line.push(' ');
-            line.push_str(if argument.name == "address" { "192.0.2.7" } else { "app" });
+            line.push_str(match argument.kind {
+                Kind::Cluster => "shop",
+                Kind::Node => "db1",
+                _ if argument.name == "address" => "192.0.2.7",
+                _ => "app",
+            });
         }
         assert!(rig.run(&line).await.is_ok(), "{line}");
     }

@@ -1,7 +1,7 @@
 //! Sets of servers: a Galera cluster of three nodes, a GTID primary with replicas, and two servers that replicate from each
 //! other.
 
-use super::server::Server;
+use super::server::{MONITOR_USER, Server};
 use super::{Outcome, workspace};
 use std::path::Path;
 use std::time::Duration;
@@ -166,7 +166,7 @@ impl TwoPrimaries {
     pub(crate) fn start(name: &str, by_gtid: bool, contents: &str) -> Outcome<Self> {
         let mut nodes = Vec::new();
         for (role, read_only) in [("a", "--read-only=0"), ("b", "--read-only=1")] {
-            nodes.push(logging(&format!("{name}-{role}"), &["--skip-name-resolve"], read_only)?);
+            nodes.push(logging(&format!("{name}-{role}"), &DURABLE, read_only)?);
         }
         for node in &mut nodes {
             node.wait_until_up(Duration::from_mins(1))?;
@@ -201,6 +201,10 @@ impl TwoPrimaries {
     }
 }
 
+/// Options with which a server loses nothing when it is killed.
+pub(crate) const DURABLE: [&str; 3] =
+    ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
+
 /// As whom replicas log in.
 const REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
                                 GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'";
@@ -223,6 +227,89 @@ fn follow(primary: &Server, way: &str) -> String {
          MASTER_PASSWORD='replication-secret', MASTER_CONNECT_RETRY=1, {way};",
         primary.port
     )
+}
+
+/// Options of a `MySQL` server that replicates by GTID.
+const MYSQL_GTID: &[&str] =
+    &["--skip-name-resolve", "--log-bin=binlog", "--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+
+const MYSQL_REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
+     GRANT REPLICATION SLAVE, CONNECTION_ADMIN, BACKUP_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'replication'@'%'";
+
+/// A primary and a replica of `MySQL`, joined by GTID, with the monitor account.
+#[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
+pub(crate) fn mysql_pair(name: &str) -> Outcome<[Server; 2]> {
+    let start = |role: &str, option: &str| {
+        let mut server = Server::prepare_mysql(&format!("{name}-{role}"), MYSQL_GTID)?;
+        server.option(format!("--server-id={}", server.port));
+        server.start(&[option])?;
+        Ok::<_, String>(server)
+    };
+    let (primary, replica) = (start("primary", "--read-only=0")?, start("replica", "--super-read-only=1")?);
+    primary.sql(MYSQL_REPLICATION_USER)?;
+    primary.create_monitor()?;
+    replica.sql(&format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={}, SOURCE_USER='replication', \
+         SOURCE_PASSWORD='replication-secret', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1, \
+         SOURCE_CONNECT_RETRY=1; START REPLICA",
+        primary.port
+    ))?;
+    let position = primary.sql("SELECT @@gtid_executed")?;
+    replica.wait_sql(&format!("SELECT GTID_SUBSET('{position}', @@gtid_executed)"), "1", JOIN_LIMIT)?;
+    Ok([primary, replica])
+}
+
+/// Three members of a `MySQL` group with one primary, which is the first, and the monitor account.
+#[allow(dead_code, reason = "not every program of the harness has a group")]
+pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
+    let ports = [workspace::free_port()?, workspace::free_port()?, workspace::free_port()?];
+    let seeds = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    let mut members = Vec::new();
+    for (number, port) in ports.iter().enumerate() {
+        let mut server = Server::prepare_mysql(&format!("{name}{}", number + 1), MYSQL_GTID)?;
+        for option in [
+            format!("--server-id={}", server.port),
+            "--report-host=127.0.0.1".to_owned(),
+            format!("--report-port={}", server.port),
+            "--plugin-load-add=group_replication.so".to_owned(),
+            "--group-replication-group-name=6e1c1a52-5b7e-4a0e-9d6a-7f3f6a1d2c3b".to_owned(),
+            "--group-replication-start-on-boot=OFF".to_owned(),
+            format!("--group-replication-local-address=127.0.0.1:{port}"),
+            format!("--group-replication-group-seeds={seeds}"),
+            "--group-replication-recovery-get-public-key=ON".to_owned(),
+            "--group-replication-member-expel-timeout=0".to_owned(),
+        ] {
+            server.option(option);
+        }
+        server.start(&[])?;
+        let recovery = "CHANGE REPLICATION SOURCE TO SOURCE_USER='replication', \
+                        SOURCE_PASSWORD='replication-secret' FOR CHANNEL 'group_replication_recovery';";
+        if number == 0 {
+            server.sql(&format!(
+                "{recovery} SET GLOBAL group_replication_bootstrap_group = ON; START GROUP_REPLICATION; \
+                 SET GLOBAL group_replication_bootstrap_group = OFF"
+            ))?;
+            let online = "SELECT COUNT(*) FROM performance_schema.replication_group_members \
+                          WHERE MEMBER_STATE = 'ONLINE' AND MEMBER_ROLE = 'PRIMARY'";
+            server.wait_sql(online, "1", JOIN_LIMIT)?;
+            server.wait_sql("SELECT @@super_read_only", "0", JOIN_LIMIT)?;
+            server.sql(MYSQL_REPLICATION_USER)?;
+            server.create_monitor()?;
+            server.sql(&format!(
+                "GRANT SELECT ON performance_schema.replication_group_members TO '{MONITOR_USER}'@'%'; \
+                 GRANT SELECT ON performance_schema.replication_group_member_stats TO '{MONITOR_USER}'@'%'"
+            ))?;
+        } else {
+            server.sql(&format!("{recovery} START GROUP_REPLICATION"))?;
+        }
+        members.push(server);
+    }
+    let online =
+        "SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE = 'ONLINE'";
+    for member in &members {
+        member.wait_sql(online, "3", JOIN_LIMIT)?;
+    }
+    Ok(members)
 }
 
 /// `{ name = "127.0.0.1:1", … }` for the configuration.

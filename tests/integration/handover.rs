@@ -1,6 +1,6 @@
 //! Changes of the writer: planned, lost primaries, and primaries that come back.
 
-use crate::harness::cluster::{Replication, TwoPrimaries};
+use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, mysql_pair, toml_nodes};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::what_fails_is_taken_back", what_fails_is_taken_back),
         trial("handover::a_replication_cluster_switches", replication_switches),
         trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
+        trial("handover::a_pair_fails_over_by_hand", pair_fails_over_by_hand),
         mysql_trial("handover::mysql_switches", mysql_switches),
         trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
     ]
@@ -186,6 +187,8 @@ fn guards_refuse() -> Verdict {
         );
         Ok::<_, String>(())
     };
+    let refused = spillway.ask("failover shop")?;
+    ensure!(refused.contains("handover.failover is off"), "{refused}");
     inactive.sql("STOP SLAVE SQL_THREAD")?;
     let plan = spillway.ask(&format!("switch shop {} --dry-run", inactive.name))?;
     ensure!(plan.contains("failed") && plan.contains("SQL thread: No"), "{plan}");
@@ -285,10 +288,41 @@ fn what_fails_is_taken_back() -> Verdict {
     Ok(())
 }
 
+fn pair_fails_over_by_hand() -> Verdict {
+    let mut pair = TwoPrimaries::start("duo-lost", true, &contents())?;
+    let port = free_port()?;
+    let keys = handover_toml(", failover = \"manual\"");
+    let spillway = front("spillway-lost", "multi-primary", &pair.toml_nodes(), &keys, port)?;
+    let refused = spillway.ask("failover shop")?;
+    ensure!(refused.contains("no node is writable: duo-lost-a is"), "{refused}");
+    write(port, 1)?;
+    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", "1", Duration::from_secs(10))?;
+    pair.nodes[0].kill();
+    let plan = wait_for("the loss", Duration::from_secs(10), || {
+        let plan = spillway.ask("failover shop --dry-run")?;
+        if plan.contains("failed") { Err(plan) } else { Ok(plan) }
+    })?;
+    ensure!(plan.contains("make duo-lost-b writable"), "{plan}");
+    std::thread::sleep(Duration::from_secs(1));
+    same!(pair.nodes[1].sql(READ_ONLY)?, "1", "nothing is promoted by itself");
+    let done = spillway.ask("failover shop")?;
+    same!(pair.nodes[1].sql(READ_ONLY)?, "0", "{done}");
+    wait_writer(&spillway, "duo-lost-b")?;
+    write(port, 2)?;
+    // It comes back, writable as its configuration says.
+    pair.nodes[0].start(&[])?;
+    pair.nodes[0]
+        .wait_sql(READ_ONLY, "1", Duration::from_secs(20))
+        .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    same!(pair.nodes[1].sql(READ_ONLY)?, "0", "the writer stays");
+    wait_writer(&spillway, "duo-lost-b")?;
+    write(port, 3)?;
+    pair.nodes[0].wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(20))
+}
+
 /// A primary and two replicas, which lose nothing when they are killed.
 fn three(name: &str) -> Outcome<Replication> {
-    let options = ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
-    let replication = Replication::with_replicas(name, &options, &["r1", "r2"])?;
+    let replication = Replication::with_replicas(name, &DURABLE, &["r1", "r2"])?;
     replication.nodes[0].sql(&contents())?;
     replication.wait_caught_up()?;
     Ok(replication)
@@ -340,37 +374,17 @@ fn replication_switches() -> Verdict {
 
 /// A primary and a replica of `MySQL`, by GTID.
 fn mysql_switches() -> Verdict {
-    let mut nodes = Vec::new();
-    for (name, read_only) in [("my-a", "--super-read-only=0"), ("my-b", "--super-read-only=1")] {
-        let mut server = Server::prepare_mysql(name, &["--skip-name-resolve", read_only])?;
-        server.option(format!("--server-id={}", server.port));
-        for option in ["--log-bin=binlog", "--gtid-mode=ON", "--enforce-gtid-consistency=ON"] {
-            server.option(option.to_owned());
-        }
-        server.launch(&[])?;
-        nodes.push(server);
-    }
-    for node in &mut nodes {
-        node.wait_until_up(Duration::from_mins(1))?;
-    }
-    let [a, b] = &nodes[..] else { return Err("two nodes".to_owned()) };
-    a.create_monitor()?;
+    let nodes = mysql_pair("hand")?;
+    let [a, b] = &nodes;
     a.sql(
         "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL);\
-         CREATE USER replication@'%' IDENTIFIED BY 'replication-secret';\
-         GRANT REPLICATION SLAVE ON *.* TO replication@'%';\
          CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';\
          GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, REPLICATION CLIENT, RELOAD, CONNECTION_ADMIN \
          ON *.* TO operator@'%'",
     )?;
-    b.sql(&format!(
-        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={}, SOURCE_USER='replication', \
-         SOURCE_PASSWORD='replication-secret', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1; START REPLICA",
-        a.port
-    ))?;
     let executed = a.sql("SELECT @@global.gtid_executed")?;
     b.wait_sql("SELECT @@global.gtid_executed", &executed, Duration::from_secs(30))?;
-    let listed = crate::harness::cluster::toml_nodes(&nodes);
+    let listed = toml_nodes(&nodes);
     let spillway = front("spillway-my", "replication", &listed, &replication_toml(""), free_port()?)?;
     for (number, (old, new)) in [(a, b), (b, a)].into_iter().enumerate() {
         old.sql(&format!("INSERT INTO shop.row VALUES ({number})"))?;
