@@ -21,14 +21,16 @@ use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::unix_account;
 use super::{
-    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Links, Log, LogFormat,
-    Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime, Service,
+    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Handover, Links, Log,
+    LogFormat, Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime,
+    Service,
 };
 
-const KINDS: [(&str, ClusterKind); 4] = [
+const KINDS: [(&str, ClusterKind); 5] = [
     ("galera", ClusterKind::Galera),
     ("replication", ClusterKind::Replication),
     ("multi-primary", ClusterKind::MultiPrimary),
+    ("group-replication", ClusterKind::GroupReplication),
     ("static", ClusterKind::Static),
 ];
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -124,8 +126,9 @@ impl<'a> Checker<'a> {
     }
 
     fn cluster(&mut self, name: Option<ClusterName>, section: &Section<'a>) -> Option<Cluster> {
-        let kind =
-            section.require("kind", &one_of(KINDS.map(|(word, _)| word))).and_then(|field| kind(&field));
+        let kind = section
+            .require("kind", &one_of(KINDS.map(|(word, _)| word)))
+            .and_then(|field| field.word("kind", &KINDS));
         let nodes = section.require("nodes", A_NODE).and_then(|field| self.nodes(&field));
         let monitor = section
             .require("monitor", "a table with user and password, password_file or password_env")
@@ -165,6 +168,10 @@ impl<'a> Checker<'a> {
             .or("moves", Moves::default(), |field| field.section().and_then(|section| moves(&section)));
         let unix_accounts =
             section.or("unix_accounts", BTreeMap::new(), |field| unix_account::read_all(field, &self.around));
+        let count = nodes.as_ref().map(Vec::len);
+        let handover = section.or("handover", Handover::default(), |field| {
+            field.section().and_then(|section| Handover::read(&section, &self.around, kind, count))
+        });
         section.finish();
         Some(Cluster {
             name: name?,
@@ -182,6 +189,7 @@ impl<'a> Checker<'a> {
             links: links?,
             moves: moves?,
             unix_accounts: unix_accounts?,
+            handover: handover?,
         })
     }
 
@@ -498,15 +506,6 @@ fn links(section: &Section<'_>) -> Option<Links> {
         queue: queue?,
         queue_timeout: queue_timeout?,
     })
-}
-
-fn kind(field: &Field<'_>) -> Option<ClusterKind> {
-    let expected = one_of(KINDS.map(|(word, _)| word));
-    if field.string(&expected)? == "group-replication" {
-        field.wrong("\"group-replication\" is not supported yet", expected);
-        return None;
-    }
-    field.word("kind", &KINDS)
 }
 
 fn log(section: &Section<'_>) -> Option<Log> {

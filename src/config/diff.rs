@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::reader::human;
 use super::{
-    Admin, Cluster, Config, Links, Log, Monitor, Moves, Node, NodeTls, RoleRules, Route, Runtime, Secret,
-    Service, Tls, UnixAccount,
+    Account, Admin, Cluster, Config, Handover, Links, Log, Monitor, Moves, Node, NodeTls, RoleRules, Route,
+    Runtime, Secret, Service, Tls, UnixAccount,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -83,6 +83,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         links,
         moves,
         unix_accounts,
+        handover,
     } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
@@ -100,7 +101,20 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
             }
         }
     }
-    let Monitor { user, secret, interval, timeout, jitter, rise, fall, max_lag } = monitor;
+    let Monitor {
+        user,
+        secret,
+        interval,
+        timeout,
+        jitter,
+        rise,
+        fall,
+        max_lag,
+        heartbeat_table,
+        max_receive_queue,
+        max_flow_control_paused,
+        donor_reads,
+    } = monitor;
     changes.value("monitor user", user, &new.monitor.user);
     changes.secret("monitor password", Some(secret), Some(&new.monitor.secret));
     changes.value("monitor interval", &human(*interval), &human(new.monitor.interval));
@@ -109,7 +123,21 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
     changes.value("monitor rise", rise, &new.monitor.rise);
     changes.value("monitor fall", fall, &new.monitor.fall);
     changes.value("monitor max_lag", &or(*max_lag, "not checked"), &or(new.monitor.max_lag, "not checked"));
-    let RoleRules { failback, split_brain, max_ejected } = roles;
+    let table = |table: &Option<String>| table.clone().unwrap_or_else(|| "none".to_owned());
+    changes.value("monitor heartbeat_table", &table(heartbeat_table), &table(&new.monitor.heartbeat_table));
+    changes.value(
+        "monitor max_receive_queue",
+        &or_none(*max_receive_queue, "no limit"),
+        &or_none(new.monitor.max_receive_queue, "no limit"),
+    );
+    changes.value(
+        "monitor max_flow_control_paused",
+        &or_none(*max_flow_control_paused, "no limit"),
+        &or_none(new.monitor.max_flow_control_paused, "no limit"),
+    );
+    changes.value("monitor donor_reads", donor_reads, &new.monitor.donor_reads);
+    let RoleRules { failback, split_brain, max_ejected, slow_start } = roles;
+    changes.value("slow_start", &or(*slow_start, "none"), &or(new.roles.slow_start, "none"));
     changes.value("failback", failback, &new.roles.failback);
     changes.value("split_brain", split_brain, &new.roles.split_brain);
     changes.value("max_ejected", max_ejected, &new.roles.max_ejected);
@@ -157,6 +185,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         &or(new.moves.maintenance_timeout, "at once"),
     );
     self::unix_accounts(changes, unix_accounts, &new.unix_accounts);
+    self::handover(changes, handover, &new.handover);
 }
 
 fn unix_accounts(
@@ -178,6 +207,26 @@ fn unix_accounts(
                 changes.secret(&format!("unix account {user} password"), Some(secret), Some(&new.secret));
             }
         }
+    }
+}
+
+fn handover(changes: &mut Changes, old: &Handover, new: &Handover) {
+    let Handover { account, replication, failover, failover_after, catch_up_timeout, freeze_timeout } = old;
+    for (name, old, new) in [("", account, &new.account), ("replication_", replication, &new.replication)] {
+        let user = |account: &Option<Account>| {
+            account.as_ref().map_or_else(|| "none".to_owned(), |account| account.user.clone())
+        };
+        let secret = |account| Option::<&Account>::map(account, |account| &account.secret);
+        changes.value(&format!("handover {name}user"), &user(old), &user(new));
+        changes.secret(&format!("handover {name}password"), secret(old.as_ref()), secret(new.as_ref()));
+    }
+    changes.value("handover failover", failover, &new.failover);
+    for (name, old, new) in [
+        ("failover_after", failover_after, &new.failover_after),
+        ("catch_up_timeout", catch_up_timeout, &new.catch_up_timeout),
+        ("freeze_timeout", freeze_timeout, &new.freeze_timeout),
+    ] {
+        changes.value(&format!("handover {name}"), &human(*old), &human(*new));
     }
 }
 

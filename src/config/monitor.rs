@@ -1,5 +1,6 @@
 //! How the nodes of a cluster are probed.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::credential::{PASSWORD, Surroundings};
@@ -32,6 +33,15 @@ pub struct Monitor {
     pub fall: u32,
     /// A replica that lags more serves no reads (up to 1 day); `None` (`"0s"`): lag is not looked at.
     pub max_lag: Option<Duration>,
+    /// A table that somebody writes a heartbeat into, as pt-heartbeat does, in UTC: it tells the lag in place of the
+    /// servers themselves.
+    pub heartbeat_table: Option<String>,
+    /// A node with more transactions in its receive or applier queue is strained; `None` (0): not looked at.
+    pub max_receive_queue: Option<NonZeroU32>,
+    /// A node that flow control stops for a larger share of the time is strained; `None` (0.0): not looked at.
+    pub max_flow_control_paused: Option<f64>,
+    /// Whether a Galera node that gives its data to another one, or is desynchronised, serves reads (default no).
+    pub donor_reads: bool,
 }
 
 impl Monitor {
@@ -61,6 +71,18 @@ impl Monitor {
             }
             Some(lag)
         });
+        let heartbeat_table = section.or("heartbeat_table", None, |field| {
+            let expected = "TABLE or SCHEMA.TABLE, of letters, digits, _ and $";
+            field.parsed("the name of a table", expected, |text| {
+                if is_table(text) { Ok(Some(text.to_owned())) } else { Err(()) }
+            })
+        });
+        let max_receive_queue =
+            section.or("max_receive_queue", None, |field| field.integer(0..=u32::MAX).map(NonZeroU32::new));
+        let max_flow_control_paused = section.or("max_flow_control_paused", None, |field| {
+            field.share(0.0..=1.0).map(|share| Some(share).filter(|share| *share > 0.0))
+        });
+        let donor_reads = section.or("donor_reads", false, Field::boolean);
         section.finish();
         Some(Self {
             user: user?,
@@ -71,11 +93,15 @@ impl Monitor {
             rise: rise?,
             fall: fall?,
             max_lag: max_lag?,
+            heartbeat_table: heartbeat_table?,
+            max_receive_queue: max_receive_queue?,
+            max_flow_control_paused: max_flow_control_paused?,
+            donor_reads: donor_reads?,
         })
     }
 }
 
-fn user(field: &Field<'_>, expected: &str) -> Option<String> {
+pub(super) fn user(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.string(expected)?;
     if !is_user(text) {
         field.wrong("is not a user name", A_USER);
@@ -87,4 +113,12 @@ fn user(field: &Field<'_>, expected: &str) -> Option<String> {
 /// Whether `text` can be the name of a user: [`A_USER`] says what can.
 pub(super) fn is_user(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= MAX_USER && !text.contains(char::is_control)
+}
+
+/// Whether `text` names a table without any quoting.
+fn is_table(text: &str) -> bool {
+    let is_name = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'$')
+    };
+    text.len() <= 129 && text.split('.').count() <= 2 && text.split('.').all(is_name)
 }

@@ -1,6 +1,7 @@
 //! How the nodes of a cluster are given their roles.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::ClusterKind;
 use super::problem::Report;
@@ -17,6 +18,9 @@ pub struct RoleRules {
     /// The largest share of the nodes that is spared for strain, 0.0 to 1.0 (default 0.5); where more are strained, all of
     /// them serve.
     pub max_ejected: f64,
+    /// How long the share of sessions of a node that came back grows to its full size (default 10 s; up to 1 h); `None`
+    /// (`"0s"`): it has it at once.
+    pub slow_start: Option<Duration>,
 }
 
 /// Where writes go while several nodes accept them and only one should.
@@ -31,7 +35,12 @@ pub enum SplitBrain {
 
 impl Default for RoleRules {
     fn default() -> Self {
-        Self { failback: false, split_brain: SplitBrain::Last, max_ejected: 0.5 }
+        Self {
+            failback: false,
+            split_brain: SplitBrain::Last,
+            max_ejected: 0.5,
+            slow_start: Some(Duration::from_secs(10)),
+        }
     }
 }
 
@@ -63,7 +72,15 @@ impl RoleRules {
             field.word("policy", &[("last", SplitBrain::Last), ("none", SplitBrain::None)])
         });
         let max_ejected = section.or("max_ejected", default.max_ejected, |field| field.share(0.0..=1.0));
-        Some(Self { failback: failback?, split_brain: split_brain?, max_ejected: max_ejected? })
+        let slow_start = section.or("slow_start", default.slow_start, |field| {
+            field.duration_or_zero(Duration::from_millis(100)..=Duration::from_hours(1), "at once")
+        });
+        Some(Self {
+            slow_start: slow_start?,
+            failback: failback?,
+            split_brain: split_brain?,
+            max_ejected: max_ejected?,
+        })
     }
 }
 

@@ -154,6 +154,27 @@ pub const EVENT_COLUMNS: &[Column] = &[
     column("evidence", "evidence", Cell::MaybeText, "what traffic had told of the node shortly before"),
 ];
 
+/// One thing that is known of a node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by FACT_COLUMNS")]
+pub struct FactRow {
+    pub about: &'static str,
+    pub name: String,
+    pub value: String,
+}
+
+/// Columns of [`FactRow`].
+pub const FACT_COLUMNS: &[Column] = &[
+    column(
+        "about",
+        "about",
+        Cell::Text,
+        "wish, verdict, role, traffic, probe, or read: what the last probe read",
+    ),
+    column("name", "name", Cell::Text, "what it is"),
+    column("value", "value", Cell::Text, "its value"),
+];
+
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "described by SESSION_COLUMNS")]
@@ -267,6 +288,24 @@ pub const STEP_COLUMNS: &[Column] = &[
     column("text", "answer", Cell::Text, "the answer"),
 ];
 
+/// One step of a change of writer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by PROCEDURE_COLUMNS")]
+pub struct ProcedureRow {
+    pub step: String,
+    pub outcome: &'static str,
+    pub took_ms: u64,
+    pub detail: String,
+}
+
+/// Columns of [`ProcedureRow`].
+pub const PROCEDURE_COLUMNS: &[Column] = &[
+    column("step", "step", Cell::Text, "a condition, or what was changed"),
+    column("outcome", "outcome", Cell::Text, "ok, failed, or planned in a dry run"),
+    column("took_ms", "ms", Cell::Number, "how long it took, in milliseconds"),
+    column("detail", "detail", Cell::Text, "what was found, or why it failed"),
+];
+
 /// A listener.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "described by LISTENER_COLUMNS")]
@@ -347,12 +386,14 @@ pub enum Rows {
     Clusters(Vec<ClusterRow>),
     Nodes(Vec<NodeRow>),
     Events(Vec<EventRow>),
+    Facts(Vec<FactRow>),
     Sessions(Vec<SessionRow>),
     Accounts(Vec<AccountRow>),
     Permissiveness(Vec<PermissivenessRow>),
     Steps(Vec<StepRow>),
     Backoffs(Vec<BackoffRow>),
     Listeners(Vec<ListenerRow>),
+    Procedure(Vec<ProcedureRow>),
     Commands(Vec<CommandRow>),
 }
 
@@ -389,6 +430,7 @@ impl Rows {
         match self {
             Self::Clusters(rows) => Table::new(CLUSTER_COLUMNS, rows),
             Self::Nodes(rows) => Table::new(NODE_COLUMNS, rows),
+            Self::Facts(rows) => Table::new(FACT_COLUMNS, rows),
             Self::Events(rows) => Table::new(EVENT_COLUMNS, rows),
             Self::Sessions(rows) => Table::new(SESSION_COLUMNS, rows),
             Self::Accounts(rows) => Table::new(ACCOUNT_COLUMNS, rows),
@@ -396,6 +438,7 @@ impl Rows {
             Self::Backoffs(rows) => Table::new(BACKOFF_COLUMNS, rows),
             Self::Steps(rows) => Table::new(STEP_COLUMNS, rows),
             Self::Listeners(rows) => Table::new(LISTENER_COLUMNS, rows),
+            Self::Procedure(rows) => Table::new(PROCEDURE_COLUMNS, rows),
             Self::Commands(rows) => Table::new(COMMAND_COLUMNS, rows),
         }
     }

@@ -44,9 +44,7 @@ impl Control {
         let desired = given("state").parse().map_err(OperationError::bad_request)?;
         let topology = self.topology.load();
         let known = Self::cluster(&topology, &cluster)?;
-        if known.node(&node).is_none() {
-            return Err(no_node(&cluster, &node));
-        }
+        Self::node(known, &node)?;
         let (file, store) = (self.state_file.clone(), Arc::clone(&self.topology));
         let names = (cluster.clone(), node.clone());
         // The file is synced to disk, which may take a while and must not hold up the probes.
@@ -164,6 +162,6 @@ async fn in_time<T>(what: &str, reload: impl Future<Output = T>) -> Result<T, Op
     })
 }
 
-fn no_node(cluster: &str, node: &str) -> OperationError {
+pub(super) fn no_node(cluster: &str, node: &str) -> OperationError {
     OperationError::not_found(format!("cluster {cluster} has no node {}; show nodes lists them", shown(node)))
 }

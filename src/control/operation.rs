@@ -33,8 +33,11 @@ pub enum Verb {
     ShowListeners,
     ShowVersion,
     ShowEvents,
+    ExplainNode,
     SetNode,
     SetWriter,
+    Switch,
+    Failover,
     KillSession,
     ReloadAccounts,
     ReloadConfig,
@@ -52,6 +55,8 @@ pub enum Kind {
     Session,
     /// A name or an address, without blanks.
     Text,
+    /// Whether something is wanted: `--name` in the console, `true` in a request.
+    Flag,
     /// One of a few words.
     Word(&'static [&'static str]),
     /// The words of a command; takes everything that follows.
@@ -134,6 +139,18 @@ const ONE_CLUSTER: Argument =
     Argument { name: "cluster", kind: Kind::Cluster, required: false, help: "only this cluster" };
 const NODE: Argument =
     Argument { name: "node", kind: Kind::Node, required: true, help: "the node's name within its cluster" };
+const NEW_WRITER: Argument = Argument {
+    name: "node",
+    kind: Kind::Node,
+    required: false,
+    help: "the new writer; the peer or the best replica unless it is given",
+};
+const DRY_RUN: Argument = Argument {
+    name: "dry_run",
+    kind: Kind::Flag,
+    required: false,
+    help: "only tell the conditions and what would be done",
+};
 const STATE: Argument = Argument {
     name: "state",
     kind: Kind::Word(DESIRED),
@@ -285,6 +302,15 @@ pub const OPERATIONS: &[Operation] = &[
         result: Shape::List("events", answer::EVENT_COLUMNS),
     },
     Operation {
+        verb: Verb::ExplainNode,
+        words: &["explain", "node"],
+        arguments: &[CLUSTER, NODE],
+        help: "why a node serves what it serves: wishes, verdict, role, and what its last probe read",
+        right: Right::Read,
+        http: Some(get("/v1/clusters/{cluster}/nodes/{node}")),
+        result: Shape::List("facts", answer::FACT_COLUMNS),
+    },
+    Operation {
         verb: Verb::ShowVersion,
         words: &["show", "version"],
         arguments: &[],
@@ -314,6 +340,24 @@ pub const OPERATIONS: &[Operation] = &[
         right: Right::Write,
         http: Some(Http { method: Method::Put, path: "/v1/clusters/{cluster}/writer", selector: None }),
         result: Shape::Done,
+    },
+    Operation {
+        verb: Verb::Switch,
+        words: &["switch"],
+        arguments: &[CLUSTER, NEW_WRITER, DRY_RUN],
+        help: "make another node the writer of a pair or of a replication cluster; the old one must live",
+        right: Right::Write,
+        http: Some(Http { method: Method::Post, path: "/v1/clusters/{cluster}/switch", selector: None }),
+        result: Shape::List("procedure", answer::PROCEDURE_COLUMNS),
+    },
+    Operation {
+        verb: Verb::Failover,
+        words: &["failover"],
+        arguments: &[CLUSTER, NEW_WRITER, DRY_RUN],
+        help: "make another node the writer because the old one is lost",
+        right: Right::Write,
+        http: Some(Http { method: Method::Post, path: "/v1/clusters/{cluster}/failover", selector: None }),
+        result: Shape::List("procedure", answer::PROCEDURE_COLUMNS),
     },
     Operation {
         verb: Verb::KillSession,
@@ -363,6 +407,7 @@ impl Kind {
             Self::Node => "the name of a node".to_owned(),
             Self::Session => "the number of a session".to_owned(),
             Self::Text => "a text without blanks".to_owned(),
+            Self::Flag => "true or false".to_owned(),
             Self::Word(words) => format!("one of: {}", words.join(", ")),
             Self::Command => "a command".to_owned(),
         }
@@ -372,10 +417,16 @@ impl Kind {
 // === impl Argument ===
 
 impl Argument {
-    /// The argument in a usage line: `CLUSTER`, `[CLUSTER]`, `enabled|drain|maintenance`.
+    /// The argument by its name in the console: `--dry-run`.
+    pub(super) fn option(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+
+    /// The argument in a usage line: `CLUSTER`, `[CLUSTER]`, `enabled|drain|maintenance`, `[--dry-run]`.
     pub fn usage(&self) -> String {
         let text = match self.kind {
             Kind::Word(words) => words.join("|"),
+            Kind::Flag => self.option(),
             _ => self.name.to_uppercase(),
         };
         if self.required { text } else { format!("[{text}]") }

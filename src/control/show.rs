@@ -7,6 +7,7 @@ use super::answer::{
     AccountRow, Answer, ClusterRow, CommandRow, EventRow, Explanation, ListenerRow, NodeRow, Rows,
     SessionRow, VersionRow, moment, moment_with_millis, seconds_since,
 };
+use super::change::no_node;
 use super::invocation::{narrow, shown};
 use super::operation::{Argument, Http, OPERATIONS, Operation};
 use super::refusal::OperationError;
@@ -198,6 +199,11 @@ impl Control {
             let known: Vec<&str> = topology.clusters.keys().map(ClusterName::as_str).collect();
             OperationError::not_found(format!("no cluster {}; there are: {}", shown(name), known.join(", ")))
         })
+    }
+
+    /// The node of that name.
+    pub(super) fn node<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Node, OperationError> {
+        cluster.node(name).ok_or_else(|| no_node(cluster.name.as_str(), name))
     }
 
     /// The one cluster that is asked for, or all.

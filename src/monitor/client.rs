@@ -57,6 +57,11 @@ impl Client {
         Ok(client)
     }
 
+    /// The version text of the greeting.
+    pub(super) fn version(&self) -> &str {
+        &self.0.origin.facts.version
+    }
+
     /// All rows of a query, within `limit`. Drop the client after an error that is not the server's, and if the future is
     /// dropped.
     pub(super) async fn rows(&mut self, query: &str, limit: Duration) -> Result<Vec<Row>, AskError> {

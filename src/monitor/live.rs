@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::asking::replica_query;
 use super::client::{AskError, Client, own_login, takes_header};
 use super::mysql_tables;
 use crate::config::{ClientAddress, Cluster, ClusterKind, Config, Node};
@@ -95,16 +96,31 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
         )
         .await?;
     }
-    if cluster.kind != ClusterKind::Galera && cluster.kind != ClusterKind::Static {
-        lacks(
-            &mut client,
-            "SHOW ALL SLAVES STATUS",
-            limit,
-            report,
-            "may not see the replica threads",
-            format!("GRANT SLAVE MONITOR ON *.* TO {account};"),
+    let product = Product::from_version(&facts.version);
+    let replica = format!(
+        "GRANT {} ON *.* TO {account};",
+        match product {
+            Product::MySql { .. } => "REPLICATION CLIENT",
+            _ => "SLAVE MONITOR",
+        }
+    );
+    let members = |table| {
+        (
+            format!("SELECT 1 FROM performance_schema.{table} LIMIT 0"),
+            format!("GRANT SELECT ON performance_schema.{table} TO {account};"),
         )
-        .await?;
+    };
+    let needed = match cluster.kind {
+        ClusterKind::Galera | ClusterKind::Static => Vec::new(),
+        ClusterKind::Replication | ClusterKind::MultiPrimary => {
+            vec![(replica_query(&product).to_owned(), replica)]
+        }
+        ClusterKind::GroupReplication => {
+            vec![members("replication_group_members"), members("replication_group_member_stats")]
+        }
+    };
+    for (query, statement) in needed {
+        lacks(&mut client, &query, limit, report, "may not see how the node replicates", statement).await?;
     }
     let query =
         "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SHOW DATABASES'";

@@ -3,6 +3,7 @@
 //! The tasks end only when their handle is dropped or the process stops; a failure of theirs is a
 //! verdict about a node or cluster, never the end of the task.
 
+mod asking;
 mod chronicle;
 mod client;
 mod fingerprint;

@@ -2,23 +2,16 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
 use super::Monitors;
-use super::client::{AskError, Client, own_login, takes_header, text};
-use super::verdict::{Findings, Source, judge};
-use crate::backend::Row;
-use crate::config::{ClientAddress, Cluster, ClusterKind, Node};
-use crate::topology::{self, Facts, Observed, Topology};
-
-const GALERA_STATUS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN \
-    ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
-const GALERA_VARIABLES: &str =
-    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'wsrep_reject_queries')";
-// Asked plainly: in one statement with a table, MariaDB 10.11 reports a wrong value.
-const READ_ONLY: &str = "SELECT @@global.read_only";
+use super::asking;
+use super::client::{AskError, Client, own_login, takes_header};
+use super::verdict::{Findings, judge};
+use crate::config::{ClientAddress, Cluster, Node};
+use crate::topology::{self, Facts, Observed, Sighting, Topology};
 
 /// How soon a node that took no PROXY header is asked again.
 const PROVE_AGAIN: Duration = Duration::from_secs(15);
@@ -29,10 +22,13 @@ const ROUSED: Duration = Duration::from_millis(100);
 /// While a cluster has lost its writer, its nodes are probed as often as this at least: whoever becomes the next one is waited
 /// for.
 const WITHOUT_WRITER: Duration = Duration::from_millis(200);
+/// Errors of a server that has no room for one more connection, of anybody or of the monitor account.
+const FULL: &[u16] = &[1040, 1203, 1226];
 
 /// Probes a node for ever.
 pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Infallible {
-    let mut probe = Probe { monitors, cluster, node, client: None, good: 0, proved: Instant::now() };
+    let mut probe =
+        Probe { monitors, cluster, node, client: None, good: 0, paused: None, proved: Instant::now() };
     loop {
         let begun = Instant::now();
         let seen = probe.look().await;
@@ -58,6 +54,8 @@ struct Probe {
     client: Option<Client>,
     /// Good probes in a row.
     good: u32,
+    /// How long flow control had stopped the node in all, when that was last read.
+    paused: Option<(Instant, Duration)>,
     /// When the node was last asked to take a PROXY header.
     proved: Instant,
 }
@@ -70,9 +68,7 @@ impl Probe {
         loop {
             let kept = self.client.is_some();
             let error = match self.ask().await {
-                Ok(findings) => {
-                    return judge(self.cluster.kind, &findings, self.cluster.monitor.max_lag);
-                }
+                Ok(findings) => return judge(self.cluster.kind, &findings, &self.cluster.monitor),
                 Err(error) => error,
             };
             self.client = None;
@@ -84,10 +80,21 @@ impl Probe {
                 }
                 _ => kept,
             };
-            if !again {
-                return Observed::down(error.to_string());
+            if again {
+                continue;
             }
+            return match error {
+                AskError::Server { code, .. } if FULL.contains(&code) => self.as_before(&error),
+                error => Observed::down(error.to_string()),
+            };
         }
+    }
+
+    /// A node that is full takes no probe either, but serves those who are there.
+    fn as_before(&self, error: &AskError) -> Observed {
+        let topology = self.monitors.topology.load();
+        let before = known(&topology, &self.cluster, &self.node).map(|node| node.observed.clone());
+        before.filter(Observed::is_up).unwrap_or_else(|| Observed::down(error.to_string()))
     }
 
     /// Waits for the next probe: the interval, or less when traffic has trouble with the node, or there is no writer.
@@ -121,26 +128,29 @@ impl Probe {
     }
 
     async fn ask(&mut self) -> Result<Findings, AskError> {
+        let begun = Instant::now();
         let limit = self.cluster.monitor.timeout;
         let mut client = match self.client.take() {
             Some(client) => client,
             None => Client::connect(&self.cluster, &self.node, limit).await?,
         };
-        let findings = match self.cluster.kind {
-            ClusterKind::Galera => galera(&mut client, limit).await?,
-            ClusterKind::Replication | ClusterKind::MultiPrimary => {
-                let mut findings = read_only(&mut client, limit).await?;
-                findings.sources = Some(match sources(&mut client, limit).await {
-                    Ok(sources) => Ok(sources),
-                    Err(AskError::Server { message, .. }) => Err(message),
-                    Err(e) => return Err(e),
-                });
-                findings
-            }
-            ClusterKind::Static => read_only(&mut client, limit).await?,
-        };
+        let mut findings = asking::ask(&mut client, self.cluster.kind, &self.cluster.monitor).await?;
         self.client = Some(client);
+        findings.paused = self.paused(&findings);
+        let (at, took, facts) = (SystemTime::now(), begun.elapsed(), findings.facts());
+        let sighting = Sighting { at, took, facts };
+        self.monitors.topology.sight(&self.cluster.name, &self.node.name, sighting);
         Ok(findings)
+    }
+
+    /// The share of the time since the probe before in which flow control stopped the node.
+    fn paused(&mut self, findings: &Findings) -> Option<f64> {
+        let total: u64 = findings.values.get("wsrep_flow_control_paused_ns")?.parse().ok()?;
+        let (now, total) = (Instant::now(), Duration::from_nanos(total));
+        let (since, before) = self.paused.replace((now, total))?;
+        // A node that restarted counts from nothing.
+        let paused = total.checked_sub(before)?;
+        Some((paused.as_secs_f64() / now.duration_since(since).as_secs_f64()).min(1.0))
     }
 
     async fn tell(&mut self, seen: Observed) {
@@ -222,37 +232,6 @@ impl Probe {
 
 fn known<'a>(topology: &'a Topology, cluster: &Cluster, node: &Node) -> Option<&'a topology::Node> {
     topology.cluster(cluster.name.as_str())?.node(node.name.as_str())
-}
-
-async fn galera(client: &mut Client, limit: Duration) -> Result<Findings, AskError> {
-    let mut pairs = client.pairs(GALERA_STATUS, limit).await?;
-    pairs.extend(client.pairs(GALERA_VARIABLES, limit).await?);
-    let values = pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-    Ok(Findings { values, sources: None })
-}
-
-async fn read_only(client: &mut Client, limit: Duration) -> Result<Findings, AskError> {
-    let value = client.value(READ_ONLY, limit).await?;
-    Ok(Findings { values: [("read_only".to_owned(), value)].into(), sources: None })
-}
-
-async fn sources(client: &mut Client, limit: Duration) -> Result<Vec<Source>, AskError> {
-    let rows = client.rows("SHOW ALL SLAVES STATUS", limit).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Source {
-                name: column(row, "Connection_name")?,
-                io: column(row, "Slave_IO_Running")?,
-                sql: column(row, "Slave_SQL_Running")?,
-                lag: column(row, "Seconds_Behind_Master")?.parse().ok(),
-            })
-        })
-        .collect()
-}
-
-fn column(row: &Row, name: &'static str) -> Result<String, AskError> {
-    let index = row.columns().iter().position(|column| column.eq_ignore_ascii_case(name));
-    index.map_or(Err(AskError::Shape(name)), |i| text(row, i))
 }
 
 #[cfg(test)]

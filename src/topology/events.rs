@@ -139,18 +139,18 @@ fn of_cluster(old: &Cluster, new: &Cluster, events: &mut Vec<Event>) {
 }
 
 /// What makes a difference for sessions, apart from what operators want.
-fn standing(node: &Node) -> (&'static str, bool, bool, bool) {
+fn standing(node: &Node) -> (&'static str, bool, bool, bool, Option<&str>) {
     let (writable, readable) = match node.observed {
         Observed::Up { writable, readable, .. } => (writable, readable),
         _ => (false, false),
     };
-    (node.observed.word(), writable, readable, node.spared)
+    (node.observed.word(), writable, readable, node.spared, node.stranger.as_deref())
 }
 
 fn in_words(node: &Node) -> String {
     let spared = match &node.observed {
         Observed::Up { strain: Some(strain), .. } if node.spared => format!(", spared: {strain}"),
-        _ => String::new(),
+        _ => node.stranger.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default(),
     };
     format!("{} ({}{spared})", node.observed.word(), node.observed.detail())
 }

@@ -27,7 +27,9 @@ pub struct Leadership {
 /// The writer from now on.
 pub(super) fn decide(cluster: &Cluster, now: Instant) -> Leadership {
     match cluster.kind {
-        ClusterKind::Galera | ClusterKind::Static => by_preference(cluster, now),
+        ClusterKind::Galera | ClusterKind::GroupReplication | ClusterKind::Static => {
+            by_preference(cluster, now)
+        }
         ClusterKind::Replication | ClusterKind::MultiPrimary => by_read_only(cluster),
     }
 }

@@ -6,6 +6,7 @@
 
 mod events;
 mod leadership;
+mod membership;
 mod node;
 mod store;
 mod suspicion;
@@ -19,7 +20,7 @@ use crate::ids::{ClusterName, NodeName};
 
 pub use events::{Event, EventKind};
 pub use leadership::Leadership;
-pub use node::{Desired, Facts, Load, LoadGuard, Node, Observed, Role};
+pub use node::{Desired, Facts, Load, LoadGuard, Node, Observed, Role, Sighting};
 pub use store::{Change, NotWriter, TopologyStore};
 pub use suspicion::{Evidence, Suspicion};
 
@@ -63,6 +64,11 @@ impl Cluster {
     /// Gives roles anew. A pure function of configuration, facts, the time and the writer before, so that every
     /// Spillway that sees the same gives the same.
     fn settle(&mut self, now: Instant) {
+        let strangers = membership::strangers(self);
+        let alarm = (!strangers.is_empty()).then(|| membership::alarm(&strangers));
+        for node in &mut self.nodes {
+            node.stranger = strangers.get(&node.name).cloned();
+        }
         let count =
             |nodes: &mut dyn Iterator<Item = &Node>| u32::try_from(nodes.count()).map_or(f64::MAX, f64::from);
         let mut up = self.nodes.iter().filter(|node| node.takes_sessions());
@@ -72,6 +78,7 @@ impl Cluster {
             node.spared = spares && is_strained(node);
         }
         self.leadership = leadership::decide(self, now);
+        self.leadership.alarm = self.leadership.alarm.take().or(alarm);
     }
 
     /// What a node of this cluster serves now.
@@ -92,7 +99,14 @@ impl Cluster {
     pub fn choose(&self, choice: NodeChoice) -> Result<&Node, NoNode> {
         let chosen = match choice {
             NodeChoice::Writer => self.writer(),
-            NodeChoice::Any => self.nodes.iter().filter(|n| n.readable()).min_by(|a, b| by_share(a, b)),
+            NodeChoice::Any => {
+                let (now, slow_start) = (Instant::now(), self.rules.slow_start);
+                let bearing = |node: &Node| node.bearing(now, slow_start);
+                self.nodes
+                    .iter()
+                    .filter(|n| n.readable())
+                    .min_by(|a, b| by_share((a, bearing(a)), (b, bearing(b))))
+            }
         };
         chosen.ok_or_else(|| NoNode {
             cluster: self.name.clone(),
@@ -109,10 +123,10 @@ fn is_strained(node: &Node) -> bool {
     matches!(node.observed, Observed::Up { strain: Some(_), .. })
 }
 
-/// Compares (sessions + 1) / weight without dividing.
-fn by_share(a: &Node, b: &Node) -> std::cmp::Ordering {
-    let cost = |n: &Node, other: &Node| (u64::from(n.load.sessions()) + 1) * other.bearing();
-    (a.weight == 0).cmp(&(b.weight == 0)).then_with(|| cost(a, b).cmp(&cost(b, a)))
+/// Compares (sessions + 1) / what the node bears without dividing.
+fn by_share((a, bears_a): (&Node, u64), (b, bears_b): (&Node, u64)) -> std::cmp::Ordering {
+    let cost = |node: &Node, other: u64| (u64::from(node.load.sessions()) + 1) * other;
+    (a.weight == 0).cmp(&(b.weight == 0)).then_with(|| cost(a, bears_b).cmp(&cost(b, bears_a)))
 }
 
 /// No node of a cluster can take a session now.
@@ -191,6 +205,7 @@ impl Topology {
                     node.facts.clone_from(&known.facts);
                     node.load = Arc::clone(&known.load);
                     node.suspicion = Arc::clone(&known.suspicion);
+                    node.sighting = Arc::clone(&known.sighting);
                 }
             }
             cluster.settle(Instant::now());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 
 use super::suspicion::Suspicion;
@@ -64,6 +65,9 @@ pub enum Observed {
         strain: Option<String>,
         /// The part of its weight in percent that it can bear now, 1 to 100.
         share: u8,
+        /// Which set of nodes it says to be a member of, where its kind of cluster knows that: nodes that say another one
+        /// do not replicate with each other.
+        group: Option<String>,
         /// In words, such as `Synced, Primary` or `read_only=ON, replica threads run`.
         detail: String,
     },
@@ -77,7 +81,16 @@ pub enum Observed {
 impl Observed {
     /// A node that serves without any strain.
     pub fn up(writable: bool, readable: bool, detail: impl Into<String>) -> Self {
-        Self::Up { writable, readable, strain: None, share: 100, detail: detail.into() }
+        Self::Up { writable, readable, strain: None, share: 100, group: None, detail: detail.into() }
+    }
+
+    /// The same, a member of this set of nodes.
+    #[must_use]
+    pub fn in_group(mut self, name: Option<String>) -> Self {
+        if let Self::Up { group, .. } = &mut self {
+            *group = name;
+        }
+        self
     }
 
     /// A node that must not be used.
@@ -176,6 +189,17 @@ impl Drop for LoadGuard {
     }
 }
 
+/// What a probe saw, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// When the answer was complete.
+    pub at: SystemTime,
+    /// How long the question and its answer took.
+    pub took: Duration,
+    /// Names and values.
+    pub facts: Vec<(String, String)>,
+}
+
 /// One server of a cluster.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -197,6 +221,10 @@ pub struct Node {
     pub recovered: Option<Instant>,
     /// Whether its strain keeps sessions away from it now; see [`config::RoleRules::max_ejected`].
     pub spared: bool,
+    /// Why it is no member of its cluster although it serves; none: it is one.
+    pub stranger: Option<String>,
+    /// What the last probe that was answered saw.
+    pub sighting: Arc<ArcSwapOption<Sighting>>,
     /// What its greeting said; none before the first login.
     pub facts: Option<Arc<Facts>>,
     /// Its sessions.
@@ -217,6 +245,8 @@ impl Node {
             since: SystemTime::now(),
             recovered: None,
             spared: false,
+            stranger: None,
+            sighting: Arc::default(),
             facts: None,
             load: Arc::default(),
             suspicion: Arc::default(),
@@ -225,7 +255,7 @@ impl Node {
 
     /// Whether new sessions may go here.
     pub fn takes_sessions(&self) -> bool {
-        self.desired == Desired::Enabled && self.observed.is_up()
+        self.desired == Desired::Enabled && self.observed.is_up() && self.stranger.is_none()
     }
 
     /// Why sessions that are here now must end; none if they may stay.
@@ -233,13 +263,13 @@ impl Node {
         match (&self.observed, self.desired) {
             (Observed::Down { reason }, _) => Some(reason.clone()),
             (_, Desired::Maintenance) => Some("maintenance".to_owned()),
-            _ => None,
+            _ => self.stranger.clone(),
         }
     }
 
     /// Whether it accepts writes, whatever an operator wants of it.
     pub(super) fn accepts_writes(&self) -> bool {
-        matches!(self.observed, Observed::Up { writable: true, .. })
+        self.stranger.is_none() && matches!(self.observed, Observed::Up { writable: true, .. })
     }
 
     /// Whether it may serve writes now.
@@ -258,20 +288,29 @@ impl Node {
         self.observed.is_up() && self.recovered.is_none_or(|since| now.duration_since(since) >= time)
     }
 
-    /// Its weight, as far as it can bear it now.
-    pub(super) fn bearing(&self) -> u64 {
+    /// Its weight, as far as it can bear it now: less under pressure, and growing after it came back.
+    pub(super) fn bearing(&self, now: Instant, slow_start: Option<Duration>) -> u64 {
         let share = match self.observed {
-            Observed::Up { share, .. } => share,
+            Observed::Up { share, .. } => u64::from(share),
             _ => 100,
         };
-        (u64::from(self.weight) * u64::from(share)).max(1)
+        let grown = match (self.recovered, slow_start) {
+            (Some(since), Some(slow)) => {
+                (now.duration_since(since).as_millis() * 100 / slow.as_millis().max(1)).clamp(1, 100)
+            }
+            _ => 100,
+        };
+        (u64::from(self.weight) * share * u64::try_from(grown).unwrap_or(100)).max(1)
     }
 
     /// Why no new session may go here, in words.
-    pub(super) fn refusal(&self) -> String {
+    pub fn refusal(&self) -> String {
         match (self.desired, &self.observed) {
             (Desired::Drain | Desired::Maintenance, _) => {
                 format!("{}: {} by an operator", self.name, self.desired.as_str())
+            }
+            (_, Observed::Up { .. }) if self.stranger.is_some() => {
+                format!("{}: {}", self.name, self.stranger.as_deref().unwrap_or_default())
             }
             (_, Observed::Up { strain: Some(strain), .. }) if self.spared => {
                 format!("{}: {strain}", self.name)

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::events::{Event, Journal};
-use super::{Cluster, Desired, Evidence, Facts, Node, Observed, Topology};
+use super::{Cluster, Desired, Evidence, Facts, Node, Observed, Sighting, Topology};
 use crate::config::{ClusterKind, Config};
 use crate::ids::{ClusterName, NodeName};
 
@@ -88,6 +88,14 @@ impl TopologyStore {
         (change.before != change.after).then_some(change)
     }
 
+    /// Keeps what a probe saw, for people; it changes nothing.
+    pub fn sight(&self, cluster: &ClusterName, node: &NodeName, sighting: Sighting) {
+        let topology = self.current.load();
+        if let Some(node) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) {
+            node.sighting.store(Some(Arc::new(sighting)));
+        }
+    }
+
     /// Tells that traffic had trouble with a node, from any thread and without a lock. It wakes the node's probe, which
     /// decides; the state of the node stays as it is.
     pub fn suspect(&self, cluster: &ClusterName, node: &NodeName, evidence: Evidence) {
@@ -110,10 +118,14 @@ impl TopologyStore {
                 ClusterKind::Replication | ClusterKind::MultiPrimary => {
                     Err(NotWriter::Kind(old_cluster.kind))
                 }
-                ClusterKind::Galera | ClusterKind::Static if found.writable() => {
+                ClusterKind::Galera | ClusterKind::GroupReplication | ClusterKind::Static
+                    if found.writable() =>
+                {
                     Ok(old_cluster.writer().map(|writer| writer.name.clone()))
                 }
-                ClusterKind::Galera | ClusterKind::Static => Err(NotWriter::Unable(found.refusal())),
+                ClusterKind::Galera | ClusterKind::GroupReplication | ClusterKind::Static => {
+                    Err(NotWriter::Unable(found.refusal()))
+                }
             };
             result.is_ok().then(|| old.with_agreed(old_cluster, found.name.clone()))
         });

@@ -242,6 +242,7 @@ fn strained_nodes_are_spared_while_enough_others_serve() {
         readable: true,
         strain: Some("receive queue of 120".into()),
         share: 100,
+        group: None,
         detail: "Synced".into(),
     };
     let store = trio("galera", "");
@@ -269,8 +270,14 @@ fn strained_nodes_are_spared_while_enough_others_serve() {
 
 #[test]
 fn a_node_that_bears_less_gets_less() {
-    let half =
-        Observed::Up { writable: true, readable: true, strain: None, share: 50, detail: "Synced".into() };
+    let half = Observed::Up {
+        writable: true,
+        readable: true,
+        strain: None,
+        share: 50,
+        group: None,
+        detail: "Synced".into(),
+    };
     let store = trio("galera", "");
     see(&store, [("n1", half), ("n2", up()), ("n3", down())]);
     let guards: Vec<_> = (0..30)
@@ -279,6 +286,42 @@ fn a_node_that_bears_less_gets_less() {
     let topology = store.load();
     let sessions = |n: &str| topology.cluster("a").unwrap().node(n).unwrap().load.sessions();
     assert_eq!((sessions("n1"), sessions("n2"), guards.len()), (10, 20, 30));
+}
+
+#[test]
+fn a_node_of_another_cluster_is_no_member() {
+    let of = |uuid: &str| up().in_group(Some(uuid.to_owned()));
+    let store = trio("galera", "");
+    see(&store, [("n1", of("aaaa")), ("n2", of("bbbb")), ("n3", of("bbbb"))]);
+    assert_eq!(writer(&store).as_deref(), Some("n2"));
+    assert!(alarm(&store).contains("n1: member of aaaa, while the cluster is bbbb"), "{}", alarm(&store));
+    let node = |name: &str| store.load().cluster("a").unwrap().node(name).unwrap().clone();
+    assert!(!node("n1").takes_sessions());
+    assert!(node("n1").must_be_left().is_some_and(|reason| reason.contains("member of aaaa")));
+    assert!(node("n2").must_be_left().is_none());
+    // Two against none: the last writer is right.
+    store.observe(&a(), &name("n3"), down());
+    assert_eq!((writer(&store).as_deref(), node("n1").takes_sessions()), (Some("n2"), false));
+    store.observe(&a(), &name("n1"), of("bbbb"));
+    assert_eq!((alarm(&store), node("n1").takes_sessions()), (String::new(), true));
+}
+
+#[test]
+fn a_node_that_came_back_gets_its_share_slowly() {
+    let store = trio("galera", "slow_start = \"10s\"");
+    see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);
+    let bears = |node: &str, after: u64| {
+        let topology = store.load();
+        let cluster = topology.cluster("a").unwrap();
+        let now = Instant::now() + std::time::Duration::from_secs(after);
+        cluster.node(node).unwrap().bearing(now, cluster.rules.slow_start)
+    };
+    let full = bears("n1", 0);
+    store.observe(&a(), &name("n2"), down());
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(bears("n2", 0), full / 100);
+    assert!((full * 49 / 100..=full * 52 / 100).contains(&bears("n2", 5)), "{}", bears("n2", 5));
+    assert_eq!((bears("n2", 10), bears("n1", 0)), (full, full));
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! Sets of servers: a Galera cluster of three nodes, and a GTID primary with one replica.
+//! Sets of servers: a Galera cluster of three nodes, a GTID primary with replicas, and two servers that replicate from each
+//! other.
 
-use super::server::Server;
+use super::server::{MONITOR_USER, Server};
 use super::{Outcome, workspace};
 use std::path::Path;
 use std::time::Duration;
@@ -118,53 +119,207 @@ impl Galera {
     }
 }
 
-/// A primary and its replica, joined by GTID.
+/// A primary and its replicas, joined by GTID.
 pub(crate) struct Replication {
-    /// The primary first, then the replica.
+    /// The primary first, then the replicas.
     pub(crate) nodes: Vec<Server>,
 }
 
 impl Replication {
     /// Starts both; the replica is read-only and has caught up when this returns.
     pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
+        Self::with_replicas(name, options, &["replica"])
+    }
+
+    /// The same with several replicas, called `NAME-REPLICA`.
+    pub(crate) fn with_replicas(name: &str, options: &[&str], replicas: &[&str]) -> Outcome<Self> {
         let mut nodes = Vec::new();
-        for (role, read_only) in [("primary", "--read-only=0"), ("replica", "--read-only=1")] {
-            let mut server = Server::prepare(&format!("{name}-{role}"), options)?;
-            server.option(format!("--server-id={}", server.port));
-            for option in ["--log-bin=binlog", "--log-slave-updates=1", "--gtid-strict-mode=1", read_only] {
-                server.option(option.to_owned());
-            }
-            server.launch(&[])?;
-            nodes.push(server);
+        let roles = replicas.iter().map(|replica| (*replica, "--read-only=1"));
+        for (role, read_only) in std::iter::once(("primary", "--read-only=0")).chain(roles) {
+            nodes.push(logging(&format!("{name}-{role}"), options, read_only)?);
         }
         for node in &mut nodes {
             node.wait_until_up(Duration::from_mins(1))?;
         }
-        nodes[0].sql(
-            "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
-             GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'",
-        )?;
-        nodes[1].sql(&format!(
-            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
-             MASTER_PASSWORD='replication-secret', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1;\
-             START SLAVE",
-            nodes[0].port
-        ))?;
+        nodes[0].sql(REPLICATION_USER)?;
+        for replica in &nodes[1..] {
+            replica.sql(&(follow(&nodes[0], "MASTER_USE_GTID=slave_pos") + "START SLAVE"))?;
+        }
         let replication = Self { nodes };
         replication.wait_caught_up()?;
         Ok(replication)
     }
 
-    /// Waits until the replica has applied all that the primary has written so far.
+    /// Waits until the replicas have applied all that the primary has written so far.
     pub(crate) fn wait_caught_up(&self) -> Outcome<()> {
         let position = self.nodes[0].sql("SELECT @@gtid_binlog_pos")?;
-        self.nodes[1].wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))
+        for replica in &self.nodes[1..] {
+            replica.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        }
+        Ok(())
     }
 
     /// `{ name = "127.0.0.1:1", … }` for the configuration.
     pub(crate) fn toml_nodes(&self) -> String {
         toml_nodes(&self.nodes)
     }
+}
+
+/// Two servers that replicate from each other; the first is active, the second one read-only.
+pub(crate) struct TwoPrimaries {
+    /// The active one first.
+    pub(crate) nodes: Vec<Server>,
+}
+
+impl TwoPrimaries {
+    /// Starts both; by GTID or by coordinates. What `contents` says is made on the active one before.
+    pub(crate) fn start(name: &str, by_gtid: bool, contents: &str) -> Outcome<Self> {
+        let mut nodes = Vec::new();
+        for (role, read_only) in [("a", "--read-only=0"), ("b", "--read-only=1")] {
+            nodes.push(logging(&format!("{name}-{role}"), &DURABLE, read_only)?);
+        }
+        for node in &mut nodes {
+            node.wait_until_up(Duration::from_mins(1))?;
+        }
+        let (active, inactive) = (&nodes[0], &nodes[1]);
+        active.sql(REPLICATION_USER)?;
+        active.sql(contents)?;
+        let way = if by_gtid {
+            "MASTER_USE_GTID=slave_pos"
+        } else {
+            "MASTER_USE_GTID=no, MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4"
+        };
+        inactive.sql(&(follow(active, way) + "START SLAVE"))?;
+        let position = active.sql("SELECT @@gtid_binlog_pos")?;
+        inactive.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        let way = if by_gtid {
+            active.sql("SET GLOBAL gtid_slave_pos = @@gtid_binlog_pos")?;
+            way.to_owned()
+        } else {
+            let status = inactive.sql("SHOW MASTER STATUS")?;
+            let mut words = status.split_whitespace();
+            let (file, offset) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            format!("MASTER_USE_GTID=no, MASTER_LOG_FILE='{file}', MASTER_LOG_POS={offset}")
+        };
+        active.sql(&(follow(inactive, &way) + "START SLAVE"))?;
+        Ok(Self { nodes })
+    }
+
+    /// `{ name = "127.0.0.1:1", … }` for the configuration.
+    pub(crate) fn toml_nodes(&self) -> String {
+        toml_nodes(&self.nodes)
+    }
+}
+
+/// Options with which a server loses nothing when it is killed.
+pub(crate) const DURABLE: [&str; 3] =
+    ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
+
+/// As whom replicas log in.
+const REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
+                                GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'";
+
+/// Launches a server with a binary log that others can replicate.
+fn logging(name: &str, options: &[&str], read_only: &str) -> Outcome<Server> {
+    let mut server = Server::prepare(name, options)?;
+    server.option(format!("--server-id={}", server.port));
+    for option in ["--log-bin=binlog", "--log-slave-updates=1", "--gtid-strict-mode=1", read_only] {
+        server.option(option.to_owned());
+    }
+    server.launch(&[])?;
+    Ok(server)
+}
+
+/// The statement that makes a server replicate from another one.
+fn follow(primary: &Server, way: &str) -> String {
+    format!(
+        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
+         MASTER_PASSWORD='replication-secret', MASTER_CONNECT_RETRY=1, {way};",
+        primary.port
+    )
+}
+
+/// Options of a `MySQL` server that replicates by GTID.
+const MYSQL_GTID: &[&str] =
+    &["--skip-name-resolve", "--log-bin=binlog", "--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+
+const MYSQL_REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
+     GRANT REPLICATION SLAVE, CONNECTION_ADMIN, BACKUP_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'replication'@'%'";
+
+/// A primary and a replica of `MySQL`, joined by GTID, with the monitor account.
+#[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
+pub(crate) fn mysql_pair(name: &str) -> Outcome<[Server; 2]> {
+    let start = |role: &str, option: &str| {
+        let mut server = Server::prepare_mysql(&format!("{name}-{role}"), MYSQL_GTID)?;
+        server.option(format!("--server-id={}", server.port));
+        server.start(&[option])?;
+        Ok::<_, String>(server)
+    };
+    let (primary, replica) = (start("primary", "--read-only=0")?, start("replica", "--super-read-only=1")?);
+    primary.sql(MYSQL_REPLICATION_USER)?;
+    primary.create_monitor()?;
+    replica.sql(&format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={}, SOURCE_USER='replication', \
+         SOURCE_PASSWORD='replication-secret', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1, \
+         SOURCE_CONNECT_RETRY=1; START REPLICA",
+        primary.port
+    ))?;
+    let position = primary.sql("SELECT @@gtid_executed")?;
+    replica.wait_sql(&format!("SELECT GTID_SUBSET('{position}', @@gtid_executed)"), "1", JOIN_LIMIT)?;
+    Ok([primary, replica])
+}
+
+/// Three members of a `MySQL` group with one primary, which is the first, and the monitor account.
+#[allow(dead_code, reason = "not every program of the harness has a group")]
+pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
+    let ports = [workspace::free_port()?, workspace::free_port()?, workspace::free_port()?];
+    let seeds = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    let mut members = Vec::new();
+    for (number, port) in ports.iter().enumerate() {
+        let mut server = Server::prepare_mysql(&format!("{name}{}", number + 1), MYSQL_GTID)?;
+        for option in [
+            format!("--server-id={}", server.port),
+            "--report-host=127.0.0.1".to_owned(),
+            format!("--report-port={}", server.port),
+            "--plugin-load-add=group_replication.so".to_owned(),
+            "--group-replication-group-name=6e1c1a52-5b7e-4a0e-9d6a-7f3f6a1d2c3b".to_owned(),
+            "--group-replication-start-on-boot=OFF".to_owned(),
+            format!("--group-replication-local-address=127.0.0.1:{port}"),
+            format!("--group-replication-group-seeds={seeds}"),
+            "--group-replication-recovery-get-public-key=ON".to_owned(),
+            "--group-replication-member-expel-timeout=0".to_owned(),
+        ] {
+            server.option(option);
+        }
+        server.start(&[])?;
+        let recovery = "CHANGE REPLICATION SOURCE TO SOURCE_USER='replication', \
+                        SOURCE_PASSWORD='replication-secret' FOR CHANNEL 'group_replication_recovery';";
+        if number == 0 {
+            server.sql(&format!(
+                "{recovery} SET GLOBAL group_replication_bootstrap_group = ON; START GROUP_REPLICATION; \
+                 SET GLOBAL group_replication_bootstrap_group = OFF"
+            ))?;
+            let online = "SELECT COUNT(*) FROM performance_schema.replication_group_members \
+                          WHERE MEMBER_STATE = 'ONLINE' AND MEMBER_ROLE = 'PRIMARY'";
+            server.wait_sql(online, "1", JOIN_LIMIT)?;
+            server.wait_sql("SELECT @@super_read_only", "0", JOIN_LIMIT)?;
+            server.sql(MYSQL_REPLICATION_USER)?;
+            server.create_monitor()?;
+            server.sql(&format!(
+                "GRANT SELECT ON performance_schema.replication_group_members TO '{MONITOR_USER}'@'%'; \
+                 GRANT SELECT ON performance_schema.replication_group_member_stats TO '{MONITOR_USER}'@'%'"
+            ))?;
+        } else {
+            server.sql(&format!("{recovery} START GROUP_REPLICATION"))?;
+        }
+        members.push(server);
+    }
+    let online =
+        "SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE = 'ONLINE'";
+    for member in &members {
+        member.wait_sql(online, "3", JOIN_LIMIT)?;
+    }
+    Ok(members)
 }
 
 /// `{ name = "127.0.0.1:1", … }` for the configuration.

@@ -123,7 +123,7 @@ fn galera_node_killed() -> Verdict {
 }
 
 /// Other tests compare the writer of the shared Spillway with the first node.
-fn first_writes_again(pair: &Pair) -> Verdict {
+pub(crate) fn first_writes_again(pair: &Pair) -> Verdict {
     pair.spillway.wait_node("shop", "shop1", "is up", |entry| entry["observed"] == "up")?;
     let answer = pair.spillway.ask("set writer shop shop1")?;
     if answer.contains("shop/shop1 is the writer") { Ok(()) } else { Err(answer) }

@@ -22,6 +22,7 @@ mod bulk;
 mod chaos;
 mod commands;
 mod differential;
+mod handover;
 mod health;
 mod lab;
 mod limits;
@@ -140,6 +141,7 @@ fn main() {
         node_tls::trials(),
         nodes::trials(),
         unix_accounts::trials(),
+        handover::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();

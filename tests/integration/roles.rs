@@ -1,12 +1,13 @@
 //! Who may serve what: writers that are moved, promoted and doubled.
 
+use crate::harness::cluster::{self, toml_nodes};
 use crate::harness::proxy::Spillway;
 use crate::harness::wait_for;
 use crate::harness::workspace::{directory, free_port};
-use crate::health::{front, front_of, launched_front, served_by, session};
+use crate::health::{first_writes_again, front, front_of, launched_front, served_by, session};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials};
-use crate::{Verdict, ensure, same, trial};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("roles::writer_remembered", writer_remembered),
         trial("roles::two_primaries", two_primaries),
         trial("roles::promotion_followed", promotion_followed),
+        trial("roles::galera_desynchronised", galera_desynchronised),
+        mysql_trial("roles::mysql_replication", mysql_replication),
+        mysql_trial("roles::mysql_group", mysql_group),
     ]
 }
 
 /// What `show clusters` says of a cluster.
-fn cluster(spillway: &Spillway, name: &str) -> crate::harness::Outcome<serde_json::Value> {
+fn shown(spillway: &Spillway, name: &str) -> crate::harness::Outcome<serde_json::Value> {
     let all = spillway.get("/v1/clusters")?;
     let clusters = all["clusters"].as_array().cloned().unwrap_or_default();
     clusters.into_iter().find(|entry| entry["cluster"] == name).ok_or_else(|| format!("no {name} in {all}"))
@@ -39,7 +43,7 @@ fn writer_moved() -> Verdict {
         galera.nodes[1].port,
         "the writer that was asked for"
     );
-    same!(cluster(&front.spillway, "shop")?["writer"], "shop2", "as shown");
+    same!(shown(&front.spillway, "shop")?["writer"], "shop2", "as shown");
     // The writer in drain: the role moves at once, and does not come back.
     front.spillway.ask("set node shop shop2 drain")?;
     same!(served_by(&mut session(front.shop, "shop")?)?, galera.nodes[0].port, "while it is drained");
@@ -76,7 +80,7 @@ fn writer_remembered() -> Verdict {
     spillway.wait(Duration::from_secs(20))?;
     let (spillway, port) = start("spillway-writer-state-again")?;
     same!(served_by(&mut session(port, "shop")?)?, galera.nodes[2].port, "after the restart");
-    same!(cluster(&spillway, "crm")?["writer"], "crm-primary", "the other cluster");
+    same!(shown(&spillway, "crm")?["writer"], "crm-primary", "the other cluster");
     Ok(())
 }
 
@@ -89,7 +93,7 @@ fn two_primaries() -> Verdict {
     let mut open = session(front.crm, "crm")?;
     replica.sql("SET GLOBAL read_only = 0")?;
     let alarm = wait_for("the alarm", Duration::from_secs(10), || {
-        let alarm = cluster(&front.spillway, "crm")?["alarm"].clone();
+        let alarm = shown(&front.spillway, "crm")?["alarm"].clone();
         alarm.as_str().map(str::to_owned).ok_or_else(|| "none yet".to_owned())
     });
     let served = served_by(&mut session(front.crm, "crm")?);
@@ -113,7 +117,7 @@ fn two_primaries() -> Verdict {
     let refusal = refused?.err().ok_or("a session for writes, with two primaries and no agreement")?;
     same!(refusal.code, 1040, "{refusal:?}");
     wait_for("the end of the alarm", Duration::from_secs(10), || {
-        let alarm = &cluster(&front.spillway, "crm")?["alarm"];
+        let alarm = &shown(&front.spillway, "crm")?["alarm"];
         if alarm.is_null() { Ok(()) } else { Err(alarm.to_string()) }
     })
 }
@@ -151,4 +155,99 @@ fn promotion_followed() -> Verdict {
         .spillway
         .wait_node("crm", "crm-replica", "serves reads again", |entry| entry["role"] == "reader")
         .map(drop)
+}
+
+fn galera_desynchronised() -> Verdict {
+    let pair = lab::pair()?;
+    let galera = pair.own_galera();
+    let front = front("spillway-desync", pair, &galera)?;
+    let first = &galera.nodes[0];
+    let mut open = session(front.shop, "shop")?;
+    same!(served_by(&mut open)?, first.port, "the first writer");
+    first.sql("SET GLOBAL wsrep_desync = ON")?;
+    let left = front.spillway.wait_node("shop", "shop1", "serves nothing new", |entry| {
+        entry["role"] == "none" && entry["observed"] == "up"
+    });
+    let next = session(front.shop, "shop").and_then(|mut session| served_by(&mut session));
+    let explained = front.spillway.ask("explain node shop shop1")?;
+    first.sql("SET GLOBAL wsrep_desync = OFF")?;
+    left?;
+    same!(next?, galera.nodes[1].port, "the writer in its place");
+    for wanted in
+        ["Donor/Desynced", "wsrep_desync", "wsrep_cluster_size", "wsrep_local_recv_queue", "took", "desired"]
+    {
+        ensure!(explained.contains(wanted), "no {wanted} in {explained}");
+    }
+    front.spillway.wait_node("shop", "shop1", "serves reads again", |entry| entry["role"] == "reader")?;
+    let last = &galera.nodes[2];
+    last.sql("SET GLOBAL wsrep_reject_queries = ALL")?;
+    let down = front.spillway.wait_node("shop", "shop3", "is down", |entry| {
+        entry["observed"] == "down"
+            && entry["reason"].as_str().is_some_and(|r| r.contains("wsrep_reject_queries is ALL"))
+    });
+    last.sql("SET GLOBAL wsrep_reject_queries = NONE")?;
+    down?;
+    front.spillway.wait_node("shop", "shop3", "is up again", |entry| entry["role"] == "reader")?;
+    first_writes_again(pair)
+}
+
+/// A Spillway in front of one cluster of `MySQL`.
+fn before(
+    name: &str,
+    kind: &str,
+    nodes: &[crate::harness::server::Server],
+) -> crate::harness::Outcome<Spillway> {
+    let configuration = lab::cluster_toml("my", kind, &toml_nodes(nodes))
+        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
+    Spillway::start(lab::binary(), name, &configuration)
+}
+
+fn wait_writer(spillway: &Spillway, node: &str) -> Verdict {
+    wait_for(&format!("{node} is the writer"), Duration::from_secs(60), || {
+        let writer = &shown(spillway, "my")?["writer"];
+        if *writer == node { Ok(()) } else { Err(writer.to_string()) }
+    })
+}
+
+fn mysql_replication() -> Verdict {
+    let pair = cluster::mysql_pair("my")?;
+    let [primary, replica] = &pair;
+    let spillway = before("spillway-mysql-pair", "replication", &pair)?;
+    wait_writer(&spillway, "my-primary")?;
+    spillway.wait_node("my", "my-replica", "serves reads", |entry| entry["role"] == "reader")?;
+    let explained = spillway.ask("explain node my my-replica")?;
+    for wanted in ["super_read_only", "gtid_executed", "IO Yes, SQL Yes"] {
+        ensure!(explained.contains(wanted), "no {wanted} in {explained}");
+    }
+    replica.sql("STOP REPLICA SQL_THREAD")?;
+    spillway.wait_node("my", "my-replica", "serves nothing", |entry| {
+        entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains("SQL thread: No"))
+    })?;
+    replica.sql("START REPLICA")?;
+    spillway.wait_node("my", "my-replica", "serves reads again", |entry| entry["role"] == "reader")?;
+    // A promotion by hand.
+    primary.sql("SET GLOBAL super_read_only = 1")?;
+    replica.sql("STOP REPLICA; SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0")?;
+    wait_writer(&spillway, "my-replica")
+}
+
+fn mysql_group() -> Verdict {
+    let mut members = cluster::mysql_group("group")?;
+    let spillway = before("spillway-mysql-group", "group-replication", &members)?;
+    wait_writer(&spillway, "group1")?;
+    for reader in ["group2", "group3"] {
+        spillway.wait_node("my", reader, "serves reads", |entry| entry["role"] == "reader")?;
+    }
+    let uuid = members[1].sql("SELECT @@server_uuid")?;
+    members[0].sql(&format!("SELECT group_replication_set_as_primary('{uuid}')"))?;
+    wait_writer(&spillway, "group2")?;
+    members[1].kill();
+    spillway.wait_node("my", "group2", "is down", |entry| entry["observed"] == "down")?;
+    wait_for("another writer", Duration::from_secs(60), || {
+        let writer = shown(&spillway, "my")?["writer"].clone();
+        if writer == "group1" || writer == "group3" { Ok(()) } else { Err(writer.to_string()) }
+    })?;
+    // Without its majority a member serves nothing.
+    members[0].kill();
+    spillway.wait_node("my", "group3", "is down", |entry| entry["observed"] == "down")
 }

@@ -54,10 +54,9 @@ impl Stage {
             }
         }
         galera.wait_size(3)?;
-        let names: Vec<String> = galera.nodes.iter().map(|node| node.name.clone()).collect();
-        let front = Front::start(name, "galera", &galera.toml_nodes(), &names)?;
+        let front = Front::start(name, "galera", &galera.nodes, "")?;
         let writer = front.writer()?;
-        let writer = names.iter().position(|name| *name == writer).ok_or("an unknown writer")?;
+        let writer = galera.nodes.iter().position(|node| node.name == writer).ok_or("an unknown writer")?;
         Ok(Self { galera, front, writer })
     }
 

@@ -9,14 +9,17 @@
 //! `SEED=7` in another order.
 
 mod galera;
+mod handover;
 mod load;
 mod replication;
 mod report;
 
 use crate::differential::Dice;
 use crate::harness::Outcome;
+use crate::harness::cluster::toml_nodes;
 use crate::harness::network;
 use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
 use crate::lab;
 use crate::{Verdict, trial};
@@ -41,6 +44,8 @@ const SCENARIOS: &[(&str, Scenario, bool)] = &[
     ("chaos::primary_killed", replication::primary_killed, false),
     ("chaos::places_changed", replication::places_changed, false),
     ("chaos::primary_read_only", replication::primary_read_only, false),
+    ("chaos::pair_switched", handover::pair_switched, false),
+    ("chaos::primary_failed_over", handover::primary_failed_over, false),
 ];
 
 /// Each scenario once; with `MINUTES` in the environment, one trial that goes on for so long.
@@ -91,17 +96,17 @@ struct Front {
 }
 
 impl Front {
-    /// Starts it and waits until all `nodes` serve.
-    fn start(name: &str, kind: &str, nodes: &str, names: &[String]) -> Outcome<Self> {
+    /// Starts it, with further lines about the cluster, and waits until all nodes serve.
+    fn start(name: &str, kind: &str, nodes: &[Server], lines: &str) -> Outcome<Self> {
         let (writes, reads) = (free_port()?, free_port()?);
-        let configuration = lab::cluster_probed("chaos", kind, nodes, "1s", "")
+        let configuration = lab::cluster_probed("chaos", kind, &toml_nodes(nodes), "1s", lines)
             + &lab::service_toml("writes", writes, "route = \"cluster:chaos\"")
             + &lab::service_toml("reads", reads, "route = \"cluster:chaos\"\nnode = \"any\"");
         let spillway = Spillway::start(lab::binary(), &format!("spillway-chaos-{name}"), &configuration)?;
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Self { spillway, writes: at(writes), reads: at(reads) };
-        for node in names {
-            front.wait_serving(node)?;
+        for node in nodes {
+            front.wait_serving(&node.name)?;
         }
         Ok(front)
     }

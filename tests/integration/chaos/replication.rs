@@ -20,6 +20,21 @@ const REPLICAS: &str = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STA
 /// What a replica says when it has applied all that it received.
 const APPLIED: &str = "has read all relay log";
 
+/// What is written is in the log of the server before anybody is told.
+pub(super) const OPTIONS: &[&str] =
+    &["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
+
+/// From now on a replica has what the first node acknowledges.
+pub(super) fn make_semi_synchronous(cluster: &Replication) -> Verdict {
+    cluster.wait_caught_up()?;
+    let (primary, replicas) = cluster.nodes.split_first().ok_or("no node")?;
+    primary.sql(PRIMARY)?;
+    for replica in replicas {
+        replica.sql(REPLICA)?;
+    }
+    primary.wait_sql(REPLICAS, &replicas.len().to_string(), Duration::from_secs(10))
+}
+
 /// The pair with a Spillway in front of it.
 struct Stage {
     /// The primary first.
@@ -29,17 +44,11 @@ struct Stage {
 
 impl Stage {
     fn set_up(name: &str) -> Outcome<Self> {
-        let durable = ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
-        let pair = Replication::start(&format!("chaos-{name}-{}", round()), &durable)?;
-        let [primary, replica] = &pair.nodes[..] else { return Err("not two nodes".to_owned()) };
-        primary.create_monitor()?;
-        primary.sql(SET_UP)?;
-        pair.wait_caught_up()?;
-        primary.sql(PRIMARY)?;
-        replica.sql(REPLICA)?;
-        primary.wait_sql(REPLICAS, "1", Duration::from_secs(10))?;
-        let names: Vec<String> = pair.nodes.iter().map(|node| node.name.clone()).collect();
-        let front = Front::start(name, "replication", &pair.toml_nodes(), &names)?;
+        let pair = Replication::start(&format!("chaos-{name}-{}", round()), OPTIONS)?;
+        pair.nodes[0].create_monitor()?;
+        pair.nodes[0].sql(SET_UP)?;
+        make_semi_synchronous(&pair)?;
+        let front = Front::start(name, "replication", &pair.nodes, "")?;
         Ok(Self { pair, front })
     }
 
@@ -93,7 +102,7 @@ impl Stage {
 }
 
 /// Fails unless every writer was served soon after the promotion.
-fn served_within(records: &Records, promoted: Instant, limit: Duration) -> Verdict {
+pub(super) fn served_within(records: &Records, promoted: Instant, limit: Duration) -> Verdict {
     let after = records.served_after(promoted).ok_or("a writer was never served again")?;
     ensure!(after <= limit, "the last writer was served {after:.2?} after the promotion");
     Ok(())
