@@ -14,6 +14,7 @@ mod client_address;
 mod credential;
 mod cross;
 mod diff;
+mod handover;
 mod monitor;
 mod moves;
 mod problem;
@@ -41,6 +42,7 @@ use zeroize::Zeroizing;
 pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
+pub use handover::{Account, Failover, Handover};
 pub use monitor::Monitor;
 pub use moves::Moves;
 pub use problem::{ConfigErrors, Position, Problem};
@@ -123,6 +125,8 @@ pub struct Cluster {
     /// Users of this machine that log in without a password on a Unix socket, by the name that they log in as (default:
     /// nobody).
     pub unix_accounts: BTreeMap<String, UnixAccount>,
+    /// How its writer is changed.
+    pub handover: Handover,
 }
 
 /// What becomes of sessions whose account may not log in any more.

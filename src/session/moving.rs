@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::commands::Conversation;
@@ -24,8 +24,9 @@ use crate::wire::packet::Err as ErrPacket;
 /// How long a session waits to hear whether the node that closed its link is gone. A session that was killed there ends.
 const VERDICT: Duration = Duration::from_secs(1);
 
-/// How often a statement that nodes refuse is taken to another one.
-const MAX_REFUSALS: u8 = 3;
+/// How soon a node that refused a statement is asked again while it is still the one for it: it may take it by then, and
+/// probes may have seen nothing of it.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Longest `COM_STMT_EXECUTE` that can be rewritten.
 const EXECUTE_LIMIT: usize = 48 * 1024;
@@ -37,21 +38,20 @@ const NEED_REPREPARE: u16 = 1615;
 /// `ER_CONNECTION_KILLED`.
 const STOPPING: [u16; 2] = [1053, 1927];
 
-/// How often nodes refused the statement that is under way.
+/// Since when nodes refuse the statement that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     /// The statements before it.
     before: u64,
-    count: u8,
+    since: Option<Instant>,
 }
 
 impl Refusals {
-    fn count(&mut self, before: u64) -> u8 {
+    fn since(&mut self, before: u64) -> Instant {
         if self.before != before {
-            *self = Self { before, count: 0 };
+            *self = Self { before, since: None };
         }
-        self.count += 1;
-        self.count
+        *self.since.get_or_insert_with(Instant::now)
     }
 }
 
@@ -127,7 +127,8 @@ impl Session {
         }
     }
 
-    /// The node refused a statement because of what it is now. Another one takes it, once there is one.
+    /// The node refused a statement because of what it is now. Another one takes it, once there is one, or the same node
+    /// when it can again.
     pub(super) async fn refused(
         &mut self,
         relay: &mut Relay,
@@ -136,17 +137,21 @@ impl Session {
         refusals: &mut Refusals,
     ) -> Result<(), Fault> {
         let moves = self.moves(credential);
-        let again = refusals.count(self.registered.entry.statements());
-        if again > MAX_REFUSALS || !can_leave(relay, credential) {
+        let since = refusals.since(self.registered.entry.statements());
+        let deadline = since + moves.hold.unwrap_or_default();
+        if !can_leave(relay, credential) {
             relay.pass_refusal(refusal);
             return Ok(());
         }
         let mut changes = self.shared.topology.subscribe();
         let mut patience = Patience::default();
         self.suspect(Evidence::Error(refusal.code));
-        while self.is_best_node(&self.shared.topology.load()) {
+        let again = Instant::now() + ASK_AGAIN;
+        while !self.has_better_node() && !(self.has_node() && Instant::now() >= again) {
             let (held, cluster) = (&self.shared.held, &credential.cluster);
-            if !patience.wait(held, cluster, &moves, changes.changed()).await {
+            let until = if self.has_node() { again.min(deadline) } else { deadline };
+            let waited = patience.wait(held, cluster, &moves, timeout_at(until, changes.changed())).await;
+            if !waited || Instant::now() >= deadline {
                 relay.pass_refusal(refusal);
                 return Ok(());
             }
