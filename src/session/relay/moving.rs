@@ -9,6 +9,7 @@ use super::{ClientSends, Follow, Relay, VISIBLE_STATEMENT};
 use crate::backend::Link;
 use crate::fault::Fault;
 use crate::net::Stream;
+use crate::session::moving::needs_reprepare;
 use crate::session::prepared::About;
 use crate::session::registry::Entry;
 use crate::session::state::{Pin, SessionState, query_text};
@@ -31,8 +32,10 @@ const NOT_PREPARED: u16 = 1047;
 pub(super) struct InFlight {
     /// As the client sent it, framed.
     bytes: BytesMut,
-    /// It changes nothing: it may be sent again when its reply is lost.
+    /// It changes nothing: it may be sent again, once, when its reply is lost.
     repeats: bool,
+    /// The node refused it.
+    refused: bool,
 }
 
 /// A number to be written over the bytes at a position.
@@ -140,6 +143,8 @@ impl Relay {
         self.awaited.clear();
         self.next_sequence = 1;
         if let Some(mut again) = self.in_flight.take() {
+            // A statement that takes its node down is not to take down the others.
+            self.lost_before = !(again.refused && again.repeats);
             again.bytes.extend_from_slice(&self.from_client.unread);
             self.from_client.unread = again.bytes;
         }
@@ -180,6 +185,7 @@ impl Relay {
         effect: Option<&Effect>,
     ) {
         self.in_flight = None;
+        let lost_before = std::mem::take(&mut self.lost_before);
         let whole = head.payload.len() == head.len && head.len <= VISIBLE_STATEMENT;
         let alone = self.awaited.iter().all(|awaited| awaited.own);
         if self.follow != Follow::All || !whole || !alone || self.state.in_transaction() {
@@ -197,16 +203,19 @@ impl Relay {
             (Command::StmtPrepare, Some(_)) | (Command::InitDb | Command::Ping, _) => (true, true),
             _ => (false, false),
         };
+        let repeats = repeats && !lost_before;
         if repeats || plain {
             let mut bytes = BytesMut::with_capacity(HEADER + head.len);
             put_packet(&mut bytes, 0, head.payload);
-            self.in_flight = Some(InFlight { bytes, repeats });
+            self.in_flight = Some(InFlight { bytes, repeats, refused: false });
         }
     }
 
     /// Whether the node refuses the only statement under way because of what the node is now, before anything has happened.
     pub(super) fn rejects(&mut self, head: &Head<'_>) -> bool {
-        if self.in_flight.is_none() || head.payload.first() != Some(&0xFF) {
+        let Some(in_flight) = &mut self.in_flight else { return false };
+        let whole = head.payload.len() == head.len;
+        if !whole || head.payload.first() != Some(&0xFF) {
             return false;
         }
         let Ok(error) = ErrPacket::decode(head.payload) else { return false };
@@ -217,6 +226,7 @@ impl Relay {
             _ => false,
         };
         if of_the_node {
+            in_flight.refused = true;
             self.rejected = Some(error);
         }
         of_the_node
@@ -232,7 +242,7 @@ impl Relay {
                 self.patches.push(Patch { at: head.at + HEADER + statement::ID.start, number });
                 true
             }
-            About::Types(..) => false,
+            About::Types(..) | About::Lost => false,
         }
     }
 
@@ -261,12 +271,14 @@ impl Relay {
     /// then.
     ///
     /// # Errors
-    /// When it is longer than what can be rewritten.
+    /// When nobody knows them.
     pub fn rewrite_execute(&mut self, payload: &[u8]) -> Result<(), Fault> {
         let about = statement::id_of(Command::StmtExecute, payload)
             .map(|number| self.state.about(Command::StmtExecute, number, payload, self.capabilities));
-        let Some(About::Types(types, at)) = about else {
-            return Err(Fault::bad_handshake("a command that changed while it was read"));
+        let (types, at) = match about {
+            Some(About::Types(types, at)) => (types, at),
+            Some(About::Lost) => return Err(needs_reprepare()),
+            _ => return Err(Fault::bad_handshake("a command that changed while it was read")),
         };
         let rewritten = statement::with_types(payload, at, types);
         let mut unread = BytesMut::with_capacity(HEADER + rewritten.len() + self.from_client.unread.len());
