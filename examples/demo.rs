@@ -166,7 +166,8 @@ struct OpenSession {
 
 impl OpenSession {
     fn start(stage: &Stage) -> Outcome<Self> {
-        let mut command = stage.login("app", APP_PASSWORD, "shop").mariadb(&["--batch", "-N", "--unbuffered"]);
+        let mut command =
+            stage.login("app", APP_PASSWORD, "shop").mariadb(&["--batch", "-N", "--unbuffered"]);
         let client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut client = client.map_err(|e| format!("mariadb: {e}"))?;
         let answers = BufReader::new(client.stdout.take().ok_or("no output")?);
@@ -191,9 +192,12 @@ impl OpenSession {
             let answer = self.ask("SELECT @@port, @basket;")?;
             if answer.starts_with(port) { Err(answer) } else { Ok(answer) }
         })?;
-        let (port, basket) = answer.split_once('\t').ok_or_else(|| format!("an unexpected answer: {answer}"))?;
+        let (port, basket) =
+            answer.split_once('\t').ok_or_else(|| format!("an unexpected answer: {answer}"))?;
         let node = stage.name_of(port)?;
-        println!("     SELECT @basket  ->  {basket}   (the same session, served by {node}, 127.0.0.1:{port})");
+        println!(
+            "     SELECT @basket  ->  {basket}   (the same session, served by {node}, 127.0.0.1:{port})"
+        );
         if basket == "two lamps" { Ok(()) } else { Err(format!("@basket is {basket}")) }
     }
 }

@@ -14,7 +14,7 @@ use super::handshake::read_fault;
 use super::hold::Patience;
 use super::registry::Leave;
 use super::relay::Relay;
-use super::{Credential, Leaving, Session, unless_ended};
+use super::{Credential, Leaving, Session, settle, unless_ended};
 use crate::auth::Proof;
 use crate::config::NodeChoice;
 use crate::fault::{Blame, Fault};
@@ -84,9 +84,7 @@ impl Session {
         leaving: &mut Option<Box<Leaving>>,
     ) -> Result<(), Fault> {
         let entry = Arc::clone(&self.registered.entry);
-        let here = entry.place().node;
-        // One that came before the session moved is about the node before.
-        let Some(wish) = entry.wish_now().filter(|wish| here.as_ref() == Some(&wish.node)) else {
+        let Some(wish) = entry.wish_now() else {
             *leaving = None;
             relay.leave(false);
             return Ok(());
@@ -171,11 +169,7 @@ impl Session {
         talk.end();
         match payload {
             Ok(payload) => relay.rewrite_execute(&payload),
-            Err(crate::net::ReadError::TooLong(_)) => {
-                let text = "Prepared statement needs to be re-prepared";
-                let reply = ErrPacket::new(NEED_REPREPARE, b"HY000", text);
-                Err(Fault::told(Blame::Proxy, "needs_reprepare", text, reply))
-            }
+            Err(crate::net::ReadError::TooLong(_)) => Err(needs_reprepare()),
             Err(error) => Err(read_fault(error)),
         }
     }
@@ -220,6 +214,19 @@ impl Session {
         let topology = self.shared.topology.load();
         let cluster = self.cluster.as_ref().and_then(|cluster| topology.cluster(cluster.as_str()));
         cluster.is_some_and(|cluster| cluster.choose(self.service.node).is_ok())
+    }
+
+    /// Whether the cluster has more nodes than one.
+    pub(super) fn has_other_nodes(&self) -> bool {
+        let topology = self.shared.topology.load();
+        let cluster = self.cluster.as_ref().and_then(|name| topology.cluster(name.as_str()));
+        cluster.is_some_and(|cluster| cluster.nodes.len() > 1)
+    }
+
+    /// The topology may have changed since the session's node was chosen, and nobody found the session there then.
+    pub(super) fn look_at_place(&self) {
+        let (topology, config) = (self.shared.topology.load(), self.shared.config.load());
+        settle::tell(&self.registered.entry, &topology, &config);
     }
 
     /// While there is no node for a session, it needs none until its client wants something.
@@ -290,6 +297,7 @@ impl Session {
         let (from, to) = (self.registered.entry.place().node, placed.node.clone());
         relay.state.relocated(&numbers);
         self.registered.entry.set_place(|place| place.node = Some(placed.node));
+        self.look_at_place();
         self.link_load = Some(placed.load);
         relay.replace_link(placed.link);
         self.shared.metrics.session_moved(&credential.cluster);
@@ -303,6 +311,12 @@ impl Session {
         );
         Ok(())
     }
+}
+
+/// The session moved, and its node cannot be told what it would have to know of a statement.
+pub(super) fn needs_reprepare() -> Fault {
+    let text = "Prepared statement needs to be re-prepared";
+    Fault::told(Blame::Proxy, "needs_reprepare", text, ErrPacket::new(NEED_REPREPARE, b"HY000", text))
 }
 
 /// Whether the session can go on without its link.

@@ -240,6 +240,9 @@ fn maintenance_ends_what_cannot_move() -> Verdict {
     ensure!(start.elapsed() >= Duration::from_millis(800), "it was ended after {:?}", start.elapsed());
     let text = String::from_utf8_lossy(&words).into_owned();
     ensure!(text.contains("maintenance") && text.contains("CREATE TEMPORARY TABLE"), "{text}");
+    // The one that left in time is not ended at the deadline.
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(served_by(&mut free)? != first, "it went back");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use super::{ClientSends, Follow, Relay, VISIBLE_STATEMENT};
 use crate::backend::Link;
 use crate::fault::Fault;
 use crate::net::Stream;
+use crate::session::moving::needs_reprepare;
 use crate::session::prepared::{About, PreparedStatements};
 use crate::session::registry::Entry;
 use crate::session::state::{Pin, SessionState, query_text};
@@ -39,20 +40,29 @@ thread_local! {
 /// The only command under way, as the client sent it, framed. Its buffer serves one command after the other, so that none
 /// costs an allocation.
 #[derive(Debug)]
-pub(super) struct InFlight(Vec<u8>);
+pub(super) struct InFlight {
+    bytes: Vec<u8>,
+    /// It was sent before, and its reply was lost: a statement that takes its node down is not to take down the others.
+    lost_before: bool,
+    /// The node refused it.
+    refused: bool,
+}
 
 impl InFlight {
-    fn new(payload: &[u8]) -> Self {
+    fn new(payload: &[u8], lost_before: bool) -> Self {
         let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes()[..HEADER - 1]);
         bytes.push(0);
         bytes.extend_from_slice(payload);
-        Self(bytes)
+        Self { bytes, lost_before, refused: false }
     }
 
-    /// Whether it changes nothing, so that it may be sent again when its reply is lost.
+    /// Whether it changes nothing, so that it may be sent again, once, when its reply is lost.
     fn repeats(&self, prepared: &PreparedStatements, capabilities: Capabilities) -> bool {
-        let payload = &self.0[HEADER..];
+        let payload = &self.bytes[HEADER..];
+        if self.lost_before {
+            return false;
+        }
         let Some((byte, body)) = payload.split_first() else { return false };
         match Command::from_byte(*byte) {
             Command::Query => {
@@ -69,7 +79,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.0);
+        let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
         // When the worker ends, so do the buffers.
         let _ = SPARE.try_with(|spare| {
@@ -189,9 +199,10 @@ impl Relay {
         self.awaited.clear();
         self.next_sequence = 1;
         if let Some(again) = self.in_flight.take() {
-            let mut unread = BytesMut::from(&again.0[..]);
+            let mut unread = BytesMut::from(&again.bytes[..]);
             unread.extend_from_slice(&self.from_client.unread);
             self.from_client.unread = unread;
+            self.lost_before = again.lost_before || !again.refused;
         }
         self.look_again |= !self.from_client.unread.is_empty();
         self.leftovers = Leftovers::of(&link);
@@ -224,6 +235,7 @@ impl Relay {
     /// Keeps a command that is the only one under way for as long as it could be sent again.
     pub(super) fn note_in_flight(&mut self, command: Command, head: &Head<'_>, effect: Option<&Effect>) {
         self.in_flight = None;
+        let lost_before = std::mem::take(&mut self.lost_before);
         let whole = head.payload.len() == head.len && head.len <= VISIBLE_STATEMENT;
         let alone = self.awaited.iter().all(|awaited| awaited.own);
         if self.follow != Follow::All || !whole || !alone || self.state.in_transaction() {
@@ -240,13 +252,15 @@ impl Relay {
             _ => false,
         };
         if is_known {
-            self.in_flight = Some(InFlight::new(head.payload));
+            self.in_flight = Some(InFlight::new(head.payload, lost_before));
         }
     }
 
     /// Whether the node refuses the only statement under way because of what the node is now, before anything has happened.
     pub(super) fn rejects(&mut self, head: &Head<'_>) -> bool {
-        if self.in_flight.is_none() || head.payload.first() != Some(&0xFF) {
+        let Some(in_flight) = &mut self.in_flight else { return false };
+        let whole = head.payload.len() == head.len;
+        if !whole || head.payload.first() != Some(&0xFF) {
             return false;
         }
         let Ok(error) = ErrPacket::decode(head.payload) else { return false };
@@ -257,6 +271,7 @@ impl Relay {
             _ => false,
         };
         if of_the_node {
+            in_flight.refused = true;
             self.rejected = Some(error);
         }
         of_the_node
@@ -272,7 +287,7 @@ impl Relay {
                 self.patches.push(Patch { at: head.at + HEADER + statement::ID.start, number });
                 true
             }
-            About::Types(..) => false,
+            About::Types(..) | About::Lost => false,
         }
     }
 
@@ -301,12 +316,14 @@ impl Relay {
     /// then.
     ///
     /// # Errors
-    /// When it is longer than what can be rewritten.
+    /// When nobody knows them.
     pub fn rewrite_execute(&mut self, payload: &[u8]) -> Result<(), Fault> {
         let about = statement::id_of(Command::StmtExecute, payload)
             .map(|number| self.state.about(Command::StmtExecute, number, payload, self.capabilities));
-        let Some(About::Types(types, at)) = about else {
-            return Err(Fault::bad_handshake("a command that changed while it was read"));
+        let (types, at) = match about {
+            Some(About::Types(types, at)) => (types, at),
+            Some(About::Lost) => return Err(needs_reprepare()),
+            _ => return Err(Fault::bad_handshake("a command that changed while it was read")),
         };
         let rewritten = statement::with_types(payload, at, types);
         let mut unread = BytesMut::with_capacity(HEADER + rewritten.len() + self.from_client.unread.len());
