@@ -19,7 +19,8 @@ pub enum HeaderVersion {
 /// How the nodes of a cluster come to judge a client by its own address (`client_address`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ClientAddress {
-    /// They see Spillway's address. A login is refused unless the same rows apply to both addresses.
+    /// They see Spillway's address. A login is refused unless the same rows apply to both addresses, or rows that certainly
+    /// give Spillway's no more.
     #[default]
     Guard,
     /// Each link begins with a PROXY header that names the client. Clusters with a node that does not prove to take it

@@ -84,7 +84,8 @@ impl Handover {
         const MS_100: Duration = Duration::from_millis(100);
         const HOUR: Duration = Duration::from_hours(1);
         let default = Self::default();
-        if matches!(kind, Some(ClusterKind::Galera | ClusterKind::Static)) {
+        let is_changed = matches!(kind, None | Some(ClusterKind::Replication | ClusterKind::MultiPrimary));
+        if !is_changed {
             around.report.warn(&section.place, "has no effect in a cluster of this kind");
         }
         let admin = account(section, around, "user", &PASSWORD);

@@ -248,7 +248,7 @@ pub const PERMISSIVENESS_COLUMNS: &[Column] = &[
     column("cluster", "cluster", Cell::Text, "the cluster that it was read from"),
     column("account", "account", Cell::Text, "the account"),
     column("client", "client", Cell::Text, "an address that its host stands for"),
-    column("reason", "reason", Cell::Text, "why a login from there is refused here"),
+    column("reason", "reason", Cell::Text, "why a login from there is refused here, or what it lacks"),
 ];
 
 /// An address or account whose logins are held back.

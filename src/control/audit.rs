@@ -98,7 +98,7 @@ impl Control {
         Ok(Answer::Rows(Rows::Steps(rows)))
     }
 
-    /// The accounts that a server would let in, with the right password, and Spillway does not.
+    /// The accounts that a server would let in, with the right password, and Spillway does not, or with less.
     pub(super) fn show_permissiveness(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
         let topology = self.topology.load();
         let mut rows = Vec::new();
@@ -212,7 +212,7 @@ fn steps(
     let decision = explain(&accounts.snapshot, &request);
     let row = |step, text| StepRow { cluster: cluster.to_string(), step, text };
     let how = match view {
-        View::Own => "links show this proxy's address: the same rows must apply to both",
+        View::Own => "links show this proxy's address: the client must not have more by it",
         View::Client(..) => "links announce the client's address by a PROXY header",
         View::Trusted => "links show this proxy's address, which the configuration trusts",
     };
@@ -292,7 +292,8 @@ fn steps(
     rows
 }
 
-/// Accounts that Spillway refuses although their server would not, each tried from an address of its own host pattern.
+/// Accounts that Spillway refuses although their server would not, or that have less through it, each tried from an address of
+/// its own host pattern.
 fn stricter(
     cluster: &ClusterName,
     accounts: &ClusterAccounts,
@@ -337,10 +338,16 @@ fn stricter(
             Verdict::Candidate { then, .. } => then,
             Verdict::Refused(refusal) => Some(refusal),
         };
+        let is_let_in = refusal.is_none();
         if let Some(refusal) = refusal.filter(Refusal::is_stricter) {
             rows.push(row(address.to_string(), refusal.to_string()));
         } else if let Some(lack) = lack(account, tls) {
             rows.push(row(address.to_string(), lack.to_owned()));
+        } else {
+            let apart = accounts.snapshot.rows_apart(account.user.as_bytes(), &client, &seen);
+            if is_let_in && !apart.is_empty() {
+                rows.push(row(address.to_string(), format!("let in by the subset rule, with less: {apart}")));
+            }
         }
     }
     rows

@@ -251,7 +251,7 @@ pub const OPERATIONS: &[Operation] = &[
         verb: Verb::ShowPermissiveness,
         words: &["show", "permissiveness"],
         arguments: &[ONE_CLUSTER],
-        help: "accounts that their servers would let in and Spillway does not, and why",
+        help: "accounts that their servers would let in and Spillway does not, or with less, and why",
         right: Right::Read,
         http: Some(get("/v1/permissiveness")),
         result: Shape::List("permissiveness", answer::PERMISSIVENESS_COLUMNS),

@@ -18,17 +18,6 @@ use super::rows::{GlobalPrivRow, ServerVariables};
 /// The plugin of a row that names none.
 pub(super) const NATIVE: &str = "mysql_native_password";
 
-/// Privilege bits that count as access to a database: what `MariaDB` calls `DB_ACLS`.
-pub(super) const DATABASE_PRIVILEGES: u64 = {
-    let bits = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 16, 17, 18, 21, 22, 23, 24, 26, 27, 29];
-    let (mut mask, mut i) = (0, 0);
-    while i < bits.len() {
-        mask |= 1 << bits[i];
-        i += 1;
-    }
-    mask
-};
-
 /// One way to prove that one is the account's owner.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authentication {

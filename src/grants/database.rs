@@ -11,42 +11,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use super::account::{Account, DATABASE_PRIVILEGES};
+use super::account::Account;
 use super::host::{HostIdentity, HostPattern, Match, Wildcards};
-use super::product::Product;
+use super::privileges::{DATABASE_PRIVILEGES, Privileges};
 use super::snapshot::{Snapshot, UserRows};
 
 /// The longest name of a database in characters.
 const LONGEST_DATABASE: usize = 64;
-
-/// Columns of `mysql.db` that hold a privilege; any of them opens the database. A column that is not here is of a
-/// version not known, and opens nothing.
-const DB_COLUMNS: [&str; 21] = [
-    "Select_priv",
-    "Insert_priv",
-    "Update_priv",
-    "Delete_priv",
-    "Create_priv",
-    "Drop_priv",
-    "Grant_priv",
-    "References_priv",
-    "Index_priv",
-    "Alter_priv",
-    "Create_tmp_table_priv",
-    "Lock_tables_priv",
-    "Create_view_priv",
-    "Show_view_priv",
-    "Create_routine_priv",
-    "Alter_routine_priv",
-    "Execute_priv",
-    "Event_priv",
-    "Trigger_priv",
-    "Delete_history_priv",
-    "Show_create_routine_priv",
-];
-
-/// Those of them that `MariaDB` alone counts, or has.
-const OF_MARIADB_ONLY: [&str; 3] = ["Grant_priv", "Delete_history_priv", "Show_create_routine_priv"];
 
 /// Whether an account may use a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,25 +48,22 @@ pub(super) struct DbGrant {
     pub(super) pattern: Wildcards,
     /// Place in the server's order by host, then by database: the smaller, the earlier.
     pub(super) rank: (u64, u64),
-    /// Whether the row has any privilege.
+    pub(super) privileges: Privileges,
+    /// Whether they let anybody into the database.
     pub(super) access: bool,
     pub(super) label: String,
-}
-
-impl DbGrant {
-    /// Whether any of the columns is a privilege on the database.
-    pub(super) fn has_access(privileges: &[(String, bool)], product: &Product) -> bool {
-        let counts = |column: &&str| !product.is_mysql() || !OF_MARIADB_ONLY.contains(column);
-        privileges.iter().any(|(name, granted)| {
-            *granted && DB_COLUMNS.iter().filter(|c| counts(c)).any(|c| c.eq_ignore_ascii_case(name))
-        })
-    }
 }
 
 /// A row for a table, a column or a routine.
 pub(super) struct ObjectGrant {
     pub(super) host: HostPattern,
     pub(super) db: String,
+    /// The table, or the kind and name of the routine.
+    pub(super) object: String,
+    pub(super) privileges: Privileges,
+    /// Of a table: privileges that some column of it has, and which has which.
+    pub(super) some_column: Privileges,
+    pub(super) columns: BTreeMap<String, Privileges>,
     /// Whether it lets its user into the database.
     pub(super) opens_database: bool,
     pub(super) label: String,

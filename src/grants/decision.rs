@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::account::{Account, TlsRequirement, asks_the_system};
 use super::database::DatabaseAccess;
 use super::host::{HostIdentity, Match};
-use super::masked::{MaskedDifference, MaskedHost, both};
+use super::masked::{MaskedDifference, MaskedHost};
 use super::matching::{Blind, Found, Observer};
 use super::product::{Product, Vendor};
 use super::snapshot::Snapshot;
@@ -114,6 +114,13 @@ pub enum Refusal {
         /// Why, where it is not simply that no row gives a privilege.
         reason: Option<String>,
     },
+    /// The account has a privilege on the default database, and the rows that give it do not apply to the proxy's address.
+    DatabaseLost {
+        /// User and host of the account, as the message names them.
+        account: (String, String),
+        /// The database.
+        database: String,
+    },
     /// The default database does not exist.
     UnknownDatabase(String),
     /// The server does not accept the name of the default database.
@@ -156,7 +163,7 @@ impl Refusal {
             Self::Locked(Vendor::MariaDb) => 4151,
             Self::Locked(Vendor::MySql) => 3118,
             Self::PasswordExpired(_) => 1862,
-            Self::DatabaseDenied { .. } => 1044,
+            Self::DatabaseDenied { .. } | Self::DatabaseLost { .. } => 1044,
             Self::UnknownDatabase(_) => 1049,
             Self::BadDatabaseName(_) => 1102,
             Self::UnsupportedPlugin { plugins }
@@ -192,7 +199,7 @@ impl Refusal {
 
     /// Whether it is about the default database, which the server looks at last.
     pub fn is_of_database(&self) -> bool {
-        matches!(self, Self::DatabaseDenied { .. } | Self::UnknownDatabase(_) | Self::BadDatabaseName(_))
+        matches!(self.code(), 1044 | 1049 | 1102)
     }
 
     /// Whether a server that sees the client itself, over any connection that it asks for, might have let it in.
@@ -203,6 +210,7 @@ impl Refusal {
             | Self::TlsRequired(TlsRequirement::Specified { .. })
             | Self::ProxyUser { .. }
             | Self::Offline
+            | Self::DatabaseLost { .. }
             | Self::GrantsDifferByHost(_) => true,
             Self::DatabaseDenied { reason, .. } => reason.is_some(),
             Self::HostNotAllowed(_)
@@ -242,7 +250,8 @@ impl Refusal {
                      passwords{stop}"
                 )
             }
-            Self::DatabaseDenied { account: (user, host), database, .. } => {
+            Self::DatabaseDenied { account: (user, host), database, .. }
+            | Self::DatabaseLost { account: (user, host), database } => {
                 format!("Access denied for user '{user}'@'{host}' to database '{database}'")
             }
             Self::UnknownDatabase(database) => format!("Unknown database '{database}'"),
@@ -298,6 +307,9 @@ impl std::fmt::Display for Refusal {
             Self::DatabaseDenied { database, reason, .. } => {
                 write!(f, "no privilege on database `{database}`")?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, ", as far as can be told: {reason}"))
+            }
+            Self::DatabaseLost { database, .. } => {
+                write!(f, "no privilege on database `{database}` from the proxy's address")
             }
             Self::UnknownDatabase(database) => write!(f, "database `{database}` does not exist"),
             Self::BadDatabaseName(database) => write!(f, "{database:?} is no name of a database"),
@@ -479,7 +491,7 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         );
     }
     if !after.is_done()
-        && let Some(row) = proxy_row(snapshot, &account, request)
+        && let Some(row) = snapshot.mapping(&account, request.user, request.client)
     {
         after.check("state", Err::<fn() -> String, _>(Refusal::ProxyUser { row: row.to_owned() }));
     }
@@ -489,17 +501,35 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         after.check("database", may_use(snapshot, &account, request.client, database));
     }
     if !after.is_done() {
-        let same = || "the same rows apply to the proxy's address".to_owned();
-        after.check(
-            "proxy host",
-            match snapshot.same_rows(request.user, request.client, request.proxy) {
-                MaskedHost::Same => Ok(same),
-                MaskedHost::Differs(difference) => Err(Refusal::GrantsDifferByHost(difference)),
-            },
-        );
+        let masked = snapshot.guard(request.user, request.client, request.proxy);
+        let is_narrower = masked == MaskedHost::Narrower;
+        after.check("proxy host", under_the_mask(snapshot, request, masked));
+        if is_narrower && let Some(database) = request.database.filter(|name| !name.is_empty()) {
+            after.check("database", still_may_use(snapshot, &account, request.proxy, database));
+        }
     }
     let then = after.refusal;
     Verdict::Candidate { account, then, sandbox }
+}
+
+/// What stands in the way of a login under the proxy's address.
+fn under_the_mask(
+    snapshot: &Snapshot,
+    request: &LoginRequest<'_>,
+    masked: MaskedHost,
+) -> Result<impl FnOnce() -> String, Refusal> {
+    let is_narrower = match masked {
+        MaskedHost::Same => false,
+        MaskedHost::Narrower => true,
+        MaskedHost::Differs(difference) => return Err(Refusal::GrantsDifferByHost(difference)),
+    };
+    Ok(move || {
+        if !is_narrower {
+            return "the same rows apply to the proxy's address".to_owned();
+        }
+        let apart = snapshot.rows_apart(request.user, request.client, request.proxy);
+        format!("by the subset rule, the proxy's address has the same account and nothing more; {apart}")
+    })
 }
 
 fn describe_host(request: &LoginRequest<'_>) -> String {
@@ -523,34 +553,6 @@ fn tls(account: &Account, transport: Transport) -> Result<impl FnOnce() -> Strin
         Ok(|| "the account's requirements are met".to_owned())
     } else {
         Err(Refusal::TlsRequired(account.tls.clone()))
-    }
-}
-
-/// A row by which the login may be mapped to another account.
-fn proxy_row<'s>(snapshot: &'s Snapshot, account: &Account, request: &LoginRequest<'_>) -> Option<&'s str> {
-    if account.authentication.iter().all(|a| keeps_the_name(snapshot, &a.plugin)) {
-        return None;
-    }
-    let client = request.client;
-    // MySQL looks for the login name, which is not that of an anonymous account.
-    let login = std::str::from_utf8(request.user).unwrap_or_default();
-    let mut users = vec![account.user.as_str(), login, ""];
-    users.dedup();
-    let rows = users.iter().filter_map(|user| snapshot.rows_of(user)).flat_map(|rows| &rows.proxies);
-    rows.filter(|row| !row.is_default)
-        .find(|row| both(row.host.matches(client), row.proxied_host.matches(client)) != Match::No)
-        .map(|row| row.label.as_str())
-}
-
-/// Whether a plugin takes the login name as it is, and the server maps it no further.
-fn keeps_the_name(snapshot: &Snapshot, plugin: &str) -> bool {
-    let v = snapshot.variables();
-    let is_mapped = snapshot.product().is_mysql() && v.check_proxy_users;
-    match plugin {
-        "mysql_native_password" => !(is_mapped && v.native_proxy_users),
-        "sha256_password" | "caching_sha2_password" => !(is_mapped && v.sha256_proxy_users),
-        "mysql_old_password" | "ed25519" | "parsec" | "unix_socket" => true,
-        _ => false,
     }
 }
 
@@ -578,4 +580,17 @@ fn may_use<'s>(
             }
         }
     }
+}
+
+/// Whether the account may use a database from the proxy's address, too, where it may from the client's.
+fn still_may_use<'s>(
+    snapshot: &'s Snapshot,
+    account: &'s Account,
+    proxy: &HostIdentity,
+    database: &str,
+) -> Result<impl FnOnce() -> String + use<'s>, Refusal> {
+    may_use(snapshot, account, proxy, database).map_err(|refusal| match refusal {
+        Refusal::DatabaseDenied { account, database, .. } => Refusal::DatabaseLost { account, database },
+        other => other,
+    })
 }

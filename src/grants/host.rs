@@ -199,6 +199,36 @@ impl Wildcards {
         self.pieces.iter().all(|p| matches!(p, Piece::Byte(_)))
     }
 
+    /// The only text that the pattern matches; none if it has wildcards.
+    fn literal(&self) -> Option<Vec<u8>> {
+        let byte = |piece: &Piece| if let Piece::Byte(byte) = piece { Some(*byte) } else { None };
+        self.pieces.iter().map(byte).collect()
+    }
+
+    /// Whether the pattern certainly matches every text that `other` does. Not every such pair is recognised.
+    pub(super) fn holds(&self, other: &Self) -> bool {
+        let with_any_end = || match self.pieces.split_last() {
+            Some((Piece::Many, start)) => {
+                start.iter().all(|p| matches!(p, Piece::Byte(_))) && other.pieces.starts_with(start)
+            }
+            _ => false,
+        };
+        self == other || other.literal().is_some_and(|text| self.matches(&text, false)) || with_any_end()
+    }
+
+    /// Whether some text may match both patterns. Not every pair without such a text is recognised.
+    pub(super) fn may_share_a_text(&self, other: &Self) -> bool {
+        if let Some(text) = self.literal() {
+            return other.matches(&text, false);
+        }
+        if let Some(text) = other.literal() {
+            return self.matches(&text, false);
+        }
+        let pairs = self.pieces.iter().zip(&other.pieces);
+        let start = pairs.take_while(|pair| !matches!(pair, (Piece::Many, _) | (_, Piece::Many)));
+        start.into_iter().all(|pair| !matches!(pair, (Piece::Byte(a), Piece::Byte(b)) if a != b))
+    }
+
     /// How general `MariaDB` holds the pattern to be (`get_magic_sort` in its sources): the number of strings of
     /// `longest` characters that it can match, roughly. 0 without wildcards; the smaller, the earlier it is tried.
     ///

@@ -1,11 +1,13 @@
-//! Whether the server, which sees the proxy's address, judges by the same rows as it would for the client's.
+//! Whether the server, which sees the proxy's address, allows a login no more than it would from the client's.
 //!
-//! If exactly the same rows match both addresses, every decision of the server is the same for both. Any
-//! difference, or a row for which it cannot be told, makes the answer [`MaskedHost::Differs`]. Tables that name accounts
-//! exactly (the roles and the dynamic privileges of `MySQL`) say the same for the same account, and need no comparison.
+//! If exactly the same rows match both addresses, every decision of the server is the same for both. Tables that name
+//! accounts exactly (the roles and the dynamic privileges of `MySQL`) say the same for the same account, and need no
+//! comparison. Where rows differ, it must be proved that they give the proxy's address nothing that the client's has not:
+//! see `cover`. Any other difference, or a row for which it cannot be told, makes the answer [`MaskedHost::Differs`].
 
 use std::net::IpAddr;
 
+use super::cover::Gain;
 use super::host::{HostIdentity, HostName, HostPattern, Match};
 use super::matching::Found;
 use super::snapshot::{Snapshot, UserRows};
@@ -15,6 +17,8 @@ use super::snapshot::{Snapshot, UserRows};
 pub enum MaskedHost {
     /// The same rows apply.
     Same,
+    /// Other rows apply, and the login has nothing by them that it would not have from the client's address.
+    Narrower,
     /// They do not, or it cannot be told.
     Differs(Box<MaskedDifference>),
 }
@@ -34,6 +38,8 @@ pub struct MaskedDifference {
     pub client: Match,
     /// Whether it matches the proxy.
     pub proxy: Match,
+    /// The first privilege that the login may have from the proxy's address alone; none if the two were not compared.
+    pub gain: Option<Gain>,
 }
 
 impl std::fmt::Display for MaskedDifference {
@@ -54,13 +60,26 @@ impl std::fmt::Display for MaskedDifference {
             self.row,
             does(self.client),
             does(self.proxy)
-        )
+        )?;
+        self.gain.as_ref().map_or(Ok(()), |gain| write!(f, "; the proxy's address may gain {gain}"))
     }
 }
 
 impl Snapshot {
+    /// Whether a login has no more from the proxy's address than from the client's: by the same rows, or by rows that
+    /// give no more.
+    pub fn guard(&self, user: &[u8], client: &HostIdentity, proxy: &HostIdentity) -> MaskedHost {
+        match self.same_rows(user, client, proxy) {
+            MaskedHost::Differs(difference) => match self.covered(user, client, proxy) {
+                Ok(()) => MaskedHost::Narrower,
+                Err(gain) => MaskedHost::Differs(Box::new(MaskedDifference { gain, ..*difference })),
+            },
+            same => same,
+        }
+    }
+
     /// Compares the rows that apply to a login name from the client's address with those from the proxy's.
-    pub fn same_rows(&self, user: &[u8], client: &HostIdentity, proxy: &HostIdentity) -> MaskedHost {
+    pub(super) fn same_rows(&self, user: &[u8], client: &HostIdentity, proxy: &HostIdentity) -> MaskedHost {
         if client.is_same_peer(proxy) {
             return MaskedHost::Same;
         }
@@ -77,6 +96,7 @@ impl Snapshot {
                 row: row.to_owned(),
                 client: client_match,
                 proxy: proxy_match,
+                gain: None,
             }))
         };
         let Ok(name) = std::str::from_utf8(user) else {
@@ -114,15 +134,15 @@ impl Snapshot {
 }
 
 /// A row with the host patterns that must all match for it to apply.
-struct Applicable<'r> {
-    table: &'static str,
-    row: &'r str,
+pub(super) struct Applicable<'r> {
+    pub(super) table: &'static str,
+    pub(super) row: &'r str,
     host: &'r HostPattern,
     proxied_host: Option<&'r HostPattern>,
 }
 
 impl Applicable<'_> {
-    fn to(&self, host: &HostIdentity) -> Match {
+    pub(super) fn to(&self, host: &HostIdentity) -> Match {
         both(self.host.matches(host), self.proxied_host.map_or(Match::Yes, |proxied| proxied.matches(host)))
     }
 
@@ -132,17 +152,18 @@ impl Applicable<'_> {
     }
 }
 
-/// Every row of a user.
-fn applicable<'r>(rows: &'r UserRows, table: &'static str) -> impl Iterator<Item = Applicable<'r>> {
+/// Every row of a user; `table`: that of accounts.
+pub(super) fn applicable<'r>(
+    rows: &'r UserRows,
+    table: &'static str,
+) -> impl Iterator<Item = Applicable<'r>> {
     let by_host = |table, row, host| Applicable { table, row, host, proxied_host: None };
     let accounts = rows.accounts.iter().map(move |row| by_host(table, row.label.as_str(), &row.pattern));
     let db = rows.db.iter().map(move |row| by_host("db", row.label.as_str(), &row.host));
-    let objects =
-        [("tables_priv", &rows.tables), ("columns_priv", &rows.columns), ("procs_priv", &rows.routines)]
-            .into_iter()
-            .flat_map(move |(table, list)| {
-                list.iter().map(move |row| by_host(table, row.label.as_str(), &row.host))
-            });
+    let objects = [("tables_priv", &rows.tables), ("procs_priv", &rows.routines)].into_iter().flat_map(
+        move |(table, list)| list.iter().map(move |row| by_host(table, row.label.as_str(), &row.host)),
+    );
+    let columns = rows.columns.iter().map(move |row| by_host("columns_priv", row.label.as_str(), &row.host));
     let roles = rows.roles.iter().map(move |row| by_host("roles_mapping", &row.label, &row.grantee.pattern));
     let proxies = rows.proxies.iter().map(|row| Applicable {
         table: "proxies_priv",
@@ -150,7 +171,7 @@ fn applicable<'r>(rows: &'r UserRows, table: &'static str) -> impl Iterator<Item
         host: &row.host,
         proxied_host: Some(&row.proxied_host),
     });
-    accounts.chain(db).chain(objects).chain(roles).chain(proxies)
+    accounts.chain(db).chain(objects).chain(columns).chain(roles).chain(proxies)
 }
 
 /// Whether two conditions hold.

@@ -19,12 +19,16 @@
 //! | `matching` | which account a login gets |
 //! | `database` | whether that account may use a database at connect |
 //! | `mysql_database` | the same by the rules of `MySQL` |
-//! | `masked` | whether the server sees the same rows for the proxy's address as for the client's |
+//! | `masked` | whether the server allows a login no more from the proxy's address than from the client's |
+//! | `cover` | the same where other rows apply to the two |
+//! | `privileges` | sets of privileges |
+//! | `mapping` | whether a login may become another account's |
 //! | `limits` | how many connections the server lets an account have |
 //! | `reuse` | whether a second session may have an account's link |
 //! | `decision` | all of the above in the server's order, as one verdict with a trace |
 
 mod account;
+mod cover;
 mod database;
 mod decision;
 mod digest;
@@ -32,11 +36,13 @@ mod divergence;
 mod host;
 mod json;
 mod limits;
+mod mapping;
 mod masked;
 mod matching;
 mod mysql_account;
 mod mysql_database;
 mod mysql_roles;
+mod privileges;
 mod product;
 mod reuse;
 mod revocation;
@@ -46,6 +52,7 @@ mod snapshot;
 mod tests;
 
 pub use account::{Account, Authentication, Limits, PasswordAge, TlsRequirement, asks_the_system};
+pub use cover::{Gain, RowsApart};
 pub use database::DatabaseAccess;
 pub use decision::{
     Decision, InsecureTransport, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain,

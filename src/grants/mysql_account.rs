@@ -9,43 +9,9 @@ use super::account::{Account, Authentication, Limits, PasswordAge, TlsRequiremen
 use super::digest;
 use super::host::HostPattern;
 use super::json::Json;
+use super::privileges::PRIVILEGES;
 use super::product::Product;
 use super::rows::MySqlUserRow;
-
-/// Privileges with the column of `mysql.user` that holds each, its name in SQL, and its bit.
-const PRIVILEGES: [(&str, &str, u32); 31] = [
-    ("Select_priv", "SELECT", 0),
-    ("Insert_priv", "INSERT", 1),
-    ("Update_priv", "UPDATE", 2),
-    ("Delete_priv", "DELETE", 3),
-    ("Create_priv", "CREATE", 4),
-    ("Drop_priv", "DROP", 5),
-    ("Reload_priv", "RELOAD", 6),
-    ("Shutdown_priv", "SHUTDOWN", 7),
-    ("Process_priv", "PROCESS", 8),
-    ("File_priv", "FILE", 9),
-    ("Grant_priv", "GRANT OPTION", 10),
-    ("References_priv", "REFERENCES", 11),
-    ("Index_priv", "INDEX", 12),
-    ("Alter_priv", "ALTER", 13),
-    ("Show_db_priv", "SHOW DATABASES", 14),
-    ("Super_priv", "SUPER", 15),
-    ("Create_tmp_table_priv", "CREATE TEMPORARY TABLES", 16),
-    ("Lock_tables_priv", "LOCK TABLES", 17),
-    ("Execute_priv", "EXECUTE", 18),
-    ("Repl_slave_priv", "REPLICATION SLAVE", 19),
-    ("Repl_client_priv", "REPLICATION CLIENT", 20),
-    ("Create_view_priv", "CREATE VIEW", 21),
-    ("Show_view_priv", "SHOW VIEW", 22),
-    ("Create_routine_priv", "CREATE ROUTINE", 23),
-    ("Alter_routine_priv", "ALTER ROUTINE", 24),
-    ("Create_user_priv", "CREATE USER", 25),
-    ("Event_priv", "EVENT", 26),
-    ("Trigger_priv", "TRIGGER", 27),
-    ("Create_tablespace_priv", "CREATE TABLESPACE", 28),
-    ("Create_role_priv", "CREATE ROLE", 29),
-    ("Drop_role_priv", "DROP ROLE", 30),
-];
 
 /// Plugins that can hold two passwords at a time.
 const WITH_SECOND_PASSWORD: [&str; 3] = ["mysql_native_password", "caching_sha2_password", "sha256_password"];

@@ -7,14 +7,12 @@
 //!
 //! `GRANT OPTION` alone opens nothing.
 
-use super::account::{Account, DATABASE_PRIVILEGES};
+use super::account::Account;
 use super::database::{Answer, DbGrant, first_match};
 use super::host::{HostIdentity, Match};
 use super::mysql_roles::{ActiveRoles, Key};
+use super::privileges::OPERATIONS;
 use super::snapshot::Snapshot;
-
-/// What the server calls `DB_OP_ACLS`.
-const OPERATIONS: u64 = DATABASE_PRIVILEGES & !((1 << 10) | (1 << 29));
 
 /// How a Db column stands to a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

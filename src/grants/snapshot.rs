@@ -1,7 +1,7 @@
 //! Everything known about one server's accounts at one moment, indexed for the data path.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::digest;
 use super::host::{HostIdentity, HostName, HostPattern, Wildcards};
 use super::mysql_account;
 use super::mysql_roles::{RoleGraph, default_role_labels};
+use super::privileges::Privileges;
 use super::product::Product;
 use super::rows::{RawAccounts, ServerVariables};
 
@@ -39,6 +40,12 @@ pub(super) struct ProxyGrant {
     pub(super) label: String,
 }
 
+/// A row of `mysql.columns_priv`.
+pub(super) struct ColumnGrant {
+    pub(super) host: HostPattern,
+    pub(super) label: String,
+}
+
 /// A row of `mysql.roles_mapping` whose grantee is an account.
 pub(super) struct RoleGrant {
     pub(super) role: String,
@@ -55,7 +62,7 @@ pub(super) struct UserRows {
     pub(super) db: Vec<DbGrant>,
     pub(super) tables: Vec<ObjectGrant>,
     /// Only for the comparison of hosts: the server reads them through `tables_priv`.
-    pub(super) columns: Vec<ObjectGrant>,
+    pub(super) columns: Vec<ColumnGrant>,
     pub(super) routines: Vec<ObjectGrant>,
     pub(super) roles: Vec<RoleGrant>,
     pub(super) proxies: Vec<ProxyGrant>,
@@ -365,8 +372,9 @@ impl Builder {
             let pattern = Wildcards::parse(&fold(&self.variables, &row.db));
             let name = fold(&self.variables, &row.db).into_owned();
             let rank = (self.product.host_rank(&host), self.product.db_rank(&name, &pattern));
-            let access = DbGrant::has_access(&row.privileges, &self.product);
-            self.rows(&row.user).db.push(DbGrant { host, name, pattern, rank, access, label });
+            let privileges = Privileges::of_database(&row.privileges, &self.product);
+            let access = privileges.open_a_database(&self.product);
+            self.rows(&row.user).db.push(DbGrant { host, name, pattern, rank, privileges, access, label });
         }
         for rows in self.users.values_mut() {
             rows.db.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
@@ -374,24 +382,41 @@ impl Builder {
     }
 
     fn objects(&mut self, raw: &RawAccounts) {
-        let with_columns: HashSet<(&str, &str, &str, &str)> =
-            raw.columns.iter().map(|c| (&*c.host, &*c.db, &*c.user, &*c.table)).collect();
+        let mut of_table: HashMap<(&str, &str, &str, &str), BTreeMap<String, Privileges>> = HashMap::new();
+        for row in &raw.columns {
+            let columns = of_table.entry((&row.host, &row.db, &row.user, &row.table)).or_default();
+            let column = columns.entry(row.column.clone()).or_default();
+            *column = column.with(Privileges::of_column(row.privileges));
+        }
         for row in &raw.tables {
             let label = format!("{} on `{}`.`{}`", account::label(&row.user, &row.host), row.db, row.table);
             let Some(host) = self.host("tables_priv", &row.host, &row.user, &label) else { continue };
             let (db, table) = (fold(&self.variables, &row.db), fold(&self.variables, &row.table));
             // The server looks for columns under the names as it has changed them, not as they are stored.
-            let columns = row.column_privileges != 0
-                && with_columns.contains(&(host.text(), &*db, &*row.user, &*table));
-            let db = db.into_owned();
-            if row.table_privileges == 0 && !columns {
+            let columns = match of_table.get(&(host.text(), &*db, &*row.user, &*table)) {
+                Some(columns) if row.column_privileges != 0 => columns.clone(),
+                _ => BTreeMap::new(),
+            };
+            let has_columns = !columns.is_empty();
+            if row.table_privileges == 0 && !has_columns {
                 self.ignore("tables_priv", label, "no privilege");
                 continue;
             }
             // MySQL demands more than the right to grant.
             let opens_database =
-                !self.product.is_mysql() || columns || row.table_privileges & !GRANT_TABLE != 0;
-            self.rows(&row.user).tables.push(ObjectGrant { host, db, opens_database, label });
+                !self.product.is_mysql() || has_columns || row.table_privileges & !GRANT_TABLE != 0;
+            let some_column = if has_columns { row.column_privileges } else { 0 };
+            let grant = ObjectGrant {
+                host,
+                db: db.into_owned(),
+                object: table.into_owned(),
+                privileges: Privileges::of_table(row.table_privileges),
+                some_column: Privileges::of_column(some_column),
+                columns,
+                opens_database,
+                label,
+            };
+            self.rows(&row.user).tables.push(grant);
         }
         for row in &raw.columns {
             let label = format!(
@@ -402,8 +427,7 @@ impl Builder {
                 row.column
             );
             let Some(host) = self.host("columns_priv", &row.host, &row.user, &label) else { continue };
-            let db = fold(&self.variables, &row.db).into_owned();
-            self.rows(&row.user).columns.push(ObjectGrant { host, db, opens_database: false, label });
+            self.rows(&row.user).columns.push(ColumnGrant { host, label });
         }
         for row in &raw.routines {
             let who = account::label(&row.user, &row.host);
@@ -415,12 +439,23 @@ impl Builder {
             let Some(host) = self.host("procs_priv", &row.host, &row.user, &label) else { continue };
             let db = fold(&self.variables, &row.db).into_owned();
             let opens_database = !self.product.is_mysql() || row.privileges & !GRANT_ROUTINE != 0;
-            self.rows(&row.user).routines.push(ObjectGrant { host, db, opens_database, label });
+            let grant = ObjectGrant {
+                host,
+                db,
+                object: format!("{} {}", row.kind, row.routine),
+                privileges: Privileges::of_routine(row.privileges),
+                some_column: Privileges::default(),
+                columns: BTreeMap::new(),
+                opens_database,
+                label,
+            };
+            self.rows(&row.user).routines.push(grant);
         }
         for rows in self.users.values_mut() {
-            for list in [&mut rows.tables, &mut rows.columns, &mut rows.routines] {
+            for list in [&mut rows.tables, &mut rows.routines] {
                 list.sort_by(|a, b| a.label.cmp(&b.label));
             }
+            rows.columns.sort_by(|a, b| a.label.cmp(&b.label));
             rows.roles.sort_by(|a, b| a.label.cmp(&b.label));
         }
     }

@@ -283,7 +283,7 @@ impl Operated {
             self.tell("SET GLOBAL gtid_slave_pos = @@global.gtid_current_pos").await?;
         }
         let statement = self.dialect.follow(&name, primary, replica);
-        self.ask(&statement, THREADS).await.map_err(|e| e.to_string())?;
+        self.ask(&statement, THREADS).await.map_err(|e| discreet(&e))?;
         self.start(&name).await
     }
 
@@ -292,6 +292,17 @@ impl Operated {
         if let Some(link) = self.link.take() {
             link.quit().await;
         }
+    }
+}
+
+/// What a server says to a statement with a password. It repeats a part of one that it does not understand.
+fn discreet(error: &LinkError) -> String {
+    const PARSE_ERROR: u16 = 1064;
+    match error {
+        LinkError::Refused(e) if e.code == PARSE_ERROR => {
+            format!("the server does not understand the statement (error {PARSE_ERROR})")
+        }
+        other => other.to_string(),
     }
 }
 

@@ -164,18 +164,26 @@ impl<'a> Procedure<'a> {
         if failed.is_empty() { Ending::Done } else { Ending::Incomplete(failed.join("; ")) }
     }
 
-    /// Takes back what was begun, the last first; the first failure ends it.
+    /// Takes back what was begun, the last first. Unless it is known that the new writer is read-only, the old one stays so.
     async fn roll_back(&mut self, begun: Vec<Action>, reason: String) -> Ending {
+        let mut failed = Vec::new();
         for action in begun.into_iter().rev() {
             let Some(what) = undoing(&action) else { continue };
             let start = Instant::now();
             let undone = self.undo(&action).await;
             self.steps.note(format!("take back: {what}"), start, undone.clone().map(|()| String::new()));
             if let Err(e) = undone {
-                return Ending::Stuck(format!("{reason}; and to {what} failed: {e}"));
+                failed.push(format!("to {what} failed: {e}"));
+                if matches!(action, Action::Promote { .. }) {
+                    break;
+                }
             }
         }
-        Ending::RolledBack(reason)
+        if failed.is_empty() {
+            Ending::RolledBack(reason)
+        } else {
+            Ending::Stuck(format!("{reason}; and {}", failed.join("; ")))
+        }
     }
 
     async fn undo(&mut self, action: &Action) -> Result<(), String> {

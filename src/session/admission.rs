@@ -265,7 +265,7 @@ impl Session {
         let seen = accounts.seen(view, &client);
         if !accounts.snapshot.counts_failures(account)
             || view == View::Trusted
-            || accounts.snapshot.same_rows(user, &client, &seen) != MaskedHost::Same
+            || matches!(accounts.snapshot.guard(user, &client, &seen), MaskedHost::Differs(_))
         {
             return None;
         }
@@ -345,8 +345,8 @@ impl Session {
             user,
             client: &client,
             proxy: &seen,
-            // The node itself says whether the schema may be used: the same rows apply to this proxy
-            // as to the client, and they may be newer there than here.
+            // The node itself says whether the schema may be used: it allows this proxy no more than the client, by rows
+            // that may be newer there than here.
             database: None,
             using_password: claimed.password_use() == PasswordUse::Given,
             transport: self.transport,

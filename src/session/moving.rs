@@ -16,6 +16,7 @@ use super::registry::Leave;
 use super::relay::Relay;
 use super::{Credential, Leaving, Session, unless_ended};
 use crate::auth::Proof;
+use crate::config::NodeChoice;
 use crate::fault::{Blame, Fault};
 use crate::ids::NodeName;
 use crate::topology::{Evidence, Topology};
@@ -83,7 +84,9 @@ impl Session {
         leaving: &mut Option<Box<Leaving>>,
     ) -> Result<(), Fault> {
         let entry = Arc::clone(&self.registered.entry);
-        let Some(wish) = entry.wish_now() else {
+        let here = entry.place().node;
+        // One that came before the session moved is about the node before.
+        let Some(wish) = entry.wish_now().filter(|wish| here.as_ref() == Some(&wish.node)) else {
             *leaving = None;
             relay.leave(false);
             return Ok(());
@@ -139,7 +142,9 @@ impl Session {
         let moves = self.moves(credential);
         let since = refusals.since(self.registered.entry.statements());
         let deadline = since + moves.hold.unwrap_or_default();
-        if !can_leave(relay, credential) {
+        // Who asked for any node may well be on a read-only one.
+        let hopeless = self.service.node == NodeChoice::Any && !self.has_better_node();
+        if hopeless || !can_leave(relay, credential) {
             relay.pass_refusal(refusal);
             return Ok(());
         }

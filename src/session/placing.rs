@@ -290,8 +290,8 @@ impl Session {
         Err(denied(&credential.user, &client.host_or_ip(), credential.password_use(), reason))
     }
 
-    /// Makes sure that the same rows apply to a client and to Spillway as this node sees it: its nodes may be reached from
-    /// different addresses, or hold accounts of their own, and the client was judged for one of them.
+    /// Makes sure that this node allows Spillway, as it sees it, no more than the client: nodes may be reached from different
+    /// addresses, or hold accounts of their own, and the client was judged for one of them.
     fn guarded(
         &self,
         credential: &Credential,
@@ -312,8 +312,8 @@ impl Session {
             }
             None => accounts.proxy.clone(),
         };
-        match accounts.snapshot.same_rows(&credential.user, &client, &seen) {
-            MaskedHost::Same => Ok(()),
+        match accounts.snapshot.guard(&credential.user, &client, &seen) {
+            MaskedHost::Same | MaskedHost::Narrower => Ok(()),
             MaskedHost::Differs(difference) => {
                 let host = client.host_or_ip();
                 Err(denied(&credential.user, &host, credential.password_use(), &difference.to_string()))

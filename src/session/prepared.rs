@@ -82,6 +82,11 @@ impl PreparedStatements {
         self.by_number.is_empty()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
     /// How many of them no other link could have.
     pub fn unkept(&self) -> usize {
         self.unkept

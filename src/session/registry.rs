@@ -51,7 +51,9 @@ impl Ending {
 /// A wish that a session leaves its link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leave {
-    /// The node that it is to leave, with the reason.
+    /// The node that it is to leave.
+    pub node: NodeName,
+    /// Why: the node and its cluster with the reason.
     pub reason: String,
     /// When it ends if it could not; none: it stays then.
     pub deadline: Option<Instant>,

@@ -46,6 +46,7 @@ fn judge(entry: &Entry, topology: &Topology, config: &Config) -> Judgement {
     };
     let leave = |reason: &str, timeout: Option<Duration>, at_once| {
         Judgement::Leaves(Leave {
+            node: name.clone(),
             reason: format!("node {name} of cluster {cluster}: {reason}"),
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             at_once,

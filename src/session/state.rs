@@ -26,6 +26,8 @@ pub enum Pin {
     Locks,
     /// Prepared statements that no other link could have: their number.
     Prepared(usize),
+    /// Prepared statements, whose tables are on this cluster: their number.
+    OfCluster(usize),
     /// The link holds rows or data of a prepared statement.
     Cursor,
     /// The last statement left the number of rows that `FOUND_ROWS()` tells the next one.
@@ -40,6 +42,7 @@ impl fmt::Display for Pin {
             Self::Transaction => f.write_str("a transaction is open"),
             Self::Locks => f.write_str("tables are locked"),
             Self::Prepared(n) => write!(f, "{n} prepared statement(s) that cannot be prepared elsewhere"),
+            Self::OfCluster(n) => write!(f, "{n} prepared statement(s) open"),
             Self::Cursor => f.write_str("a prepared statement has rows or data open"),
             Self::FoundRows => f.write_str("FOUND_ROWS() of its last statement may still be asked for"),
             Self::Unknown(word) => write!(f, "it ran {word}, whose effect on the session is not known"),
@@ -109,6 +112,7 @@ impl SessionState {
     pub fn moved(&mut self, schema: Vec<u8>) {
         self.schema = Some(schema);
         self.forgotten = true;
+        self.insert_id = 0;
     }
 
     /// The state after the session moved to another link of its cluster, where its prepared statements have these numbers.
@@ -166,6 +170,12 @@ impl SessionState {
     /// Why the session cannot leave its link now; empty: it can.
     pub fn pins(&self) -> Vec<Pin> {
         self.each_pin().collect()
+    }
+
+    /// Why the session cannot leave its cluster now; empty: it can.
+    pub fn pins_to_cluster(&self) -> Vec<Pin> {
+        let prepared = self.prepared.len();
+        self.each_pin().chain((prepared > 0).then_some(Pin::OfCluster(prepared))).collect()
     }
 
     /// The first of [`Self::pins`].

@@ -165,17 +165,20 @@ impl TopologyStore {
             let old_cluster = old.cluster(cluster)?;
             let index = old_cluster.nodes.iter().position(|n| n.name.as_str() == node)?;
             let before = &old_cluster.nodes[index];
-            let mut new_cluster = Cluster::clone(old_cluster);
-            let after = &mut new_cluster.nodes[index];
-            change(after);
-            told = Some(Change { before: in_words(before), after: in_words(after) });
-            let same_node = before.desired == after.desired
+            let mut after = before.clone();
+            change(&mut after);
+            told = Some(Change { before: in_words(before), after: in_words(&after) });
+            let same = before.desired == after.desired
                 && before.observed == after.observed
                 && before.facts == after.facts;
-            // Time alone may change roles, too.
+            // Time alone changes a role only where the role returns by time; most probes change nothing at all.
+            if same && !old_cluster.rules.failback {
+                return None;
+            }
+            let mut new_cluster = Cluster::clone(old_cluster);
+            new_cluster.nodes[index] = after;
             new_cluster.settle(Instant::now());
-            let same = same_node && new_cluster.leadership == old_cluster.leadership;
-            (!same).then(|| old.with(new_cluster))
+            (!same || new_cluster.leadership != old_cluster.leadership).then(|| old.with(new_cluster))
         });
         told
     }

@@ -2,8 +2,9 @@
 //! can name, and never more permissive.
 //!
 //! Every case asks the server directly and then through Spillway, from the same address, with or without TLS, with the same
-//! user, password and schema, and compares verdict, error, `CURRENT_USER()`, grants and databases. A disagreement is printed with the fewest
-//! statements that still show it. `CASES=100000 cargo test --test integration -- differential --nocapture` runs longer,
+//! user, password and schema, and compares verdict, error, `CURRENT_USER()`, grants, databases and what may be done in them. Less
+//! of these last two is taken for stricter where `explain login` speaks of the subset rule. A disagreement is printed with the
+//! fewest statements that still show it. `CASES=100000 cargo test --test integration -- differential --nocapture` runs longer,
 //! `SEED=7` elsewhere.
 
 use crate::harness::Outcome;
@@ -96,6 +97,19 @@ const REASONS: &[(&str, &str)] = &[
     ("grants differ by host", "grants differ by host"),
     ("cannot be told", "undecidable"),
     ("as far as can be told", "database access undecidable"),
+    ("from the proxy's address", "database lost by the subset rule"),
+];
+/// Words of a verdict that lets in with less.
+const LESS: &str = "by the subset rule";
+/// Statements that a session is tried with, each for one kind of row; they change nothing.
+const TRIALS: &[&str] = &[
+    "SELECT word FROM data.words WHERE FALSE",
+    "INSERT INTO data.words SELECT 'x' FROM DUAL WHERE FALSE",
+    "SELECT word FROM da_a.words WHERE FALSE",
+    "INSERT INTO da_a.words SELECT 'x' FROM DUAL WHERE FALSE",
+    "SELECT word FROM logs.words WHERE FALSE",
+    "INSERT INTO logs.words SELECT 'x' FROM DUAL WHERE FALSE",
+    "UPDATE logs.words SET word = 'x' WHERE FALSE",
 ];
 const ADDRESSES: &[Ipv4Addr] = &[
     Ipv4Addr::LOCALHOST,
@@ -206,12 +220,24 @@ impl Dice {
     fn grants(&mut self, names: &[String], statements: &mut Vec<String>) {
         for _ in 0..self.below(7) {
             let name = &names[self.below(names.len() as u64) as usize];
-            statements.push(match self.below(4) {
+            statements.push(match self.below(6) {
                 0 => format!("GRANT SELECT ON data.words TO {name}"),
                 1 => format!("GRANT UPDATE (word) ON logs.words TO {name}"),
+                2 => format!("GRANT SELECT ON `{}`.* TO {name}", self.pick(SCHEMA_PATTERNS)),
                 _ => format!("GRANT SELECT, INSERT ON `{}`.* TO {name}", self.pick(SCHEMA_PATTERNS)),
             });
         }
+        // Rows without an account, as a dropped one or a hand may leave them.
+        for _ in 0..self.below(4) {
+            let (host, db, user) =
+                (self.pick(HOSTS), self.pick(SCHEMA_PATTERNS), self.pick(&["ann", "ann", "bob", ""]));
+            let insert = self.pick(&["Y", "N"]);
+            statements.push(format!(
+                "INSERT INTO mysql.db (Host, Db, User, Select_priv, Insert_priv) VALUES ('{host}', '{db}', '{user}', \
+                 'Y', '{insert}')"
+            ));
+        }
+        statements.push("FLUSH PRIVILEGES".to_owned());
     }
 
     fn client(&mut self) -> Client {
@@ -230,12 +256,27 @@ impl Dice {
 /// What a login came to.
 #[derive(Debug, PartialEq, Eq)]
 enum Came {
-    /// `CURRENT_USER()`, grants, databases.
-    In(Vec<String>),
-    Refused {
-        code: u16,
-        message: String,
-    },
+    In(Inside),
+    Refused { code: u16, message: String },
+}
+
+/// What a session sees and may do.
+#[derive(Debug, PartialEq, Eq)]
+struct Inside {
+    /// `CURRENT_USER()` and grants.
+    who: Vec<String>,
+    databases: Vec<String>,
+    /// Which of [`TRIALS`] were carried out.
+    may: Vec<bool>,
+}
+
+impl Inside {
+    /// Whether the same user has nothing here that it would not have in `whole`.
+    fn is_within(&self, whole: &Self) -> bool {
+        self.who == whole.who
+            && self.databases.iter().all(|name| whole.databases.contains(name))
+            && self.may.iter().zip(&whole.may).all(|(here, there)| !here || *there)
+    }
 }
 
 /// Two servers' worth of doors to the same accounts.
@@ -262,7 +303,7 @@ impl Stage {
         server.create_monitor()?;
         server.sql(
             "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
-             CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT);
+             CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT); CREATE TABLE da_a.words (word TEXT);
              DELETE FROM mysql.db WHERE User = ''; DROP USER IF EXISTS ''@localhost; FLUSH PRIVILEGES;",
         )?;
         // No account of a case comes before an exact one.
@@ -345,12 +386,23 @@ impl Stage {
             Ok(session) => session,
             Err(Refusal { code, message, .. }) => return Ok(Came::Refused { code, message }),
         };
-        let mut seen = Vec::new();
-        for sql in ["SELECT CURRENT_USER(), CURRENT_ROLE(), DATABASE()", "SHOW GRANTS", "SHOW DATABASES"] {
-            let reply = session.query(sql)?;
-            seen.push(reply.iter().map(|packet| String::from_utf8_lossy(packet).into_owned()).collect());
+        let mut texts = |sql: &str| -> Outcome<Vec<String>> {
+            Ok(session
+                .query(sql)?
+                .iter()
+                .map(|packet| String::from_utf8_lossy(packet).into_owned())
+                .collect())
+        };
+        let mut who = Vec::new();
+        for sql in ["SELECT CURRENT_USER(), CURRENT_ROLE(), DATABASE()", "SHOW GRANTS"] {
+            who.push(texts(sql)?.concat());
         }
-        Ok(Came::In(seen))
+        let databases = texts("SHOW DATABASES")?;
+        let mut may = Vec::new();
+        for sql in TRIALS {
+            may.push(session.query(sql)?.last().is_some_and(|packet| packet.first() != Some(&0xff)));
+        }
+        Ok(Came::In(Inside { who, databases, may }))
     }
 
     /// Both answers, and whether they agree: `Err` with a text if not, `Ok` with the reason for being stricter if there
@@ -372,7 +424,9 @@ impl Stage {
         if let (Came::Refused { code: 1698, .. }, Came::Refused { code: 1045, .. }) = (&direct, &proxied) {
             return Ok(Ok(Some("unknown names are not told apart".to_owned())));
         }
-        if matches!(proxied, Came::In(_)) {
+        let is_less =
+            matches!((&direct, &proxied), (Came::In(whole), Came::In(inside)) if inside.is_within(whole));
+        if matches!(proxied, Came::In(_)) && !is_less {
             return Ok(Err(format!("more permissive: {}", show())));
         }
         // A stricter verdict, or another error, must have a reason that operators can read.
@@ -388,8 +442,13 @@ impl Stage {
         );
         let answer = self.spillway.get(&question.replace("database=''", "database="))?;
         let text = answer.to_string();
-        match REASONS.iter().find(|(words, _)| text.contains(words)) {
-            Some((_, name)) => Ok(Ok(Some((*name).to_owned()))),
+        let reason = if is_less {
+            text.contains(LESS).then_some("less by the subset rule")
+        } else {
+            REASONS.iter().find(|(words, _)| text.contains(words)).map(|(_, name)| *name)
+        };
+        match reason {
+            Some(name) => Ok(Ok(Some(name.to_owned()))),
             None => Ok(Err(format!("no reason: {}\n  {text}", show()))),
         }
     }
@@ -453,7 +512,7 @@ impl Stage {
         let (server, authority) = with_tls(server)?;
         server.sql(
             "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
-             CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT);",
+             CREATE TABLE data.words (word TEXT); CREATE TABLE logs.words (word TEXT); CREATE TABLE da_a.words (word TEXT);",
         )?;
         for host in [Ipv4Addr::LOCALHOST, source] {
             let statements = mysql::monitor_statements().replace("'@'%'", &format!("'@'{host}'"));

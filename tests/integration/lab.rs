@@ -187,7 +187,7 @@ pub(crate) struct MySql {
 
 static MYSQL: OnceLock<Outcome<MySql>> = OnceLock::new();
 
-/// The `MySQL` server with the schema `lab` and the monitor account; fails where there is no `MySQL`.
+/// The `MySQL` server with the schemas `lab` and `lab2` and the monitor account; fails where there is no `MySQL`.
 pub(crate) fn mysql() -> Outcome<&'static MySql> {
     MYSQL.get_or_init(start_mysql).as_ref().map_err(Clone::clone)
 }
@@ -207,7 +207,7 @@ fn start_mysql() -> Outcome<MySql> {
     server.start(&[])?;
     server.create_monitor()?;
     server.sql(
-        "CREATE DATABASE lab; CREATE TABLE lab.greeting (word VARCHAR(20)); INSERT INTO lab.greeting VALUES ('hello');",
+        "CREATE DATABASE lab; CREATE DATABASE lab2; CREATE TABLE lab.greeting (word VARCHAR(20)); INSERT INTO lab.greeting VALUES ('hello');",
     )?;
     Ok(MySql { server, client: authority.trusted_by(&TLS13, None)? })
 }

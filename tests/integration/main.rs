@@ -28,6 +28,7 @@ mod lab;
 mod limits;
 mod links;
 mod login;
+mod masked;
 mod moves;
 mod mysql;
 mod names;
@@ -131,6 +132,7 @@ fn main() {
         links::trials(),
         names::trials(),
         audit::trials(),
+        masked::trials(),
         proxy_protocol::trials(),
         differential::trials(),
         operations::trials(),

@@ -203,7 +203,7 @@ fn monitor_account() -> Verdict {
 }
 
 /// A Spillway in front of the shared server, and its port.
-fn spillway(name: &str, service: &str) -> Result<(Spillway, u16), String> {
+pub(crate) fn spillway(name: &str, service: &str) -> Result<(Spillway, u16), String> {
     let port = free_port()?;
     let nodes = format!("{{ solo = \"{}\" }}", lab::mysql()?.server.address());
     let configuration = lab::cluster_toml("lab", "static", &nodes)

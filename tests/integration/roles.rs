@@ -203,7 +203,7 @@ fn before(
 }
 
 fn wait_writer(spillway: &Spillway, node: &str) -> Verdict {
-    wait_for(&format!("{node} is the writer"), Duration::from_secs(60), || {
+    wait_for(&format!("{node} is the writer"), Duration::from_mins(1), || {
         let writer = &shown(spillway, "my")?["writer"];
         if *writer == node { Ok(()) } else { Err(writer.to_string()) }
     })
@@ -243,7 +243,7 @@ fn mysql_group() -> Verdict {
     wait_writer(&spillway, "group2")?;
     members[1].kill();
     spillway.wait_node("my", "group2", "is down", |entry| entry["observed"] == "down")?;
-    wait_for("another writer", Duration::from_secs(60), || {
+    wait_for("another writer", Duration::from_mins(1), || {
         let writer = shown(&spillway, "my")?["writer"].clone();
         if writer == "group1" || writer == "group3" { Ok(()) } else { Err(writer.to_string()) }
     })?;
