@@ -152,10 +152,7 @@ impl Session {
         let mut patience = Patience::default();
         self.suspect(Evidence::Error(refusal.code));
         let again = Instant::now() + ASK_AGAIN;
-        while !self.has_better_node() {
-            if self.has_node() && Instant::now() >= again {
-                break;
-            }
+        while !(self.has_better_node() || self.has_node() && Instant::now() >= again) {
             let (held, cluster) = (&self.shared.held, &credential.cluster);
             let until = if self.has_node() { again.min(deadline) } else { deadline };
             let waited = patience.wait(held, cluster, &moves, timeout_at(until, changes.changed())).await;

@@ -397,7 +397,7 @@ impl Relay {
             self.stopped_at = Some(command);
             return Ok(false);
         }
-        self.note_in_flight(command, head, text, effect.as_ref());
+        self.note_in_flight(command, head, effect.as_ref());
         let pending = self.state.sent(command, text, effect);
         if let Follow::First(left) = &mut self.follow {
             *left -= 1;
