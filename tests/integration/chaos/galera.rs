@@ -164,7 +164,9 @@ pub(super) fn writer_cut_off() -> Verdict {
     stage.is_back(writer)?;
     load.goes_on(100)?;
     let records = stage.judge(load, "the writer's network is cut")?;
-    records.no_error_but(1)?;
+    // When they see each other again the nodes may all leave the primary component for a moment.
+    let split_again = usize::from(!records.troubles(Role::Direct).is_empty());
+    records.no_error_but(1 + split_again)?;
     records.added_at_most("cut off", Duration::from_millis(1500))
 }
 

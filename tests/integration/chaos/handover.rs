@@ -74,7 +74,7 @@ pub(super) fn primary_failed_over() -> Verdict {
     let promoted = Instant::now();
     load.goes_on(100)?;
     load.phase("rejoining");
-    cluster.nodes[0].start(&["--init-rpl-role=SLAVE"])?;
+    cluster.nodes[0].start(replication::FORMER)?;
     let former = cluster.nodes[0].name.clone();
     front.spillway.wait_node("chaos", &former, "serves reads", |entry| entry["role"] == "reader")?;
     load.goes_on(50)?;
