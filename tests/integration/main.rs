@@ -19,6 +19,7 @@ mod harness;
 
 mod audit;
 mod bulk;
+mod cases;
 mod commands;
 mod differential;
 mod health;
@@ -130,6 +131,7 @@ fn main() {
         names::trials(),
         audit::trials(),
         masked::trials(),
+        cases::trials(),
         proxy_protocol::trials(),
         differential::trials(),
         operations::trials(),

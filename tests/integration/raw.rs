@@ -25,6 +25,7 @@ pub(crate) mod capability {
     pub(crate) const MULTI_RESULTS: u32 = 1 << 17;
     pub(crate) const PS_MULTI_RESULTS: u32 = 1 << 18;
     pub(crate) const PLUGIN_AUTH: u32 = 1 << 19;
+    pub(crate) const CAN_HANDLE_EXPIRED_PASSWORDS: u32 = 1 << 22;
     pub(crate) const SESSION_TRACK: u32 = 1 << 23;
     pub(crate) const DEPRECATE_EOF: u32 = 1 << 24;
 
@@ -126,6 +127,8 @@ pub(crate) struct Credentials<'a> {
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// The plugin that the first answer is for; the greeting's, if it is one of ours, unless a test is about that.
     pub(crate) plugin: Option<Plugin>,
+    /// How many bytes the first answer is too short.
+    pub(crate) cut: usize,
 }
 
 impl<'a> Credentials<'a> {
@@ -138,11 +141,17 @@ impl<'a> Credentials<'a> {
             source: Ipv4Addr::LOCALHOST,
             tls: None,
             plugin: None,
+            cut: 0,
         }
     }
 
     pub(crate) fn with(mut self, capabilities: u32) -> Self {
         self.capabilities |= capabilities;
+        self
+    }
+
+    pub(crate) fn without(mut self, capabilities: u32) -> Self {
+        self.capabilities &= !capabilities;
         self
     }
 
@@ -222,15 +231,18 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
     let mut response = response_head(raw.capabilities);
     response.extend_from_slice(credentials.user.as_bytes());
     response.push(0);
-    let proof = raw.plugin.answer(credentials.password, &raw.scramble);
+    let mut proof = raw.plugin.answer(credentials.password, &raw.scramble);
+    proof.truncate(proof.len().saturating_sub(credentials.cut));
     response.push(proof.len() as u8);
     response.extend_from_slice(&proof);
     if let Some(schema) = credentials.schema {
         response.extend_from_slice(schema.as_bytes());
         response.push(0);
     }
-    response.extend_from_slice(raw.plugin.name().as_bytes());
-    response.push(0);
+    if raw.capabilities & capability::PLUGIN_AUTH != 0 {
+        response.extend_from_slice(raw.plugin.name().as_bytes());
+        response.push(0);
+    }
     raw.send(&response)?;
     Ok(raw.finish_login(credentials.password)?.map(|()| raw))
 }
