@@ -89,6 +89,7 @@ pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
     /// TLS over the socket, if it was asked for.
     pub(crate) tls: Option<Box<ClientConnection>>,
+    on_socket: bool,
     /// The number that the next packet has.
     pub(crate) sequence: u8,
     capabilities: u32,
@@ -129,6 +130,8 @@ pub(crate) struct Credentials<'a> {
     pub(crate) plugin: Option<Plugin>,
     /// How many bytes the first answer is too short.
     pub(crate) cut: usize,
+    /// The connection is a Unix socket: a password goes over it as over TLS.
+    pub(crate) on_socket: bool,
 }
 
 impl<'a> Credentials<'a> {
@@ -142,6 +145,7 @@ impl<'a> Credentials<'a> {
             tls: None,
             plugin: None,
             cut: 0,
+            on_socket: false,
         }
     }
 
@@ -195,6 +199,7 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
     let mut raw = Raw {
         stream,
         tls: None,
+        on_socket: credentials.on_socket,
         sequence: 0,
         capabilities: 0,
         scramble: Vec::new(),
@@ -283,7 +288,7 @@ impl Raw {
                     let end = packet.iter().position(|&byte| byte == 0).ok_or_else(bad)?;
                     self.plugin = Plugin::named(&packet[1..end]).ok_or_else(bad)?;
                     self.scramble = packet.get(end + 1..end + 21).ok_or("a short scramble")?.to_vec();
-                    if self.plugin == Plugin::Sha256 && self.tls.is_some() {
+                    if self.plugin == Plugin::Sha256 && (self.tls.is_some() || self.on_socket) {
                         self.way = Way::Cleartext;
                         self.send(&[password.as_bytes(), &[0]].concat())?;
                     } else {
@@ -308,7 +313,7 @@ impl Raw {
 
     /// The full exchange of `caching_sha2_password`: the server has not seen the password since it started.
     fn send_password(&mut self, password: &str) -> Outcome<()> {
-        if self.tls.is_some() {
+        if self.tls.is_some() || self.on_socket {
             self.way = Way::Cleartext;
             return self.send(&[password.as_bytes(), &[0]].concat());
         }
