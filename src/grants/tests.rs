@@ -413,6 +413,8 @@ fn the_default_database_is_judged_by_patterns_of_user_and_host() {
         ("59", u(), "information_schema", "u@%"),
         ("59, capitals", u(), "INFORMATION_SCHEMA", "u@%"),
         ("60", u(), "mysql", "1044"),
+        ("60, sys", u(), "sys", "1044"),
+        ("60, performance_schema", u(), "performance_schema", "1044"),
         ("61", u().db("u", "%", "app", select), "app", "u@%"),
         ("62", u().db("u", "%", "ap_", select), "app", "u@%"),
         ("63", u().db("u", "%", "ap\\_", select), "app", "1044"),
@@ -487,6 +489,17 @@ fn the_default_database_is_judged_by_patterns_of_user_and_host() {
         ("78, table", u().role("PUBLIC").table("PUBLIC", "", "app", 1, 0), "app", "1044"),
         ("79", role_at("").db("r", "", "app", select), "app", "u@127.0.0.%"),
         ("79, loses its own", role_at(&global(1)), "app", "1044"),
+        (
+            "81",
+            Rows::new()
+                .user_with("u", "127.0.0.%", "\"default_role\":\"r\",")
+                .user("u", "%")
+                .role("r")
+                .granted("r", "u", "127.0.0.%")
+                .db("u", "%", "app", select),
+            "app",
+            "u@127.0.0.%",
+        ),
         ("82", u(), "", "u@%"),
         ("83", u(), "app ", "1102"),
         ("83, too long", u(), too_long.as_str(), "1102"),
@@ -640,17 +653,13 @@ fn the_state_of_an_account_is_told_in_the_order_of_the_server() {
     let day = 86_400;
     let changed = |days: u64| format!("\"password_last_changed\":{},", NOW - days * day);
     let cases = [
-        ("locked", row("\"account_locked\":true,"), "4151"),
+        ("89", row("\"account_locked\":true,"), "4151"),
         ("locked by a text", row("\"account_locked\":\"true\","), "u@%"),
-        (
-            "locked and expired",
-            row("\"account_locked\":true,\"password_last_changed\":0,").with(strict),
-            "4151",
-        ),
+        ("101", row("\"account_locked\":true,\"password_last_changed\":0,").with(strict), "4151"),
         ("locked and in want of TLS", row("\"account_locked\":true,\"ssl_type\":1,"), "1045"),
-        ("expired", row("\"password_last_changed\":0,").with(strict), "1862"),
+        ("99", row("\"password_last_changed\":0,").with(strict), "1862"),
         ("expired by a text", row("\"password_last_changed\":\"0\",").with(strict), "u@%"),
-        ("expired, sandbox", row("\"password_last_changed\":0,"), "u@%"),
+        ("99, sandbox", row("\"password_last_changed\":0,"), "u@%"),
         ("age never told", row("\"password_lifetime\":5,").with(strict), "1862"),
         ("age 4 of 5", row(&format!("{}\"password_lifetime\":5,", changed(4))).with(strict), "u@%"),
         ("age 5 of 5", row(&format!("{}\"password_lifetime\":5,", changed(5))).with(strict), "1862"),
@@ -664,13 +673,13 @@ fn the_state_of_an_account_is_told_in_the_order_of_the_server() {
             row("\"password_lifetime\":0,").with(strict).with(|v| v.default_password_lifetime = 1),
             "u@%",
         ),
-        ("TLS", row("\"ssl_type\":1,"), "1045"),
+        ("91", row("\"ssl_type\":1,"), "1045"),
         ("TLS as a text", row("\"ssl_type\":\"1\","), "u@%"),
         ("TLS of no kind", row("\"ssl_type\":-1,"), "u@%"),
         ("TLS of an unknown kind", row("\"ssl_type\":7,"), "1045"),
-        ("secure transport", row("").with(|v| v.require_secure_transport = true), "1045"),
+        ("96", row("").with(|v| v.require_secure_transport = true), "1045"),
         (
-            "secure transport, 11.4",
+            "96, 11.4",
             row("").with(|v| v.require_secure_transport = true).with(|v| v.version = "11.4.2-MariaDB".into()),
             "3159",
         ),
@@ -945,6 +954,8 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
         ("58, there", mysql_u(global), "app", "u@%"),
         ("59", u(), "INFORMATION_SCHEMA", "u@%"),
         ("60", u(), "mysql", "1044"),
+        ("60, sys", u(), "sys", "1044"),
+        ("60, performance_schema", u(), "performance_schema", "1044"),
         ("61", u().db("u", "%", "app", select), "app", "u@%"),
         ("62", u().db("u", "%", "ap_", select), "app", "u@%"),
         ("62, partial revokes", partial(u().db("u", "%", "ap_", select)), "app", "1044"),
@@ -979,6 +990,13 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
         ("77", mandatory(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
         ("77, all", all(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
         ("77, default", default(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
+        (
+            "79",
+            default(narrow().user("r", "%").edge("r@%", "u@%").default_role(("u", "127.0.0.%"), ("r", "%")))
+                .db("r", "%", "app", select),
+            "app",
+            "1044",
+        ),
         ("80", partial(mysql_u(some_revoked)), "app", "1044"),
         ("80, elsewhere", partial(mysql_u(some_revoked)), "hr", "u@%"),
         (

@@ -21,7 +21,7 @@ use crate::wire::packet::{self, Err as ErrPacket};
 /// Longest command that is read whole.
 const COMMAND_LIMIT: usize = 64 * 1024;
 
-/// Failed `COM_CHANGE_USER` after which the next one ends the session, as on the servers.
+/// Failed `COM_CHANGE_USER` after which the next one ends the session, as on `MariaDB`.
 const MAX_FAILED_CHANGES: u8 = 3;
 
 /// The client's side of a relay that is stopped at a command, for reading it and answering.
@@ -62,7 +62,7 @@ impl Session {
     /// Re-authenticates the client and gives it a fresh link as the new user.
     ///
     /// As on the servers, the state of the session is gone whether this succeeds or not; after a
-    /// failure the session goes on as the old user.
+    /// failure the session goes on as the old user, and ends where the server is a `MySQL`.
     pub(super) async fn change_user(
         &mut self,
         relay: &mut Relay,
@@ -100,11 +100,19 @@ impl Session {
                 );
                 self.shared.metrics.login_refused(fault.label);
                 talk.answer(&fault).await?;
+                if self.is_of_mysql(credential) {
+                    return Err(Fault { reply: None, ..fault });
+                }
                 talk.end();
                 self.reset_link(relay).await
             }
             Err(fault) => Err(fault),
         }
+    }
+
+    fn is_of_mysql(&self, credential: &Credential) -> bool {
+        let accounts = self.shared.accounts.load();
+        accounts.get(&credential.cluster).is_some_and(|of| of.snapshot.product().is_mysql())
     }
 
     async fn log_in_again(

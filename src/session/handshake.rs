@@ -230,9 +230,11 @@ impl Session {
         if !response.capabilities.contains(Capabilities::SECURE_CONNECTION) {
             return Err(Fault::client_too_old());
         }
-        // A client that names no plugin answers the greeting's.
-        let plugin = response.plugin.filter(|name| !name.is_empty());
-        let plugin = plugin.unwrap_or_else(|| greeting.plugin.clone().into_bytes());
+        // A client that names no plugin answers the greeting's; one that knows of none answers as before there were any.
+        let knows_plugins = response.capabilities.contains(Capabilities::PLUGIN_AUTH);
+        let plugin = response.plugin.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            if knows_plugins { greeting.plugin.clone().into_bytes() } else { native::PLUGIN.into() }
+        });
         let first = FirstReply { plugin, scramble: greeting.scramble, reply: response.auth };
         let credential = self
             .authenticate(

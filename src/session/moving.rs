@@ -32,6 +32,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Longest `COM_STMT_EXECUTE` that can be rewritten.
 const EXECUTE_LIMIT: usize = 48 * 1024;
 
+/// `ER_UNKNOWN_COM_ERROR`, which a Galera node gives that is not part of the primary component.
+pub(super) const NOT_PREPARED: u16 = 1047;
+
 /// `ER_NEED_REPREPARE`.
 const NEED_REPREPARE: u16 = 1615;
 
@@ -141,7 +144,8 @@ impl Session {
         let since = refusals.since(self.registered.entry.statements());
         let deadline = since + moves.hold.unwrap_or_default();
         // Who asked for any node may well be on a read-only one.
-        let hopeless = self.service.node == NodeChoice::Any && !self.has_better_node();
+        let is_read_only = refusal.code != NOT_PREPARED;
+        let hopeless = is_read_only && self.service.node == NodeChoice::Any && !self.has_better_node();
         if hopeless || !can_leave(relay, credential) {
             relay.pass_refusal(refusal);
             return Ok(());

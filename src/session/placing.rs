@@ -245,7 +245,7 @@ impl Session {
             if let Some(evidence) = evidence(&error) {
                 self.shared.topology.suspect(&cluster.name, &node.name, evidence);
             }
-            let stale = matches!(&error, LinkError::OtherAccount { .. })
+            let stale = matches!(&error, LinkError::OtherAccount { .. } | LinkError::Plugin(_))
                 || matches!(&error, LinkError::Refused(told) if matches!(told.code, 1045 | 1698));
             if stale {
                 // The next attempt is judged by what is in force there.
@@ -342,7 +342,8 @@ impl Session {
             LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {
                 Fault::told(Blame::Client, "database_denied", detail, told)
             }
-            LinkError::OtherAccount { .. } => {
+            // A node that asks by a plugin that the account had not, or had not the reply for, knows another account.
+            LinkError::OtherAccount { .. } | LinkError::Plugin(_) => {
                 denied(&credential.user, host, credential.password_use(), &detail)
             }
             LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),

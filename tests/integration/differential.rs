@@ -280,20 +280,20 @@ impl Inside {
 }
 
 /// Two servers' worth of doors to the same accounts.
-struct Stage {
-    server: Server,
-    spillway: Spillway,
-    port: u16,
+pub(crate) struct Stage {
+    pub(crate) server: Server,
+    pub(crate) spillway: Spillway,
+    pub(crate) port: u16,
     /// Spillway's Unix socket.
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// The address that the server sees of Spillway.
     source: Ipv4Addr,
     /// Clients that trust the certificates of the server and of Spillway. Each remembers sessions of its own.
-    clients: [Arc<ClientConfig>; 2],
+    pub(crate) clients: [Arc<ClientConfig>; 2],
 }
 
 impl Stage {
-    fn set_up(name: &str, source: Ipv4Addr, way: &str) -> Outcome<Self> {
+    pub(crate) fn set_up(name: &str, source: Ipv4Addr, way: &str) -> Outcome<Self> {
         let networks = format!("--proxy-protocol-networks={source}");
         let mut options = vec!["--skip-name-resolve", "--character-set-server=utf8mb4"];
         if way != "guard" {
@@ -507,7 +507,7 @@ impl Dice {
 }
 
 impl Stage {
-    fn set_up_mysql(name: &str, source: Ipv4Addr) -> Outcome<Self> {
+    pub(crate) fn set_up_mysql(name: &str, source: Ipv4Addr) -> Outcome<Self> {
         let server = Server::prepare_mysql(name, &["--skip-name-resolve", "--performance-schema=OFF"])?;
         let (server, authority) = with_tls(server)?;
         server.sql(

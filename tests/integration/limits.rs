@@ -93,6 +93,7 @@ fn front(name: &str, limit: &str) -> Outcome<(Vec<Server>, Spillway, Ways)> {
     Ok((servers, spillway, ways))
 }
 
+/// Cases 102 (`one`) and 103 (`plain`), and what is around them.
 fn two_nodes_are_one_server() -> Verdict {
     let (_servers, spillway, ways) = front("limits", "2")?;
     let name = |port: u16, name: &str| format!("{name}_{}", if port == ways.direct { "d" } else { "p" });
@@ -228,6 +229,7 @@ fn a_galera_cluster_is_one_server() -> Verdict {
     Ok(())
 }
 
+/// Case 102 of `MySQL`.
 fn of_mysql() -> Verdict {
     let server = &lab::mysql()?.server;
     for way in ["d", "p"] {

@@ -166,6 +166,7 @@ fn narrow(name: &str, options: &[&str], accounts: &str) -> Outcome<(Server, Spil
     Ok((server, spillway, ways))
 }
 
+/// Case 88.
 fn host_not_allowed_before_greeting() -> Verdict {
     let accounts = "CREATE DATABASE lab;
         CREATE USER app@'127.0.0.1' IDENTIFIED BY 'app-secret'; GRANT ALL ON lab.* TO app@'127.0.0.1';
@@ -269,6 +270,7 @@ fn change_user() -> Verdict {
 
 fn change_user_refused() -> Verdict {
     let ways = lab::solo()?.ways;
+    // Case 112.
     for (user, password, schema, code) in [
         ("other", "wrong", "lab2", 1045),
         ("other", "", "", 1045),

@@ -19,6 +19,7 @@ mod harness;
 
 mod audit;
 mod bulk;
+mod cases;
 mod chaos;
 mod commands;
 mod differential;
@@ -133,6 +134,7 @@ fn main() {
         names::trials(),
         audit::trials(),
         masked::trials(),
+        cases::trials(),
         proxy_protocol::trials(),
         differential::trials(),
         operations::trials(),

@@ -304,7 +304,7 @@ fn refusals_through_spillway() -> Verdict {
     Ok(())
 }
 
-/// A server that blocks an account after some wrong passwords does so for those that Spillway refused.
+/// Case 104: a server that blocks an account after some wrong passwords does so for those that Spillway refused.
 fn wrong_passwords_are_counted_by_the_server() -> Verdict {
     let (spillway, port) = spillway("spillway-mysql-counted", "")?;
     let server = &lab::mysql()?.server;

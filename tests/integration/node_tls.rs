@@ -180,6 +180,7 @@ fn nothing_goes_out_without() -> Verdict {
     Ok(())
 }
 
+/// Cases 92, 94 and 95 with all certificates right; the last is refused all the same.
 fn accounts_that_require_tls() -> Verdict {
     let stage = Stage::new("node-tls-require", &["127.0.0.1"], &[])?;
     stage.server.sql(&format!(

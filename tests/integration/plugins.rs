@@ -54,7 +54,9 @@ fn ed25519_is_relayed() -> Verdict {
         })?;
         ensure!(printed.errors.contains(code), "{user} {password:?}: {printed:?}");
     }
-    // The other way of the same account needs no relay.
+    // Case 107. The server takes the password of either way; that of the other way needs no relay.
+    let printed = Login::new(server.port, "edor", PASSWORD, None).run(&[], "SELECT CURRENT_USER()")?;
+    ensure!(printed.output.contains("edor@%"), "{printed:?}");
     let printed = Login::new(port, "edor", "other", None).run(&[], "SELECT CURRENT_USER()")?;
     ensure!(printed.output.contains("edor@%"), "{printed:?}");
     // Spillway's own reasons come after the node has found the password right.
@@ -69,7 +71,7 @@ fn ed25519_is_relayed() -> Verdict {
     Ok(())
 }
 
-/// A server that blocks an account after some wrong passwords does so for those that Spillway refused.
+/// Case 105: a server that blocks an account after some wrong passwords does so for those that Spillway refused.
 fn wrong_passwords_are_counted_by_the_server() -> Verdict {
     let server = Server::standalone("counted", &["--max-password-errors=2", "--skip-name-resolve"])?;
     server.create_monitor()?;

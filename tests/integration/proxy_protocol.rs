@@ -7,9 +7,9 @@ use crate::harness::wait_for;
 use crate::harness::workspace::free_port;
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Login, Raw, first_value};
-use crate::{Verdict, ensure, same, trial};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("proxy_protocol::balancers_announce_clients", balancers_announce_clients),
         trial("proxy_protocol::balancers_must_announce", balancers_must_announce),
         trial("proxy_protocol::the_account_is_asserted", the_account_is_asserted),
+        trial("proxy_protocol::headers_as_the_server_takes_them", headers_as_the_server_takes_them),
+        mysql_trial("proxy_protocol::mysql_takes_none", mysql_takes_none),
     ]
 }
 
@@ -144,7 +146,11 @@ fn header(from: Ipv4Addr) -> Vec<u8> {
 }
 
 fn announced(stage: &Stage, user: &str, peer: Ipv4Addr, header: &[u8]) -> Outcome<Login> {
-    let mut stream = raw::connect(stage.port, peer)?;
+    announced_at(stage.port, user, peer, header)
+}
+
+fn announced_at(port: u16, user: &str, peer: Ipv4Addr, header: &[u8]) -> Outcome<Login> {
+    let mut stream = raw::connect(port, peer)?;
     stream.write_all(header).map_err(|e| e.to_string())?;
     raw::login_over(stream, &Credentials::new(user, PASSWORD, None))
 }
@@ -203,6 +209,78 @@ fn balancers_must_announce() -> Verdict {
         let count = stage.spillway.log().matches("its client is not known").count();
         if count == 4 { Ok(()) } else { Err(format!("{count} of 4 in the log")) }
     })
+}
+
+/// Numbered cases, as in the unit tests of `grants`: the server takes headers from a balancer, and Spillway before it takes
+/// the same. What the balancer may claim to be is where they differ.
+fn headers_as_the_server_takes_them() -> Verdict {
+    let networks = format!("--proxy-protocol-networks={SOURCE},{BALANCER}");
+    let service = format!("proxy_protocol = {{ from = [\"{BALANCER}\"], require = false }}");
+    let stage = stage("headers", &[&networks], "client_address = \"proxy-protocol\"", &service)?;
+    stage.server.sql(&format!(
+        "CREATE USER lou@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; CREATE USER lou@localhost IDENTIFIED BY '{PASSWORD}';"
+    ))?;
+    stage.spillway.ask("reload accounts")?;
+    let v1 = |line: &str| format!("PROXY {line}\r\n").into_bytes();
+    let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[0; 216]].concat();
+    let ann = format!("ann@{NEAR} ann@{NEAR}");
+    let bob = format!("bob@127.% bob@{BALANCER}");
+    let cases = [
+        ("118", "ann", BALANCER, v1(&format!("TCP4 {NEAR} 127.0.0.1 12345 3306")), &*ann, &*ann),
+        ("119", "ann", BALANCER, header(NEAR), &ann, &ann),
+        ("120", "ann", OTHER, header(NEAR), "closed", "closed"),
+        ("121", "bob", BALANCER, Vec::new(), &bob, &bob),
+        ("122", "lou", BALANCER, header(Ipv4Addr::LOCALHOST), "lou@127.0.0.1 lou@127.0.0.1", "1045"),
+        ("123", "bob", BALANCER, v1("UNKNOWN"), &bob, &bob),
+        ("123, LOCAL", "bob", BALANCER, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(), &bob, &bob),
+        ("124", "lou", BALANCER, unix, "lou@localhost lou@localhost", "closed"),
+        ("125", "ann", BALANCER, v1(&format!("TCP6 ::ffff:{NEAR} ::1 12345 3306")), &ann, &ann),
+    ];
+    let mut failures = Vec::new();
+    for (number, user, peer, header, directly, through) in cases {
+        for (port, expected) in [(stage.server.port, directly), (stage.port, through)] {
+            let seen = match announced_at(port, user, peer, &header) {
+                Err(_) => "closed".to_owned(),
+                Ok(Err(refusal)) => refusal.code.to_string(),
+                Ok(Ok(mut session)) => value(&mut session, "SELECT CONCAT(CURRENT_USER(), ' ', USER())")?,
+            };
+            if seen != expected {
+                failures.push(format!("case {number} on {port}: {seen} instead of {expected}"));
+            }
+        }
+    }
+    let mut stranger = raw::connect(stage.server.port, OTHER)?;
+    stranger.write_all(&header(NEAR)).map_err(|e| e.to_string())?;
+    let mut said = Vec::new();
+    let _ = stranger.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said);
+    ensure!(said.contains("Proxy header is not accepted from"), "case 120: {said:?}");
+    ensure!(failures.is_empty(), "server {}\n{}", stage.server.port, failures.join("\n"));
+    Ok(())
+}
+
+/// Case 126: what Spillway must find out of a server that knows no headers.
+fn mysql_takes_none() -> Verdict {
+    let server = &lab::mysql()?.server;
+    let direct = announced_at(server.port, "root", BALANCER, &header(NEAR));
+    ensure!(direct.map_or(true, |login| login.is_err()), "a header is taken");
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let lines = format!("source_address = \"{SOURCE}\"\nclient_address = \"proxy-protocol\"");
+    let configuration = lab::cluster_with("lab", "static", &nodes, &lines)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-headers-mysql", &configuration)?;
+    let log = spillway.log();
+    ensure!(log.contains("does not take PROXY headers"), "{log}");
+    server.sql(&format!("CREATE USER ann126@'{NEAR}' IDENTIFIED BY '{PASSWORD}'"))?;
+    spillway.ask("reload accounts")?;
+    let login = raw::login(port, &Credentials::new("ann126", PASSWORD, None).from(NEAR))?;
+    same!(
+        login.err().map(|refusal| refusal.code),
+        Some(1045),
+        "guarded: the account is for the client alone"
+    );
+    Ok(())
 }
 
 /// Rows that came after the accounts were read give nobody another account.

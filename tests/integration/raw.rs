@@ -25,6 +25,7 @@ pub(crate) mod capability {
     pub(crate) const MULTI_RESULTS: u32 = 1 << 17;
     pub(crate) const PS_MULTI_RESULTS: u32 = 1 << 18;
     pub(crate) const PLUGIN_AUTH: u32 = 1 << 19;
+    pub(crate) const CAN_HANDLE_EXPIRED_PASSWORDS: u32 = 1 << 22;
     pub(crate) const SESSION_TRACK: u32 = 1 << 23;
     pub(crate) const DEPRECATE_EOF: u32 = 1 << 24;
 
@@ -88,6 +89,7 @@ pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
     /// TLS over the socket, if it was asked for.
     pub(crate) tls: Option<Box<ClientConnection>>,
+    on_socket: bool,
     /// The number that the next packet has.
     pub(crate) sequence: u8,
     capabilities: u32,
@@ -126,6 +128,10 @@ pub(crate) struct Credentials<'a> {
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// The plugin that the first answer is for; the greeting's, if it is one of ours, unless a test is about that.
     pub(crate) plugin: Option<Plugin>,
+    /// How many bytes the first answer is too short.
+    pub(crate) cut: usize,
+    /// The connection is a Unix socket: a password goes over it as over TLS.
+    pub(crate) on_socket: bool,
 }
 
 impl<'a> Credentials<'a> {
@@ -138,11 +144,18 @@ impl<'a> Credentials<'a> {
             source: Ipv4Addr::LOCALHOST,
             tls: None,
             plugin: None,
+            cut: 0,
+            on_socket: false,
         }
     }
 
     pub(crate) fn with(mut self, capabilities: u32) -> Self {
         self.capabilities |= capabilities;
+        self
+    }
+
+    pub(crate) fn without(mut self, capabilities: u32) -> Self {
+        self.capabilities &= !capabilities;
         self
     }
 
@@ -186,6 +199,7 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
     let mut raw = Raw {
         stream,
         tls: None,
+        on_socket: credentials.on_socket,
         sequence: 0,
         capabilities: 0,
         scramble: Vec::new(),
@@ -222,15 +236,18 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
     let mut response = response_head(raw.capabilities);
     response.extend_from_slice(credentials.user.as_bytes());
     response.push(0);
-    let proof = raw.plugin.answer(credentials.password, &raw.scramble);
+    let mut proof = raw.plugin.answer(credentials.password, &raw.scramble);
+    proof.truncate(proof.len().saturating_sub(credentials.cut));
     response.push(proof.len() as u8);
     response.extend_from_slice(&proof);
     if let Some(schema) = credentials.schema {
         response.extend_from_slice(schema.as_bytes());
         response.push(0);
     }
-    response.extend_from_slice(raw.plugin.name().as_bytes());
-    response.push(0);
+    if raw.capabilities & capability::PLUGIN_AUTH != 0 {
+        response.extend_from_slice(raw.plugin.name().as_bytes());
+        response.push(0);
+    }
     raw.send(&response)?;
     Ok(raw.finish_login(credentials.password)?.map(|()| raw))
 }
@@ -271,7 +288,7 @@ impl Raw {
                     let end = packet.iter().position(|&byte| byte == 0).ok_or_else(bad)?;
                     self.plugin = Plugin::named(&packet[1..end]).ok_or_else(bad)?;
                     self.scramble = packet.get(end + 1..end + 21).ok_or("a short scramble")?.to_vec();
-                    if self.plugin == Plugin::Sha256 && self.tls.is_some() {
+                    if self.plugin == Plugin::Sha256 && (self.tls.is_some() || self.on_socket) {
                         self.way = Way::Cleartext;
                         self.send(&[password.as_bytes(), &[0]].concat())?;
                     } else {
@@ -296,7 +313,7 @@ impl Raw {
 
     /// The full exchange of `caching_sha2_password`: the server has not seen the password since it started.
     fn send_password(&mut self, password: &str) -> Outcome<()> {
-        if self.tls.is_some() {
+        if self.tls.is_some() || self.on_socket {
             self.way = Way::Cleartext;
             return self.send(&[password.as_bytes(), &[0]].concat());
         }

@@ -307,6 +307,7 @@ fn client_certificate() -> Verdict {
                 same!(first_value(&session.query("SELECT 1")?)?, "1", "asked, not demanded");
             }
         }
+        // Case 94, of another authority.
         let client = own.servers.trusted_by(version, Some(&stranger))?;
         let refused = own.attempt(Credentials::new("app", PASSWORD, None), &client);
         ensure!(refused.is_err(), "a certificate that nobody vouches for was accepted");

@@ -230,7 +230,7 @@ fn as_on_the_servers_socket() -> Verdict {
 
 fn what_stays_closed() -> Verdict {
     let stage = Stage::new("unix-closed", &every_entry())?;
-    // By TCP a uid is nobody's.
+    // Case 111: by TCP a uid is nobody's.
     for (user, password, code) in [
         ("daemon", "", "1698"),
         ("daemon", "wrong", "1045"),

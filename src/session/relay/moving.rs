@@ -11,7 +11,7 @@ use super::{ClientSends, Follow, Relay, VISIBLE_STATEMENT};
 use crate::backend::Link;
 use crate::fault::Fault;
 use crate::net::Stream;
-use crate::session::moving::needs_reprepare;
+use crate::session::moving::{NOT_PREPARED, needs_reprepare};
 use crate::session::prepared::{About, PreparedStatements};
 use crate::session::registry::Entry;
 use crate::session::state::{Pin, SessionState, query_text};
@@ -27,9 +27,6 @@ use crate::wire::walk::{Head, Walker};
 const OPTION_PREVENTS: u16 = 1290;
 /// `ER_READ_ONLY_MODE`.
 const READ_ONLY_MODE: u16 = 1836;
-/// `ER_UNKNOWN_COM_ERROR`, which a Galera node gives that is not part of the primary component.
-const NOT_PREPARED: u16 = 1047;
-
 /// Buffers that wait for the next command of any session of this worker.
 const MAX_SPARE: usize = 64;
 
