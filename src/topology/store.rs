@@ -28,7 +28,7 @@ pub enum NotWriter {
     #[error("there is no such node")]
     Unknown,
     /// The servers say who may write, and Spillway follows.
-    #[error("in a cluster of kind {0} the writer is the node that accepts writes")]
+    #[error("in a cluster of kind {0} the writer is the node that accepts writes; switch changes that where nodes replicate")]
     Kind(ClusterKind),
     /// The node can not write now, and why.
     #[error("it can not be the writer now ({0})")]
