@@ -392,6 +392,9 @@ fn the_shipped_example_is_right_and_says_everything() {
         "failback",
         "split_brain",
         "max_ejected",
+        "discover",
+        "networks",
+        "forget_after",
         "unix_accounts",
         "uid",
         "proxy_protocol",
@@ -432,7 +435,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, discover, failback, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
         ),
         (
             "weight = 50",

@@ -133,12 +133,12 @@ impl TopologyStore {
     }
 
     /// Takes a writer that was agreed on before this process began, so that it stays where it was. Whether there is such
-    /// a node.
+    /// a node, or may be once members were looked for.
     pub fn recall_writer(&self, cluster: &ClusterName, node: &NodeName) -> bool {
         let mut known = false;
         self.replace(|old| {
             let old_cluster = old.cluster(cluster.as_str())?;
-            known = old_cluster.node(node.as_str()).is_some();
+            known = old_cluster.node(node.as_str()).is_some() || old_cluster.may_yet_join(node);
             known.then(|| old.with_agreed(old_cluster, node.clone()))
         });
         known
@@ -183,7 +183,7 @@ impl TopologyStore {
         told
     }
 
-    fn replace(&self, make: impl FnOnce(&Topology) -> Option<Topology>) {
+    pub(super) fn replace(&self, make: impl FnOnce(&Topology) -> Option<Topology>) {
         let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.current.load_full();
         if let Some(new) = make(&old) {

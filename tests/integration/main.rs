@@ -21,6 +21,7 @@ mod audit;
 mod bulk;
 mod commands;
 mod differential;
+mod discovery;
 mod health;
 mod lab;
 mod limits;
@@ -132,6 +133,7 @@ fn main() {
         masked::trials(),
         proxy_protocol::trials(),
         differential::trials(),
+        discovery::trials(),
         operations::trials(),
         plugins::trials(),
         startup::trials(),
