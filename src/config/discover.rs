@@ -65,3 +65,25 @@ impl fmt::Display for Discover {
         write!(f, "in {}, every {interval}, forgotten after {forget_after}", networks.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_may_be_inside_the_networks_only() {
+        let networks = ["10.0.0.0/24", "fd00::/64", "0.0.0.0/8"].map(|text| text.parse().expect("network"));
+        let discover = Discover { networks: networks.to_vec(), interval: SECOND, forget_after: SECOND };
+        for (address, allowed) in [
+            ("10.0.0.9", true),
+            ("::ffff:10.0.0.9", true),
+            ("10.0.1.9", false),
+            ("fd00::9", true),
+            ("::1", false),
+            ("0.0.0.0", false),
+            ("224.0.0.1", false),
+        ] {
+            assert_eq!(discover.allows(address.parse().expect("address")), allowed, "{address}");
+        }
+    }
+}

@@ -438,6 +438,16 @@ fn every_single_fault_is_one_exact_line() {
             "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, discover, failback, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
         ),
         (
+            "kind = \"galera\"",
+            "kind = \"galera\"\ndiscover = true",
+            "3: cluster.shop.discover: found a boolean; expected a table",
+        ),
+        (
+            "kind = \"galera\"",
+            "kind = \"galera\"\ndiscover = { networks = [] }",
+            "3: cluster.shop.discover.networks: no member could be anywhere; expected a list with at least one network such as 10.0.0.0/24",
+        ),
+        (
             "weight = 50",
             "wieght = 50",
             "3: cluster.shop.nodes.db2.wieght: unknown key; expected one of: address, priority, weight (did you mean \"weight\"?)",

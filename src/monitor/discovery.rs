@@ -129,7 +129,7 @@ impl Discovery {
                 }
                 // The node's probe tells of that.
                 Err(error) => {
-                    debug!(cluster = %self.cluster.name, node = %name, %error, "members not listed")
+                    debug!(cluster = %self.cluster.name, node = %name, %error, "members not listed");
                 }
             }
         }
@@ -185,7 +185,7 @@ impl Discovery {
             let Some(identity) = self.identities.get(&node.name) else { continue };
             match seen.get(identity) {
                 Some(first) if node.discovered.is_some() => {
-                    doubles.push((node.name.clone(), (*first).clone()))
+                    doubles.push((node.name.clone(), (*first).clone()));
                 }
                 Some(_) => {}
                 None => {

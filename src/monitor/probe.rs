@@ -135,12 +135,11 @@ impl Probe {
     async fn ask(&mut self) -> Result<Findings, AskError> {
         let begun = Instant::now();
         let limit = self.cluster.monitor.timeout;
-        let mut client = match self.client.take() {
-            Some(client) => client,
-            None => {
-                self.whereabouts = Whereabouts::new();
-                Client::connect(&self.cluster, &self.node, limit).await?
-            }
+        let mut client = if let Some(client) = self.client.take() {
+            client
+        } else {
+            self.whereabouts = Whereabouts::new();
+            Client::connect(&self.cluster, &self.node, limit).await?
         };
         let mut findings = asking::ask(&mut client, self.cluster.kind, &self.cluster.monitor).await?;
         self.client = Some(client);

@@ -52,6 +52,10 @@ fn wait_nodes(spillway: &Spillway, cluster: &str, wanted: &[String]) -> Verdict 
     .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(30)))
 }
 
+fn keeping(state: &Path) -> String {
+    format!("[runtime]\nstate_file = \"{}\"\n", state.display())
+}
+
 /// A Spillway in front of a cluster with these nodes, with services for the writer and for any node.
 fn start(
     name: &str,
@@ -65,7 +69,7 @@ fn start(
         + &lab::service_toml("writer", writer, "route = \"cluster:c\"")
         + &lab::service_toml("any", any, "route = \"cluster:c\"\nnode = \"any\"");
     if let Some(state) = state {
-        configuration += &format!("[runtime]\nstate_file = \"{}\"\n", state.display());
+        configuration += &keeping(state);
     }
     Ok((Spillway::start(lab::binary(), name, &configuration)?, writer, any))
 }
@@ -118,7 +122,7 @@ fn galera() -> Verdict {
     // A reload that wants no discovery removes them; the session there goes on at the seed.
     let without = lab::cluster_with("c", "galera", &seed, "")
         + &lab::service_toml("writer", writer, "route = \"cluster:c\"");
-    spillway.rewrite(&(without + &format!("[runtime]\nstate_file = \"{}\"\n", state.display())))?;
+    spillway.rewrite(&(without + &keeping(&state)))?;
     spillway.ask("reload config")?;
     wait_nodes(&spillway, "c", &["seed".to_owned()])?;
     same!(served_by(&mut open)?, ports[0], "the session whose node left");
