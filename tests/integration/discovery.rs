@@ -179,6 +179,11 @@ fn replication() -> Verdict {
 
     // It goes: first down, then forgotten; the session goes on at the primary.
     pair.nodes[1].stop()?;
+    // A primary that has nothing to send does not notice, and goes on listing it.
+    for write in 0..3 {
+        pair.nodes[0].sql(&format!("CREATE DATABASE noticed{write}"))?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
     wait_nodes(&spillway, "c", &["seed".to_owned()])?;
     same!(served_by(there)?, primary, "the session whose node left");
     let events = spillway.ask("show events c")?;
