@@ -3,13 +3,14 @@
 # make test          everything that must hold before a change is taken
 # make bench         the same loads directly, through HAProxy and through Spillway, in a quarter of an hour; see examples/bench
 # make differential CASES=100000   random accounts and logins, the server against Spillway
+# make chaos MINUTES=60   nodes killed, frozen, cut off, drained and promoted under load, at random; SEED=7 in another order
 # make servers       installs the servers and clients that demo and test need (Debian; as root); MySQL 9.7 comes into a root
 #                    of its own under ~/.cache/spillway, and its tests are skipped where that cannot be made
 
 CARGO ?= cargo
-export CASES SEED ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
+export CASES SEED MINUTES ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
 
-.PHONY: demo bench test differential servers
+.PHONY: demo bench test differential chaos servers
 
 servers:
 	@tests/setup/install.sh valgrind
@@ -27,10 +28,13 @@ bench:
 differential: servers
 	$(CARGO) test --quiet --test integration -- differential --nocapture
 
+chaos: servers
+	MINUTES=$${MINUTES:-10} $(CARGO) test --quiet --test integration -- chaos --nocapture
+
 test: servers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
 	$(CARGO) test
 	@echo "the tests against real servers again, without shared links and with one worker"
-	POOLING=off WORKERS=1 $(CARGO) test --quiet --test integration
+	POOLING=off WORKERS=1 $(CARGO) test --quiet --test integration -- --skip chaos

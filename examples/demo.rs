@@ -1,7 +1,7 @@
 //! `make demo`: two real clusters on this machine with Spillway in front of them, and what it does for them.
 //!
 //! Starts a Galera cluster of three nodes and a primary with a replica on loopback, connects through Spillway to a
-//! schema of each, kills a node and connects again, and then stays up for you to try, until Ctrl-C. With `ONCE=1`
+//! schema of each, drains one node and kills another under a session that goes on, and then stays up for you to try, until Ctrl-C. With `ONCE=1`
 //! in the environment it ends by itself. Whatever it started is gone afterwards, and a step that did not do what
 //! it shows makes it fail.
 
@@ -21,8 +21,9 @@ use harness::server::{MONITOR_PASSWORD, MONITOR_USER};
 use harness::workspace::free_port;
 use harness::{Outcome, process, wait_for};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Child, ChildStdout, ExitCode, Stdio};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -141,9 +142,72 @@ fn show() -> Outcome<Stage> {
     headline("The operator's view: `show nodes` on the console");
     println!("{}", indent(&stage.spillway.ask("show nodes")?));
 
+    headline("A session goes on elsewhere when its node is drained: `set node shop NODE drain`");
+    let mut session = OpenSession::start(&stage)?;
+    let drained = session.ask("SET @basket = 'two lamps'; SELECT @@port;")?;
+    let name = stage.name_of(&drained)?.to_owned();
+    println!("   SET @basket = 'two lamps';   (served by {name}, 127.0.0.1:{drained})");
+    stage.spillway.ask(&format!("set node shop {name} drain"))?;
+    session.wait_moved(&stage, &drained)?;
+    stage.spillway.ask(&format!("set node shop {name} enabled"))?;
+
     headline("Killing the node that serves `shop` (kill -9)");
-    stage.lose_a_node()?;
+    let dead = stage.lose_a_node()?;
+    println!("   and the session from before:");
+    session.wait_moved(&stage, &dead)?;
     Ok(stage)
+}
+
+/// A `mariadb` program that stays connected.
+struct OpenSession {
+    client: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl OpenSession {
+    fn start(stage: &Stage) -> Outcome<Self> {
+        let mut command =
+            stage.login("app", APP_PASSWORD, "shop").mariadb(&["--batch", "-N", "--unbuffered"]);
+        let client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut client = client.map_err(|e| format!("mariadb: {e}"))?;
+        let answers = BufReader::new(client.stdout.take().ok_or("no output")?);
+        Ok(Self { client, answers })
+    }
+
+    /// Sends statements that give one line in all.
+    fn ask(&mut self, statements: &str) -> Outcome<String> {
+        let input = self.client.stdin.as_mut().ok_or("no input")?;
+        writeln!(input, "{statements}").map_err(|e| format!("the session has ended: {e}"))?;
+        let mut line = String::new();
+        match self.answers.read_line(&mut line) {
+            Ok(0) => Err("the session has ended".to_owned()),
+            Ok(_) => Ok(line.trim_end().to_owned()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Waits until another node than the one at `port` serves the session, which has what it had.
+    fn wait_moved(&mut self, stage: &Stage, port: &str) -> Outcome<()> {
+        let answer = wait_for("the session at another node", Duration::from_secs(10), || {
+            let answer = self.ask("SELECT @@port, @basket;")?;
+            if answer.starts_with(port) { Err(answer) } else { Ok(answer) }
+        })?;
+        let (port, basket) =
+            answer.split_once('\t').ok_or_else(|| format!("an unexpected answer: {answer}"))?;
+        let node = stage.name_of(port)?;
+        println!(
+            "     SELECT @basket  ->  {basket}   (the same session, served by {node}, 127.0.0.1:{port})"
+        );
+        if basket == "two lamps" { Ok(()) } else { Err(format!("@basket is {basket}")) }
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        // It ends when its input does.
+        drop(self.client.stdin.take());
+        let _ = self.client.wait();
+    }
 }
 
 fn start_shop() -> Outcome<Galera> {
@@ -222,7 +286,8 @@ impl Stage {
         }
     }
 
-    fn lose_a_node(&mut self) -> Outcome<()> {
+    /// Kills the node that serves new sessions; returns its port.
+    fn lose_a_node(&mut self) -> Outcome<String> {
         let serving = self.login("app", APP_PASSWORD, "shop").query("SELECT @@port")?;
         let lost = self.name_of(&serving)?.to_owned();
         let node = self.galera.nodes.iter_mut().find(|node| node.name == lost).ok_or("no such node")?;
@@ -241,7 +306,7 @@ impl Stage {
         }
         self.spillway.wait_node("shop", &lost, "is seen to be down", |entry| entry["observed"] != "up")?;
         println!("\n{}", indent(&self.spillway.ask("show nodes")?));
-        Ok(())
+        Ok(serving)
     }
 
     /// What there is to try while everything runs.

@@ -15,7 +15,7 @@
 //! | 1 words | [`ids`], [`lifecycle`], [`metrics`] |
 //! | 2 languages | [`wire`] (the protocol, without I/O), [`sql`] (lexer, effects of statements), [`fault`] (whose fault, and what the client is told), [`tls`] (certificates and keys, without I/O) |
 //! | 3 decisions | [`config`] (raw to checked), [`grants`] (who may log in), [`auth`] (plugins), [`topology`] (nodes and roles), [`accounts`] (the last good accounts), [`routing`] (which cluster) |
-//! | 4 effects | [`net`] (sockets, TLS, packets, names of addresses), [`backend`] (links to nodes), [`session`] (handshake, relay, state, registry), [`monitor`] (probes, account loading) |
+//! | 4 effects | [`net`] (sockets, TLS, packets, names of addresses), [`backend`] (links to nodes), [`session`] (handshake, relay, state, registry), [`monitor`] (probes, account loading), [`handover`] (changes of the writer) |
 //! | 5 handles | [`control`] (every operation, once), [`console`], [`api`] |
 //! | 6 assembly | [`app`] |
 //!
@@ -41,6 +41,7 @@ pub mod console;
 pub mod control;
 pub mod fault;
 pub mod grants;
+pub mod handover;
 pub mod ids;
 pub mod lifecycle;
 pub mod metrics;

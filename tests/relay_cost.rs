@@ -131,8 +131,8 @@ fn follow(name: &str) -> Follow {
 fn no_allocation_for_a_statement() {
     // That the counting works at all.
     assert_eq!(allocation_counter::measure(|| drop(std::hint::black_box(Box::new(7)))).count_total, 1);
-    // The buffer that all relays of a thread share comes with the first of them.
-    relay(10, Follow::None);
+    // The buffers that all relays of a thread share come with the first of them.
+    relay(10, Follow::All);
     for (name, _) in BUDGET {
         let few = relay(10, follow(name));
         let many = relay(5_010, follow(name));

@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
-use crate::control::operation::Method;
+use crate::control::operation::{Kind, Method};
 use crate::control::{Caller, Control, Invocation, OPERATIONS, Operation, Right};
 use crate::lifecycle::Phase;
 use crate::metrics;
@@ -213,6 +213,9 @@ fn invocation(
                 Value::String(text) => values.push((name, text)),
                 // As good as left out.
                 Value::Null => {}
+                Value::Bool(wanted) if is_flag(operation, &name) => {
+                    values.extend(wanted.then(|| (name, "true".to_owned())));
+                }
                 other => {
                     let known = operation.arguments.iter().find(|a| a.name == name);
                     let expected = known.map_or_else(|| "no such field".to_owned(), |a| a.kind.expected());
@@ -255,6 +258,10 @@ fn select(offer: &Offer, fields: &mut Map<String, Value>) -> Result<&'static Ope
         let what = given.map_or_else(|| "is missing".to_owned(), |value| format!("is wrong: {value}"));
         Failure::bad_request(format!("field {field:?} {what}; expected one of: {}", words.join(", ")))
     })
+}
+
+fn is_flag(operation: &Operation, name: &str) -> bool {
+    operation.arguments.iter().any(|a| a.name == name && a.kind == Kind::Flag)
 }
 
 fn sort(value: &Value) -> &'static str {

@@ -99,6 +99,7 @@ fn body(operation: &Operation, http: &Http) -> Value {
 
 fn value(kind: Kind) -> Value {
     match kind {
+        Kind::Flag => json!({ "type": "boolean" }),
         Kind::Word(words) => json!({ "type": "string", "enum": words }),
         Kind::Session => json!({ "type": "integer", "format": "int64", "minimum": 0 }),
         Kind::Cluster | Kind::Node | Kind::Command | Kind::Text => json!({ "type": "string" }),

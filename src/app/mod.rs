@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::accounts::AccountStore;
 use crate::config::Config;
 use crate::control::{Control, ListenerStatus, ReloadConfig, StateFile};
+use crate::handover::Handover;
 use crate::ids::ClusterName;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::Metrics;
@@ -84,10 +85,12 @@ pub fn run(config: Config, path: PathBuf) -> Result<(), StartError> {
 struct App {
     shared: Arc<Shared>,
     monitors: Monitors,
+    handover: Arc<Handover>,
     workers: Arc<Workers>,
     listeners: Listeners,
     statuses: Arc<ArcSwap<Vec<ListenerStatus>>>,
     probes: JoinSet<Infallible>,
+    watches: JoinSet<Infallible>,
     new_configs: mpsc::Sender<Arc<Config>>,
     path: PathBuf,
 }
@@ -136,6 +139,7 @@ impl App {
         state_file.apply(&shared.topology);
         let statuses = Arc::new(ArcSwap::from_pointee(Listeners::statuses(&config)));
         let (reload_requests, reloads) = mpsc::channel(4);
+        let handover = Handover::new(Arc::clone(&shared.config), Arc::clone(&shared.topology));
         let control = Arc::new(Control {
             topology: Arc::clone(&shared.topology),
             registry: Arc::clone(&shared.registry),
@@ -150,6 +154,7 @@ impl App {
             reload: reload_requests,
             listeners: Arc::clone(&statuses),
             state_file,
+            handover: Arc::clone(&handover),
         });
         let mut admin = JoinSet::new();
         for door in doors {
@@ -185,7 +190,19 @@ impl App {
 
         let workers = Arc::new(Workers::start(&config, &shared)?);
         let idle = tokio::spawn(upkeep::close_idle(Arc::clone(&shared)));
-        let mut app = Self { shared, monitors, workers, listeners, statuses, probes, new_configs, path };
+        let watches = handover.watch(&config);
+        let mut app = Self {
+            shared,
+            monitors,
+            handover,
+            workers,
+            listeners,
+            statuses,
+            probes,
+            watches,
+            new_configs,
+            path,
+        };
         app.listeners.open(bound, &app.workers);
         app.shared.lifecycle.advance(Phase::Serving);
         for (address, service) in config.listeners() {
@@ -271,6 +288,9 @@ impl App {
             warn!(sessions = ended, "sessions ended by the shutdown");
             let _ = tokio::time::timeout(LAST_WORDS, until_empty(&registry)).await;
         }
+        self.watches.shutdown().await;
+        // A cluster must not be left half changed.
+        self.handover.settled().await;
         self.shared.lifecycle.advance(Phase::Stopping);
         self.probes.shutdown().await;
         info!("stopped");
@@ -300,6 +320,7 @@ impl App {
         self.shared.accounts.retain(|cluster| new.clusters.contains_key(cluster));
         if old.clusters != new.clusters {
             self.probes = self.monitors.probe(&new);
+            self.watches = self.handover.watch(&new);
             // The loader lives as long as the process.
             let _ = self.new_configs.send(Arc::clone(&new)).await;
         }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -87,6 +87,10 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
         question: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>>;
 }
+
+/// How long a link may be quiet before the system asks whether the node's machine is still there; after twice as long without
+/// an answer the link is gone.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// Longest reply to [`Link::command`].
 const REPLY_LIMIT: usize = 64 * 1024;
@@ -226,7 +230,8 @@ async fn dial(approach: &Approach<'_>) -> io::Result<TcpStream> {
         Some(source) => dial_from(address, source).await?,
     };
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_keepalive(true)?;
+    let keepalive = TcpKeepalive::new().with_time(QUIET).with_interval(QUIET / 3).with_retries(3);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     let header = match announce {
         Announce::Nothing => return Ok(stream),
         Announce::Client(version, client) => write_header(version, client, stream.peer_addr()?)?,

@@ -21,9 +21,9 @@ use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::unix_account;
 use super::{
-    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Discover, Links, Log,
-    LogFormat, Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime,
-    Service,
+    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Discover, Handover, Links,
+    Log, LogFormat, Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route,
+    Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 5] = [
@@ -173,6 +173,10 @@ impl<'a> Checker<'a> {
             .or("moves", Moves::default(), |field| field.section().and_then(|section| moves(&section)));
         let unix_accounts =
             section.or("unix_accounts", BTreeMap::new(), |field| unix_account::read_all(field, &self.around));
+        let count = nodes.as_ref().map(Vec::len);
+        let handover = section.or("handover", Handover::default(), |field| {
+            field.section().and_then(|section| Handover::read(&section, &self.around, kind, count))
+        });
         section.finish();
         Some(Cluster {
             name: name?,
@@ -191,6 +195,7 @@ impl<'a> Checker<'a> {
             links: links?,
             moves: moves?,
             unix_accounts: unix_accounts?,
+            handover: handover?,
         })
     }
 

@@ -22,6 +22,11 @@ pub(super) struct SecretKeys {
 
 pub(super) const PASSWORD: SecretKeys =
     SecretKeys { value: "password", file: "password_file", env: "password_env" };
+pub(super) const REPLICATION_PASSWORD: SecretKeys = SecretKeys {
+    value: "replication_password",
+    file: "replication_password_file",
+    env: "replication_password_env",
+};
 pub(super) const TOKEN: SecretKeys = SecretKeys { value: "token", file: "token_file", env: "token_env" };
 
 impl SecretKeys {
@@ -85,10 +90,7 @@ impl<'a> Surroundings<'a> {
             let message = format!("no {} is given, and an empty one is not accepted", keys.value);
             self.report.conflict(&section.place, message, keys.expected(), None);
         }
-        match given {
-            Given::Secret(secret) => Some(secret),
-            Given::Nothing | Given::Wrong => None,
-        }
+        given.secret()
     }
 
     fn inline_secret(&self, field: &Field<'a>, keys: &SecretKeys) -> Option<Secret> {
@@ -184,6 +186,14 @@ pub(super) enum Given {
 }
 
 impl Given {
+    /// The secret, if one was given that can be used.
+    pub(super) fn secret(self) -> Option<Secret> {
+        match self {
+            Self::Secret(secret) => Some(secret),
+            Self::Nothing | Self::Wrong => None,
+        }
+    }
+
     /// `Some(None)`: nothing was given, and nothing need be.
     #[expect(
         clippy::option_option,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::reader::human;
 use super::{
-    Admin, Cluster, Config, Discover, Links, Log, Monitor, Moves, Node, NodeTls, RoleRules, Route, Runtime,
-    Secret, Service, Tls, UnixAccount,
+    Account, Admin, Cluster, Config, Discover, Handover, Links, Log, Monitor, Moves, Node, NodeTls,
+    RoleRules, Route, Runtime, Secret, Service, Tls, UnixAccount,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -84,6 +84,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         links,
         moves,
         unix_accounts,
+        handover,
     } = old;
     changes.value("kind", kind, &new.kind);
     let by_name = |nodes: &'_ [Node]| nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
@@ -188,6 +189,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         &or(new.moves.maintenance_timeout, "at once"),
     );
     self::unix_accounts(changes, unix_accounts, &new.unix_accounts);
+    self::handover(changes, handover, &new.handover);
 }
 
 fn unix_accounts(
@@ -209,6 +211,26 @@ fn unix_accounts(
                 changes.secret(&format!("unix account {user} password"), Some(secret), Some(&new.secret));
             }
         }
+    }
+}
+
+fn handover(changes: &mut Changes, old: &Handover, new: &Handover) {
+    let Handover { account, replication, failover, failover_after, catch_up_timeout, freeze_timeout } = old;
+    for (name, old, new) in [("", account, &new.account), ("replication_", replication, &new.replication)] {
+        let user = |account: &Option<Account>| {
+            account.as_ref().map_or_else(|| "none".to_owned(), |account| account.user.clone())
+        };
+        let secret = |account| Option::<&Account>::map(account, |account| &account.secret);
+        changes.value(&format!("handover {name}user"), &user(old), &user(new));
+        changes.secret(&format!("handover {name}password"), secret(old.as_ref()), secret(new.as_ref()));
+    }
+    changes.value("handover failover", failover, &new.failover);
+    for (name, old, new) in [
+        ("failover_after", failover_after, &new.failover_after),
+        ("catch_up_timeout", catch_up_timeout, &new.catch_up_timeout),
+        ("freeze_timeout", freeze_timeout, &new.freeze_timeout),
+    ] {
+        changes.value(&format!("handover {name}"), &human(*old), &human(*new));
     }
 }
 

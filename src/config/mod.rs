@@ -15,6 +15,7 @@ mod credential;
 mod cross;
 mod diff;
 mod discover;
+mod handover;
 mod monitor;
 mod moves;
 mod problem;
@@ -43,6 +44,7 @@ pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
 pub use discover::Discover;
+pub use handover::{Account, Failover, Handover};
 pub use monitor::Monitor;
 pub use moves::Moves;
 pub use problem::{ConfigErrors, Position, Problem};
@@ -127,6 +129,8 @@ pub struct Cluster {
     /// Users of this machine that log in without a password on a Unix socket, by the name that they log in as (default:
     /// nobody).
     pub unix_accounts: BTreeMap<String, UnixAccount>,
+    /// How its writer is changed.
+    pub handover: Handover,
 }
 
 /// What becomes of sessions whose account may not log in any more.

@@ -101,7 +101,7 @@ impl Monitor {
     }
 }
 
-fn user(field: &Field<'_>, expected: &str) -> Option<String> {
+pub(super) fn user(field: &Field<'_>, expected: &str) -> Option<String> {
     let text = field.string(expected)?;
     if !is_user(text) {
         field.wrong("is not a user name", A_USER);

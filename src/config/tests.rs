@@ -69,7 +69,8 @@ state_file = "/var/lib/spillway/state.json"
 backoff = { per_address = 9, per_account = 0 }
 "#;
 
-const SECRETS: [&str; 4] = ["mon-s3cret", "other-s3cret", "con-s3cret", "tok-s3cret"];
+const SECRETS: [&str; 6] =
+    ["mon-s3cret", "other-s3cret", "con-s3cret", "tok-s3cret", "oper-s3cret", "repl-s3cret"];
 
 const A_NODE: &str =
     "a node as in db1 = \"10.0.0.1:3306\" or db1 = { address = \"10.0.0.1:3306\", weight = 100 }";
@@ -435,7 +436,7 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, discover, failback, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, discover, failback, handover, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
         ),
         (
             "kind = \"galera\"",
@@ -1431,6 +1432,72 @@ fn a_secret_is_never_printed() {
     assert!(SECRETS.iter().all(|secret| !printed.contains(secret)), "{printed}");
 }
 
+// === handover ===
+
+fn with_handover(keys: &str) -> String {
+    let kind = edit(SMALL, "kind = \"galera\"", "kind = \"replication\"");
+    format!("{kind}[cluster.shop.handover]\n{keys}")
+}
+
+#[test]
+fn a_handover_is_read_and_its_changes_are_told() {
+    let keys = "user = \"op\"\npassword = \"oper-s3cret\"\nreplication_user = \"repl\"\n\
+                replication_password = \"repl-s3cret\"\nfailover = \"auto\"\nfailover_after = \"3s\"\n\
+                catch_up_timeout = \"20s\"\nfreeze_timeout = \"1s\"\n";
+    let (old, new) = (good(&with_handover("")), good(&with_handover(keys)));
+    let account = |user: &str, secret| Some(Account { user: user.to_owned(), secret: Secret::new(secret) });
+    let handover = Handover {
+        account: account("op", "oper-s3cret"),
+        replication: account("repl", "repl-s3cret"),
+        failover: Failover::Auto,
+        failover_after: secs(3),
+        catch_up_timeout: secs(20),
+        freeze_timeout: secs(1),
+    };
+    assert_eq!(old.clusters["shop"].handover, Handover::default());
+    assert_eq!(new.clusters["shop"].handover, handover);
+    let changes: Vec<String> = old.diff(&new).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        [
+            "cluster shop: handover user none -> op",
+            "cluster shop: handover password added",
+            "cluster shop: handover replication_user none -> repl",
+            "cluster shop: handover replication_password added",
+            "cluster shop: handover failover off -> auto",
+            "cluster shop: handover failover_after 5s -> 3s",
+            "cluster shop: handover catch_up_timeout 10s -> 20s",
+            "cluster shop: handover freeze_timeout 5s -> 1s",
+        ]
+    );
+}
+
+#[test]
+fn a_handover_that_cannot_be_is_refused() {
+    let refused = |text: &str, line: &str| {
+        let errors = parse(text).expect_err("refused").to_string();
+        assert!(errors.contains(line), "{errors}");
+    };
+    refused(
+        &with_handover("failover = \"manual\"\n"),
+        "cluster.shop.handover.replication_user: missing; expected the user as whom replicas log in to a new primary",
+    );
+    refused(&with_handover("user = \"op\"\n"), "cluster.shop.handover.user: no password is given");
+    refused(&with_handover("password = \"oper-s3cret\"\n"), "cluster.shop.handover.user: missing");
+    refused(&with_handover("freeze_timeout = \"10ms\"\n"), "from 1s to 1h");
+    let two = with_handover(
+        "failover = \"auto\"\nreplication_user = \"repl\"\nreplication_password = \"repl-s3cret\"\n",
+    );
+    let two = edit(&two, ", db3 = \"10.0.0.3:3306\"", "");
+    refused(
+        &two,
+        "cluster.shop.handover.failover: \"auto\" needs a majority of the nodes without the primary",
+    );
+    good(&edit(&two, "\"auto\"", "\"manual\""));
+    let galera = format!("{SMALL}[cluster.shop.handover]\n");
+    assert!(good(&galera).warnings[0].contains("has no effect"), "{:?}", good(&galera).warnings);
+}
+
 // === diff ===
 
 #[test]
@@ -1622,6 +1689,8 @@ fn full_example() -> String {
         "SPILLWAY_STATS_PASSWORD",
         "SPILLWAY_CONSOLE_PASSWORD",
         "SPILLWAY_API_TOKEN",
+        "SPILLWAY_OPERATOR_PASSWORD",
+        "SPILLWAY_REPLICATION_PASSWORD",
     ]
     .into_iter()
     .zip(SECRETS)

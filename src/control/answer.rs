@@ -295,6 +295,24 @@ pub const STEP_COLUMNS: &[Column] = &[
     column("text", "answer", Cell::Text, "the answer"),
 ];
 
+/// One step of a change of writer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described by PROCEDURE_COLUMNS")]
+pub struct ProcedureRow {
+    pub step: String,
+    pub outcome: &'static str,
+    pub took_ms: u64,
+    pub detail: String,
+}
+
+/// Columns of [`ProcedureRow`].
+pub const PROCEDURE_COLUMNS: &[Column] = &[
+    column("step", "step", Cell::Text, "a condition, or what was changed"),
+    column("outcome", "outcome", Cell::Text, "ok, failed, or planned in a dry run"),
+    column("took_ms", "ms", Cell::Number, "how long it took, in milliseconds"),
+    column("detail", "detail", Cell::Text, "what was found, or why it failed"),
+];
+
 /// A listener.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "described by LISTENER_COLUMNS")]
@@ -382,6 +400,7 @@ pub enum Rows {
     Steps(Vec<StepRow>),
     Backoffs(Vec<BackoffRow>),
     Listeners(Vec<ListenerRow>),
+    Procedure(Vec<ProcedureRow>),
     Commands(Vec<CommandRow>),
 }
 
@@ -426,6 +445,7 @@ impl Rows {
             Self::Backoffs(rows) => Table::new(BACKOFF_COLUMNS, rows),
             Self::Steps(rows) => Table::new(STEP_COLUMNS, rows),
             Self::Listeners(rows) => Table::new(LISTENER_COLUMNS, rows),
+            Self::Procedure(rows) => Table::new(PROCEDURE_COLUMNS, rows),
             Self::Commands(rows) => Table::new(COMMAND_COLUMNS, rows),
         }
     }

@@ -72,6 +72,7 @@ impl Invocation {
                     let words: Vec<&str> = rest.by_ref().copied().collect();
                     Some(words.join(" ")).filter(|words| !words.is_empty())
                 }
+                Kind::Flag => None,
                 Kind::Text => rest.next().map(|word| unquoted(word).to_owned()),
                 _ => rest.next().map(|word| (*word).to_owned()),
             };
@@ -110,22 +111,29 @@ impl Invocation {
     }
 }
 
+/// The value of a flag that is given.
+const SET: &str = "true";
+
 /// Values of arguments, by their names.
 type Values = Vec<(&'static str, String)>;
 
-/// Arguments that are given as `--name value`, and the tokens that are left.
+/// Arguments that are given as `--name value`, flags, and the tokens that are left.
 fn named<'t>(operation: &Operation, tokens: &[&'t str]) -> Result<(Values, Vec<&'t str>), OperationError> {
     let (mut named, mut rest) = (Vec::new(), Vec::new());
     let mut tokens = tokens.iter();
     while let Some(token) = tokens.next() {
-        let Some(name) = token.strip_prefix("--") else {
+        if !token.starts_with("--") {
             rest.push(*token);
             continue;
-        };
-        let Some(argument) = operation.arguments.iter().find(|a| a.name == name) else {
+        }
+        let Some(argument) = operation.arguments.iter().find(|a| a.option() == **token) else {
             let message = format!("unknown option {}; usage: {}", shown(token), operation.usage());
             return Err(OperationError::bad_request(message));
         };
+        if argument.kind == Kind::Flag {
+            named.push((argument.name, SET.to_owned()));
+            continue;
+        }
         let Some(value) = tokens.next() else {
             let message = format!("{token}: a value is missing; usage: {}", operation.usage());
             return Err(OperationError::bad_request(message));
@@ -198,6 +206,7 @@ fn check(argument: &Argument, value: &str) -> Result<(), OperationError> {
         Kind::Word(words) => words.contains(&value),
         Kind::Session => value.parse::<u64>().is_ok(),
         Kind::Cluster | Kind::Node => !value.is_empty(),
+        Kind::Flag => value == SET,
         Kind::Command | Kind::Text => true,
     };
     if good {

@@ -9,6 +9,7 @@
 //! | `explain` | why a node serves what it serves |
 //! | `audit` | what would become of a login |
 //! | `change` | operations that change something; each leaves a line in the log |
+//! | `handover` | operations that change the writer of a cluster |
 //! | `readiness` | whether clients can be served |
 //! | `refusal` | why an operation was not done |
 //! | `state_file` | what operators want of nodes, kept over a restart |
@@ -19,6 +20,7 @@ mod audit;
 mod change;
 mod credential;
 mod explain;
+mod handover;
 mod invocation;
 pub mod operation;
 mod readiness;
@@ -37,6 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::accounts::AccountStore;
 use crate::backend::Gates;
 use crate::config::Config;
+use crate::handover::Handover;
 use crate::ids::ServiceName;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -111,12 +114,14 @@ pub struct Control {
     pub listeners: Arc<ArcSwap<Vec<ListenerStatus>>>,
     /// What operators want of nodes.
     pub state_file: StateFile,
+    /// Changes of writers.
+    pub handover: Arc<Handover>,
 }
 
 impl Control {
     /// Does what is asked.
     ///
-    /// Reading operations answer at once, but for `explain login`, which may look a name up. `set node` waits for the disk, and a reload for its end, at most a minute;
+    /// Reading operations answer at once, but for `explain login`, which may look a name up. `set node` waits for the disk, and a reload or a change of writer for its end, at most a minute;
     /// dropped in the middle, what was begun still comes to its end.
     ///
     /// # Errors
@@ -143,6 +148,7 @@ impl Control {
             Verb::ShowVersion => Ok(self.show_version()),
             Verb::SetNode => change::logged(caller, wanted, self.set_node(wanted).await),
             Verb::SetWriter => change::logged(caller, wanted, self.set_writer(wanted)),
+            Verb::Switch | Verb::Failover => change::logged(caller, wanted, self.hand_over(wanted).await),
             Verb::KillSession => change::logged(caller, wanted, self.kill_session(wanted)),
             Verb::ReloadAccounts => change::logged(caller, wanted, self.reload_accounts(wanted).await),
             Verb::ReloadConfig => change::logged(caller, wanted, self.reload_config().await),

@@ -36,6 +36,8 @@ pub enum Verb {
     ExplainNode,
     SetNode,
     SetWriter,
+    Switch,
+    Failover,
     KillSession,
     ReloadAccounts,
     ReloadConfig,
@@ -53,6 +55,8 @@ pub enum Kind {
     Session,
     /// A name or an address, without blanks.
     Text,
+    /// Whether something is wanted: `--name` in the console, `true` in a request.
+    Flag,
     /// One of a few words.
     Word(&'static [&'static str]),
     /// The words of a command; takes everything that follows.
@@ -135,6 +139,18 @@ const ONE_CLUSTER: Argument =
     Argument { name: "cluster", kind: Kind::Cluster, required: false, help: "only this cluster" };
 const NODE: Argument =
     Argument { name: "node", kind: Kind::Node, required: true, help: "the node's name within its cluster" };
+const NEW_WRITER: Argument = Argument {
+    name: "node",
+    kind: Kind::Node,
+    required: false,
+    help: "the new writer; the peer or the best replica unless it is given",
+};
+const DRY_RUN: Argument = Argument {
+    name: "dry_run",
+    kind: Kind::Flag,
+    required: false,
+    help: "only tell the conditions and what would be done",
+};
 const STATE: Argument = Argument {
     name: "state",
     kind: Kind::Word(DESIRED),
@@ -326,6 +342,24 @@ pub const OPERATIONS: &[Operation] = &[
         result: Shape::Done,
     },
     Operation {
+        verb: Verb::Switch,
+        words: &["switch"],
+        arguments: &[CLUSTER, NEW_WRITER, DRY_RUN],
+        help: "make another node the writer of a pair or of a replication cluster; the old one must live",
+        right: Right::Write,
+        http: Some(Http { method: Method::Post, path: "/v1/clusters/{cluster}/switch", selector: None }),
+        result: Shape::List("procedure", answer::PROCEDURE_COLUMNS),
+    },
+    Operation {
+        verb: Verb::Failover,
+        words: &["failover"],
+        arguments: &[CLUSTER, NEW_WRITER, DRY_RUN],
+        help: "make another node the writer because the old one is lost",
+        right: Right::Write,
+        http: Some(Http { method: Method::Post, path: "/v1/clusters/{cluster}/failover", selector: None }),
+        result: Shape::List("procedure", answer::PROCEDURE_COLUMNS),
+    },
+    Operation {
         verb: Verb::KillSession,
         words: &["kill", "session"],
         arguments: &[SESSION],
@@ -373,6 +407,7 @@ impl Kind {
             Self::Node => "the name of a node".to_owned(),
             Self::Session => "the number of a session".to_owned(),
             Self::Text => "a text without blanks".to_owned(),
+            Self::Flag => "true or false".to_owned(),
             Self::Word(words) => format!("one of: {}", words.join(", ")),
             Self::Command => "a command".to_owned(),
         }
@@ -382,10 +417,16 @@ impl Kind {
 // === impl Argument ===
 
 impl Argument {
-    /// The argument in a usage line: `CLUSTER`, `[CLUSTER]`, `enabled|drain|maintenance`.
+    /// The argument by its name in the console: `--dry-run`.
+    pub(super) fn option(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+
+    /// The argument in a usage line: `CLUSTER`, `[CLUSTER]`, `enabled|drain|maintenance`, `[--dry-run]`.
     pub fn usage(&self) -> String {
         let text = match self.kind {
             Kind::Word(words) => words.join("|"),
+            Kind::Flag => self.option(),
             _ => self.name.to_uppercase(),
         };
         if self.required { text } else { format!("[{text}]") }

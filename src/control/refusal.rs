@@ -20,7 +20,7 @@ pub enum Code {
     Unavailable,
 }
 
-/// An operation that was not done. Nothing has changed.
+/// An operation that was not done. Nothing has changed, unless the message says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}")]
 pub struct OperationError {

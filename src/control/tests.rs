@@ -55,6 +55,8 @@ pub(crate) fn rig() -> Rig {
         service: "app".parse().unwrap(),
         state: "listening",
     };
+    let config = Arc::new(ArcSwap::from_pointee(config));
+    let handover = Handover::new(Arc::clone(&config), Arc::clone(&topology));
     let control = Control {
         topology,
         registry: Arc::new(Registry::default()),
@@ -63,12 +65,13 @@ pub(crate) fn rig() -> Rig {
         failed: Arc::default(),
         names: Names::new(tokio::runtime::Handle::current()),
         accounts: Arc::new(accounts),
-        config: Arc::new(ArcSwap::from_pointee(config)),
+        config,
         metrics: Arc::new(Metrics::new("test")),
         lifecycle,
         reload,
         listeners: Arc::new(ArcSwap::from_pointee(vec![listening])),
         state_file: StateFile::load(Some(state_file.clone())).unwrap(),
+        handover,
     };
     Rig { control: Arc::new(control), reloads, state_file, _directory: directory }
 }

@@ -20,6 +20,9 @@ const PROVE_AGAIN: Duration = Duration::from_secs(15);
 /// Evidence from traffic makes a node's probes follow each other as closely as this, and no closer.
 const ROUSED: Duration = Duration::from_millis(100);
 
+/// While a cluster has lost its writer, its nodes are probed as often as this at least: whoever becomes the next one is waited
+/// for.
+const WITHOUT_WRITER: Duration = Duration::from_millis(200);
 /// Errors of a server that has no room for one more connection, of anybody or of the monitor account.
 const FULL: &[u16] = &[1040, 1203, 1226];
 
@@ -119,16 +122,33 @@ impl Probe {
         before.filter(Observed::is_up).unwrap_or_else(|| Observed::down(error.to_string()))
     }
 
-    /// Waits for the next probe: the interval, or less when traffic has trouble with the node.
+    /// Waits for the next probe: the interval, or less when traffic has trouble with the node, or there is no writer.
     async fn rest(&self, begun: Instant) {
         let interval = jittered(self.cluster.monitor.interval, self.cluster.monitor.jitter);
+        let rested = tokio::time::sleep(interval);
         let topology = self.monitors.topology.load();
         let Some(node) = known(&topology, &self.cluster, &self.node) else {
-            return tokio::time::sleep(interval).await;
+            return rested.await;
         };
         tokio::select! {
-            () = tokio::time::sleep(interval) => {}
+            () = rested => {}
             () = node.suspicion.roused() => tokio::time::sleep(ROUSED.saturating_sub(begun.elapsed())).await,
+            () = self.writer_lost() => tokio::time::sleep(WITHOUT_WRITER.saturating_sub(begun.elapsed())).await,
+        }
+    }
+
+    /// Waits until the cluster had a writer and has none.
+    async fn writer_lost(&self) {
+        let mut changes = self.monitors.topology.subscribe();
+        loop {
+            let topology = self.monitors.topology.load();
+            let cluster = topology.cluster(self.cluster.name.as_str());
+            if cluster.is_some_and(|c| c.leadership.agreed.is_some() && !c.leadership.serves) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -103,10 +103,12 @@ fn galera(f: &Findings, monitor: &Monitor) -> Observed {
     if f.get("wsrep_connected") == "OFF" {
         return Observed::down("wsrep_connected is OFF");
     }
-    if !matches!(f.get("wsrep_reject_queries"), "" | "NONE") {
-        return Observed::down(format!("wsrep_reject_queries is {}", f.get("wsrep_reject_queries")));
-    }
     let group = Some(f.get("wsrep_cluster_state_uuid").to_owned()).filter(|uuid| !uuid.is_empty());
+    if !matches!(f.get("wsrep_reject_queries"), "" | "NONE") {
+        // What it was asked before it still answers: sessions go when their statement is done.
+        let reason = format!("wsrep_reject_queries is {}", f.get("wsrep_reject_queries"));
+        return Observed::up(false, false, reason).in_group(group);
+    }
     if !matches!(f.get("pxc_maint_mode"), "" | "DISABLED") {
         return Observed::up(false, false, format!("pxc_maint_mode is {}", f.get("pxc_maint_mode")))
             .in_group(group);
@@ -298,7 +300,6 @@ mod tests {
             (&[("wsrep_cluster_status", "non-Primary")], "component is non-Primary"),
             (&[("wsrep_local_state", "3"), ("wsrep_local_state_comment", "Joined")], "Joined"),
             (&[("wsrep_connected", "OFF")], "wsrep_connected is OFF"),
-            (&[("wsrep_reject_queries", "ALL")], "wsrep_reject_queries is ALL"),
         ] {
             let seen = with(changed);
             assert!(matches!(&seen, Observed::Down { reason: r } if r.contains(reason)), "{seen:?}");
@@ -322,6 +323,10 @@ mod tests {
         assert!(matches!(judge(ClusterKind::Galera, &f, &wanted), Observed::Up { readable: false, .. }));
         assert!(matches!(with(&[("wsrep_desync", "ON")]), Observed::Up { writable: false, detail, .. }
             if detail.contains("wsrep_desync=ON")));
+        assert!(matches!(
+            with(&[("wsrep_reject_queries", "ALL")]),
+            Observed::Up { writable: false, readable: false, .. }
+        ));
         assert!(matches!(
             with(&[("pxc_maint_mode", "MAINTENANCE")]),
             Observed::Up { writable: false, readable: false, .. }

@@ -166,7 +166,7 @@ impl Session {
         relay: &mut Relay,
         credential: &mut Credential,
     ) -> Result<(), Fault> {
-        let pins = relay.state.pins();
+        let pins = relay.state.pins_to_cluster();
         let settings = relay.state.settings().to_vec();
         let mut talk = Conversation::with(relay);
         let command = talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;

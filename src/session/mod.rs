@@ -304,7 +304,7 @@ impl Session {
                         Err(fault) => break fault,
                     }
                 }
-                () = Leaving::deadline(&mut leaving) => break overdue(leaving.as_deref(), &relay),
+                () = Leaving::deadline(&mut leaving, &entry) => break overdue(leaving.as_deref(), &relay),
             };
             let done = match event {
                 Event::Command(Command::Quit) | Event::ClientClosed => {
@@ -439,6 +439,7 @@ impl Session {
             place.cluster = Some(placed.cluster.clone());
             place.node = Some(placed.node);
         });
+        self.look_at_place();
         self.registered.entry.set_account(Arc::clone(&credential.account));
         // The accounts may have changed since it was judged, and nobody found this session then.
         let accounts = self.shared.accounts.load();
@@ -487,15 +488,6 @@ impl Session {
     }
 }
 
-impl Session {
-    /// Whether the cluster has more nodes than one.
-    fn has_other_nodes(&self) -> bool {
-        let topology = self.shared.topology.load();
-        let cluster = self.cluster.as_ref().and_then(|name| topology.cluster(name.as_str()));
-        cluster.is_some_and(|cluster| cluster.nodes.len() > 1)
-    }
-}
-
 /// A session that is to leave its node.
 struct Leaving {
     wish: Leave,
@@ -504,12 +496,16 @@ struct Leaving {
 }
 
 impl Leaving {
-    /// Resolves at the deadline. Cancel safe.
-    async fn deadline(leaving: &mut Option<Box<Self>>) {
-        match leaving.as_mut().and_then(|leaving| leaving.deadline.as_mut()) {
-            Some(deadline) => deadline.await,
-            None => std::future::pending().await,
+    /// Resolves at the deadline, unless the session has left by then. Cancel safe.
+    async fn deadline(leaving: &mut Option<Box<Self>>, entry: &Entry) {
+        if let Some(deadline) = leaving.as_mut().and_then(|leaving| leaving.deadline.as_mut()) {
+            deadline.await;
+            if entry.wish_now().is_some() {
+                return;
+            }
+            *leaving = None;
         }
+        std::future::pending::<()>().await;
     }
 }
 

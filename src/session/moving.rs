@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::commands::Conversation;
@@ -14,8 +14,9 @@ use super::handshake::read_fault;
 use super::hold::Patience;
 use super::registry::Leave;
 use super::relay::Relay;
-use super::{Credential, Leaving, Session, unless_ended};
+use super::{Credential, Leaving, Session, settle, unless_ended};
 use crate::auth::Proof;
+use crate::config::NodeChoice;
 use crate::fault::{Blame, Fault};
 use crate::ids::NodeName;
 use crate::topology::{Evidence, Topology};
@@ -24,8 +25,9 @@ use crate::wire::packet::Err as ErrPacket;
 /// How long a session waits to hear whether the node that closed its link is gone. A session that was killed there ends.
 const VERDICT: Duration = Duration::from_secs(1);
 
-/// How often a statement that nodes refuse is taken to another one.
-const MAX_REFUSALS: u8 = 3;
+/// How soon a node that refused a statement is asked again while it is still the one for it: it may take it by then, and
+/// probes may have seen nothing of it.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Longest `COM_STMT_EXECUTE` that can be rewritten.
 const EXECUTE_LIMIT: usize = 48 * 1024;
@@ -37,21 +39,20 @@ const NEED_REPREPARE: u16 = 1615;
 /// `ER_CONNECTION_KILLED`.
 const STOPPING: [u16; 2] = [1053, 1927];
 
-/// How often nodes refused the statement that is under way.
+/// Since when nodes refuse the statement that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     /// The statements before it.
     before: u64,
-    count: u8,
+    since: Option<Instant>,
 }
 
 impl Refusals {
-    fn count(&mut self, before: u64) -> u8 {
+    fn since(&mut self, before: u64) -> Instant {
         if self.before != before {
-            *self = Self { before, count: 0 };
+            *self = Self { before, since: None };
         }
-        self.count += 1;
-        self.count
+        *self.since.get_or_insert_with(Instant::now)
     }
 }
 
@@ -127,7 +128,8 @@ impl Session {
         }
     }
 
-    /// The node refused a statement because of what it is now. Another one takes it, once there is one.
+    /// The node refused a statement because of what it is now. Another one takes it, once there is one, or the same node
+    /// when it can again.
     pub(super) async fn refused(
         &mut self,
         relay: &mut Relay,
@@ -136,17 +138,23 @@ impl Session {
         refusals: &mut Refusals,
     ) -> Result<(), Fault> {
         let moves = self.moves(credential);
-        let again = refusals.count(self.registered.entry.statements());
-        if again > MAX_REFUSALS || !can_leave(relay, credential) {
+        let since = refusals.since(self.registered.entry.statements());
+        let deadline = since + moves.hold.unwrap_or_default();
+        // Who asked for any node may well be on a read-only one.
+        let hopeless = self.service.node == NodeChoice::Any && !self.has_better_node();
+        if hopeless || !can_leave(relay, credential) {
             relay.pass_refusal(refusal);
             return Ok(());
         }
         let mut changes = self.shared.topology.subscribe();
         let mut patience = Patience::default();
         self.suspect(Evidence::Error(refusal.code));
-        while self.is_best_node(&self.shared.topology.load()) {
+        let again = Instant::now() + ASK_AGAIN;
+        while !(self.has_better_node() || self.has_node() && Instant::now() >= again) {
             let (held, cluster) = (&self.shared.held, &credential.cluster);
-            if !patience.wait(held, cluster, &moves, changes.changed()).await {
+            let until = if self.has_node() { again.min(deadline) } else { deadline };
+            let waited = patience.wait(held, cluster, &moves, timeout_at(until, changes.changed())).await;
+            if !waited || Instant::now() >= deadline {
                 relay.pass_refusal(refusal);
                 return Ok(());
             }
@@ -161,11 +169,7 @@ impl Session {
         talk.end();
         match payload {
             Ok(payload) => relay.rewrite_execute(&payload),
-            Err(crate::net::ReadError::TooLong(_)) => {
-                let text = "Prepared statement needs to be re-prepared";
-                let reply = ErrPacket::new(NEED_REPREPARE, b"HY000", text);
-                Err(Fault::told(Blame::Proxy, "needs_reprepare", text, reply))
-            }
+            Err(crate::net::ReadError::TooLong(_)) => Err(needs_reprepare()),
             Err(error) => Err(read_fault(error)),
         }
     }
@@ -210,6 +214,19 @@ impl Session {
         let topology = self.shared.topology.load();
         let cluster = self.cluster.as_ref().and_then(|cluster| topology.cluster(cluster.as_str()));
         cluster.is_some_and(|cluster| cluster.choose(self.service.node).is_ok())
+    }
+
+    /// Whether the cluster has more nodes than one.
+    pub(super) fn has_other_nodes(&self) -> bool {
+        let topology = self.shared.topology.load();
+        let cluster = self.cluster.as_ref().and_then(|name| topology.cluster(name.as_str()));
+        cluster.is_some_and(|cluster| cluster.nodes.len() > 1)
+    }
+
+    /// The topology may have changed since the session's node was chosen, and nobody found the session there then.
+    pub(super) fn look_at_place(&self) {
+        let (topology, config) = (self.shared.topology.load(), self.shared.config.load());
+        settle::tell(&self.registered.entry, &topology, &config);
     }
 
     /// While there is no node for a session, it needs none until its client wants something.
@@ -280,6 +297,7 @@ impl Session {
         let (from, to) = (self.registered.entry.place().node, placed.node.clone());
         relay.state.relocated(&numbers);
         self.registered.entry.set_place(|place| place.node = Some(placed.node));
+        self.look_at_place();
         self.link_load = Some(placed.load);
         relay.replace_link(placed.link);
         self.shared.metrics.session_moved(&credential.cluster);
@@ -293,6 +311,12 @@ impl Session {
         );
         Ok(())
     }
+}
+
+/// The session moved, and its node cannot be told what it would have to know of a statement.
+pub(super) fn needs_reprepare() -> Fault {
+    let text = "Prepared statement needs to be re-prepared";
+    Fault::told(Blame::Proxy, "needs_reprepare", text, ErrPacket::new(NEED_REPREPARE, b"HY000", text))
 }
 
 /// Whether the session can go on without its link.

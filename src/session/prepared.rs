@@ -24,15 +24,20 @@ pub struct Preparing {
     pub repeats: bool,
     /// Whether its execution leaves nothing behind that another link would lack.
     pub plain: bool,
+    /// Whether its execution leaves a number for `FOUND_ROWS()` that the client wants to know.
+    pub counts: bool,
     /// The node's answer, with the number that the client is told.
     answer: Option<(PrepareOk, u32)>,
 }
 
 #[derive(Debug)]
 struct Statement {
+    /// How many were prepared before it.
+    nth: u64,
     text: Option<Box<[u8]>>,
     repeats: bool,
     plain: bool,
+    counts: bool,
     /// Its number on the link.
     on_link: u32,
     parameters: u16,
@@ -40,6 +45,8 @@ struct Statement {
     types: Option<Box<[u8]>>,
     /// Whether the link has seen them.
     typed: bool,
+    /// Whether another link had it before.
+    relocated: bool,
     /// Whether the link holds rows to be fetched or data for its next execution.
     open: bool,
 }
@@ -53,12 +60,16 @@ pub enum About<'a> {
     Number(u32),
     /// It goes out when these types are put in place of the flag at this position.
     Types(&'a [u8], usize),
+    /// It needs types that nobody knows on this side of the link that the session left.
+    Lost,
 }
 
 /// The prepared statements of one session.
 #[derive(Debug, Default)]
 pub struct PreparedStatements {
     by_number: BTreeMap<u32, Statement>,
+    /// How many there have been.
+    count: u64,
     /// Bytes of all texts.
     size: usize,
     /// How many have no text.
@@ -72,7 +83,7 @@ pub struct PreparedStatements {
 impl Preparing {
     /// A statement with this text; none: not followed.
     pub fn new(text: Option<&[u8]>, repeats: bool, plain: bool) -> Self {
-        Self { text: text.map(Box::from), repeats, plain, answer: None }
+        Self { text: text.map(Box::from), repeats, plain, counts: false, answer: None }
     }
 }
 
@@ -80,6 +91,11 @@ impl PreparedStatements {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.by_number.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_number.len()
     }
 
     /// How many of them no other link could have.
@@ -117,14 +133,18 @@ impl PreparedStatements {
         }
         self.moved |= told != ok.id;
         self.unkept += usize::from(preparing.text.is_none());
+        self.count += 1;
         let statement = Statement {
+            nth: self.count,
             text: preparing.text,
             repeats: preparing.repeats,
             plain: preparing.plain,
+            counts: preparing.counts,
             on_link: ok.id,
             parameters: ok.parameters,
             types: None,
             typed: false,
+            relocated: false,
             open: false,
         };
         if let Some(replaced) = self.by_number.insert(told, statement) {
@@ -165,6 +185,8 @@ impl PreparedStatements {
                         Types::AsBefore(at) if !statement.typed && statement.types.is_some() => {
                             return About::Types(statement.types.as_deref().unwrap_or_default(), at);
                         }
+                        // The client gave them in a command that named the statement by `LAST_PREPARED`.
+                        Types::AsBefore(_) if !statement.typed && statement.relocated => return About::Lost,
                         Types::None | Types::AsBefore(_) => {}
                     }
                     is_open = opens_cursor;
@@ -198,9 +220,17 @@ impl PreparedStatements {
         self.by_number.get(&number).map_or((false, false), |s| (s.repeats, s.plain))
     }
 
-    /// The numbers of the client with their texts, in the order in which they were prepared.
+    /// Whether an execution leaves a number for `FOUND_ROWS()` that the client wants to know.
+    pub fn counts(&self, number: u32) -> bool {
+        self.by_number.get(&number).is_some_and(|s| s.counts)
+    }
+
+    /// The numbers of the client with their texts, in the order in which they were prepared: the last one is
+    /// [`LAST_PREPARED`] on another link, too.
     pub fn texts(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        self.by_number.iter().filter_map(|(number, s)| Some((*number, s.text.as_deref()?)))
+        let mut all: Vec<_> = self.by_number.iter().collect();
+        all.sort_unstable_by_key(|(_, statement)| statement.nth);
+        all.into_iter().filter_map(|(number, s)| Some((*number, s.text.as_deref()?)))
     }
 
     /// The session moved to a link where its statements have these numbers.
@@ -210,6 +240,7 @@ impl PreparedStatements {
             if let Some(statement) = self.by_number.get_mut(number) {
                 statement.on_link = ok.id;
                 statement.typed = false;
+                statement.relocated = true;
             }
         }
     }
@@ -256,7 +287,23 @@ mod tests {
         let second = prepare(&mut all, 1, 0);
         assert_ne!(second, 1);
         assert_eq!(all.sent(Command::StmtReset, second, &[], NONE), About::Number(1));
+        // The node's third one has a lower number, and comes behind it.
+        let third = prepare(&mut all, 2, 0);
+        assert!(third < second);
+        assert_eq!(all.texts().map(|(number, _)| number).collect::<Vec<_>>(), [1, second, third]);
         assert_eq!(all.sent(Command::StmtReset, 1, &[], NONE), About::Number(5));
+    }
+
+    #[test]
+    fn types_that_nobody_knows_are_not_guessed() {
+        let mut all = PreparedStatements::default();
+        prepare(&mut all, 1, 1);
+        assert_eq!(all.sent(Command::StmtExecute, LAST_PREPARED, BOUND, NONE), About::AsItIs);
+        assert_eq!(all.sent(Command::StmtExecute, 1, AGAIN, NONE), About::AsItIs);
+        all.moved(&[(1, PrepareOk { id: 9, columns: 1, parameters: 1 })]);
+        assert_eq!(all.sent(Command::StmtExecute, 1, AGAIN, NONE), About::Lost);
+        assert_eq!(all.sent(Command::StmtExecute, 1, BOUND, NONE), About::Number(9));
+        assert_eq!(all.sent(Command::StmtExecute, 1, AGAIN, NONE), About::Number(9));
     }
 
     #[test]

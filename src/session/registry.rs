@@ -51,7 +51,9 @@ impl Ending {
 /// A wish that a session leaves its link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leave {
-    /// The node that it is to leave, with the reason.
+    /// The node that it is to leave.
+    pub from: (ClusterName, NodeName),
+    /// That node with the reason, in words.
     pub reason: String,
     /// When it ends if it could not; none: it stays then.
     pub deadline: Option<Instant>,
@@ -180,7 +182,9 @@ impl Entry {
     pub fn wish(&self, wish: Option<Leave>) {
         let mut known = self.leave.lock().unwrap_or_else(PoisonError::into_inner);
         let same = match (&*known, &wish) {
-            (Some(known), Some(new)) => (&known.reason, known.at_once) == (&new.reason, new.at_once),
+            (Some(known), Some(new)) => {
+                (&known.from, &known.reason, known.at_once) == (&new.from, &new.reason, new.at_once)
+            }
             (None, None) => true,
             _ => false,
         };
@@ -190,9 +194,13 @@ impl Entry {
         }
     }
 
-    /// The wish that is in force.
+    /// The wish that is in force: a session that is elsewhere by now has done what was wished.
     pub fn wish_now(&self) -> Option<Leave> {
-        self.leave.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let wish = self.leave.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let place = self.lock();
+        let is_there =
+            place.cluster.as_ref() == Some(&wish.from.0) && place.node.as_ref() == Some(&wish.from.1);
+        is_there.then_some(wish)
     }
 
     /// Has the session look at its wish again, because it may be possible now.
@@ -321,6 +329,25 @@ mod tests {
         assert_eq!(session.entry.ended().await, Ending::Killed);
         drop(session);
         assert!(registry.get(id).is_none() && registry.is_empty());
+    }
+
+    #[test]
+    fn a_wish_ends_where_the_session_is_elsewhere() {
+        let session = registered(&Arc::new(Registry::default()));
+        let at = |cluster: &str, node: &str| (cluster.parse().expect("name"), node.parse().expect("name"));
+        let go_to = |(cluster, node): (ClusterName, NodeName)| {
+            session.entry.set_place(|place| (place.cluster, place.node) = (Some(cluster), Some(node)));
+        };
+        go_to(at("shop", "n1"));
+        let wish = Leave { from: at("shop", "n1"), reason: "drain".into(), deadline: None, at_once: false };
+        session.entry.wish(Some(wish.clone()));
+        assert_eq!(session.entry.wish_now(), Some(wish.clone()));
+        go_to(at("shop", "n2"));
+        assert_eq!(session.entry.wish_now(), None);
+        go_to(at("lab", "n1"));
+        assert_eq!(session.entry.wish_now(), None);
+        go_to(at("shop", "n1"));
+        assert_eq!(session.entry.wish_now(), Some(wish));
     }
 
     #[tokio::test]

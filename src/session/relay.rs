@@ -130,6 +130,8 @@ pub struct Relay {
     leaving: bool,
     /// The only command under way, for as long as it could be sent again.
     in_flight: Option<InFlight>,
+    /// The command that goes out next did so before, on a link that was lost.
+    lost_before: bool,
     /// Statement numbers to be put into the bytes that are looked at.
     patches: Vec<Patch>,
     /// What operators were told last of why the session cannot leave its link.
@@ -169,6 +171,7 @@ impl Relay {
             last_words: None,
             leaving: false,
             in_flight: None,
+            lost_before: false,
             patches: Vec::new(),
             rejected: None,
             told: None,
@@ -246,7 +249,8 @@ impl Relay {
             return Poll::Pending;
         }
         let (headroom, space) = (HEADROOM, &mut scratch[HEADROOM..]);
-        let held = self.from_client.unread.len();
+        // More than fits is there when a command that was sent before stands in front of what was read since.
+        let held = self.from_client.unread.len().min(space.len());
         let mut filled = held;
         if !std::mem::take(&mut self.look_again) {
             if held >= space.len() || self.awaited.len() >= MAX_PIPELINED {
@@ -260,19 +264,15 @@ impl Relay {
                 Err(e) => return Poll::Ready(Progress::Event(Event::Failed(Fault::client_gone(e)))),
             }
         }
-        if held > 0 {
-            space[..held].copy_from_slice(&self.from_client.unread);
-            self.from_client.unread.clear();
-        }
+        self.from_client.take(&mut space[..held]);
         let before = self.leftovers;
         let chunk = &mut space[..filled];
         let end = match self.take_commands(chunk, around) {
             Ok(end) => end,
             Err(fault) => return Poll::Ready(Progress::Event(Event::Failed(fault))),
         };
-        if end < filled {
-            self.from_client.unread.extend_from_slice(&chunk[end..]);
-        }
+        self.look_again |= end > 0 && !self.from_client.unread.is_empty();
+        self.from_client.put_back(&chunk[end..]);
         self.patch(chunk);
         around.metrics.bytes_to_nodes.inc_by(end as u64);
         let start = headroom - self.put_own_commands(before, &mut scratch[..headroom]);
@@ -397,7 +397,7 @@ impl Relay {
             self.stopped_at = Some(command);
             return Ok(false);
         }
-        self.note_in_flight(command, head, text, effect.as_ref());
+        self.note_in_flight(command, head, effect.as_ref());
         let pending = self.state.sent(command, text, effect);
         if let Follow::First(left) = &mut self.follow {
             *left -= 1;
@@ -450,10 +450,7 @@ impl Relay {
             Ok(n) => n,
             Err(e) => return self.node_failed(&e),
         };
-        if held > 0 {
-            scratch[..held].copy_from_slice(&self.from_node.unread);
-            self.from_node.unread.clear();
-        }
+        self.from_node.take(&mut scratch[..held]);
         let chunk = &mut scratch[..held + n];
         let (start, end) = match self.take_own_replies(chunk).and_then(|start| {
             // Only what comes behind the replies to own commands is the client's.
@@ -465,9 +462,7 @@ impl Relay {
         if let Some(refusal) = self.rejected.take() {
             return Poll::Ready(Progress::Event(Event::Rejected(refusal)));
         }
-        if end < chunk.len() {
-            self.from_node.unread.extend_from_slice(&chunk[end..]);
-        }
+        self.from_node.put_back(&chunk[end..]);
         self.patch(chunk);
         around.metrics.bytes_to_clients.inc_by((end - start) as u64);
         match pass_on(cx, &mut self.client, &mut self.from_node.unsent, &chunk[start..end]) {

@@ -10,23 +10,28 @@ use crate::topology::{Cluster, Desired, Node, Observed, Topology};
 
 /// Tells every session whether it is to leave its node. Returns how many were ended or have to leave at once.
 pub fn settle(registry: &Registry, topology: &Topology, config: &Config) -> usize {
-    let mut stranded = 0;
-    for entry in registry.list() {
-        match judge(&entry, topology, config) {
-            Judgement::Stays => entry.wish(None),
-            Judgement::Leaves(wish) => {
-                stranded += usize::from(wish.at_once);
-                entry.wish(Some(wish));
-                // There may be a node for it now where there was none before.
-                entry.remind();
-            }
-            Judgement::Ends(why) => {
-                stranded += 1;
-                entry.end(why);
-            }
+    registry.list().iter().filter(|entry| tell(entry, topology, config)).count()
+}
+
+/// Tells one session. Whether it was ended or has to leave at once.
+pub(super) fn tell(entry: &Entry, topology: &Topology, config: &Config) -> bool {
+    match judge(entry, topology, config) {
+        Judgement::Stays => {
+            entry.wish(None);
+            false
+        }
+        Judgement::Leaves(wish) => {
+            let at_once = wish.at_once;
+            entry.wish(Some(wish));
+            // There may be a node for it now where there was none before.
+            entry.remind();
+            at_once
+        }
+        Judgement::Ends(why) => {
+            entry.end(why);
+            true
         }
     }
-    stranded
 }
 
 #[derive(Debug, PartialEq)]
@@ -46,6 +51,7 @@ fn judge(entry: &Entry, topology: &Topology, config: &Config) -> Judgement {
     };
     let leave = |reason: &str, timeout: Option<Duration>, at_once| {
         Judgement::Leaves(Leave {
+            from: (cluster.clone(), name.clone()),
             reason: format!("node {name} of cluster {cluster}: {reason}"),
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             at_once,

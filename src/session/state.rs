@@ -26,6 +26,8 @@ pub enum Pin {
     Locks,
     /// Prepared statements that no other link could have: their number.
     Prepared(usize),
+    /// Prepared statements, whose tables are on this cluster: their number.
+    OfCluster(usize),
     /// The link holds rows or data of a prepared statement.
     Cursor,
     /// The last statement left the number of rows that `FOUND_ROWS()` tells the next one.
@@ -40,6 +42,7 @@ impl fmt::Display for Pin {
             Self::Transaction => f.write_str("a transaction is open"),
             Self::Locks => f.write_str("tables are locked"),
             Self::Prepared(n) => write!(f, "{n} prepared statement(s) that cannot be prepared elsewhere"),
+            Self::OfCluster(n) => write!(f, "{n} prepared statement(s) open"),
             Self::Cursor => f.write_str("a prepared statement has rows or data open"),
             Self::FoundRows => f.write_str("FOUND_ROWS() of its last statement may still be asked for"),
             Self::Unknown(word) => write!(f, "it ran {word}, whose effect on the session is not known"),
@@ -81,7 +84,6 @@ pub struct SessionState {
     /// What a reset of the connection may not take away.
     unproven: Option<&'static str>,
     settings: Vec<Vec<u8>>,
-    settings_size: usize,
 }
 
 impl SessionState {
@@ -109,6 +111,7 @@ impl SessionState {
     pub fn moved(&mut self, schema: Vec<u8>) {
         self.schema = Some(schema);
         self.forgotten = true;
+        self.insert_id = 0;
     }
 
     /// The state after the session moved to another link of its cluster, where its prepared statements have these numbers.
@@ -168,6 +171,12 @@ impl SessionState {
         self.each_pin().collect()
     }
 
+    /// Why the session cannot leave its cluster now; empty: it can.
+    pub fn pins_to_cluster(&self) -> Vec<Pin> {
+        let prepared = self.prepared.len();
+        self.each_pin().chain((prepared > 0).then_some(Pin::OfCluster(prepared))).collect()
+    }
+
     /// The first of [`Self::pins`].
     pub fn pin(&self) -> Option<Pin> {
         self.each_pin().next()
@@ -192,7 +201,7 @@ impl SessionState {
     /// `effect` is the text's, for `COM_QUERY` and `COM_STMT_PREPARE`. Returns what to do when its reply
     /// has ended.
     pub fn sent(&mut self, command: Command, body: &[u8], effect: Option<Effect>) -> Pending {
-        (self.forgotten, self.counted_rows) = (false, false);
+        self.note_counted(command, body, effect.as_ref());
         match command {
             Command::InitDb => Pending::Schema(body.to_vec()),
             Command::ResetConnection => Pending::Reset,
@@ -209,12 +218,13 @@ impl SessionState {
                     _ => {}
                 }
                 let repeats = sql::may_be_repeated(body, &effect);
-                Pending::Prepare(Preparing::new(Some(body), repeats, effect == Effect::None))
+                let counts = effect == Effect::Recalls("SELECT") && sql::counts_found_rows(body);
+                let mut preparing = Preparing::new(Some(body), repeats, effect == Effect::None);
+                preparing.counts = counts;
+                Pending::Prepare(preparing)
             }
             Command::Query => {
                 self.note_unknown(effect.as_ref());
-                self.counted_rows =
-                    matches!(effect, Some(Effect::Recalls("SELECT"))) && sql::counts_found_rows(body);
                 match effect {
                     Some(Effect::Use(schema)) => Pending::Schema(schema),
                     Some(Effect::Set) => Pending::Setting(body.to_vec()),
@@ -237,6 +247,25 @@ impl SessionState {
             }
             _ => Pending::Nothing,
         }
+    }
+
+    /// Notes what a command does to the values that statements leave for those behind them. What is no statement leaves
+    /// them alone, and only one that reads replaces what `FOUND_ROWS()` tells.
+    fn note_counted(&mut self, command: Command, body: &[u8], effect: Option<&Effect>) {
+        let number = || body.first_chunk().map(|id| u32::from_le_bytes(*id));
+        let counts = match command {
+            Command::Query if matches!(effect, Some(Effect::Set | Effect::Use(_))) => return,
+            Command::Query => effect == Some(&Effect::Recalls("SELECT")) && sql::counts_found_rows(body),
+            Command::StmtExecute => number().is_some_and(|number| self.prepared.counts(number)),
+            Command::StmtBulkExecute | Command::Unknown(_) => false,
+            _ => return,
+        };
+        self.forgotten = false;
+        let reads = || match command {
+            Command::Query => sql::begins_with(body, &["select", "show", "with"]),
+            _ => number().is_some_and(|number| self.prepared.nature(number).0),
+        };
+        self.counted_rows = counts || self.counted_rows && !reads();
     }
 
     fn note_unknown(&mut self, effect: Option<&Effect>) {
@@ -314,15 +343,17 @@ impl SessionState {
     }
 
     /// Keeps a statement that sets variables to plain values. The same one again takes the place of the earlier one: whatever
-    /// that set, this sets again.
+    /// that set, this sets again. But what a user variable gets depends on what was set before it: its character set, for one.
     fn set(&mut self, text: Vec<u8>) {
-        if let Some(earlier) = self.settings.iter().position(|known| *known == text) {
+        let needed = |behind: &[Vec<u8>]| behind.iter().any(|later| sql::names_user_variable(later));
+        if let Some(earlier) = self.settings.iter().rposition(|known| *known == text)
+            && !needed(&self.settings[earlier + 1..])
+        {
             self.settings.remove(earlier);
-            self.settings.push(text);
-            return;
+            self.settings.dedup();
         }
-        self.settings_size += text.len();
-        if self.settings_size > MAX_SETTINGS {
+        let size: usize = self.settings.iter().map(Vec::len).sum();
+        if size + text.len() > MAX_SETTINGS {
             self.unknown = Some("too many SET statements");
         } else {
             self.settings.push(text);
@@ -437,6 +468,55 @@ mod tests {
         assert_eq!(state.pins(), []);
         run(&mut state, "SET nonsense = 1", End::Error(1193));
         assert_eq!(state.pins(), [Pin::Unknown("a SET that failed")]);
+    }
+
+    #[test]
+    fn what_a_user_variable_depends_on_stays_in_front_of_it() {
+        let mut state = SessionState::default();
+        let kept = |state: &SessionState| -> Vec<String> {
+            state.settings().iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+        };
+        for text in ["SET NAMES latin1", "SET @a = 'x'", "SET NAMES utf8mb4", "SET NAMES latin1"] {
+            run(&mut state, text, OK);
+        }
+        assert_eq!(
+            kept(&state),
+            ["SET NAMES latin1", "SET @a = 'x'", "SET NAMES utf8mb4", "SET NAMES latin1"]
+        );
+        for _ in 0..1000 {
+            run(&mut state, "SET @a = 'x'", OK);
+            run(&mut state, "SET NAMES latin1", OK);
+        }
+        assert!(kept(&state).len() <= 6, "{:?}", kept(&state));
+        assert_eq!(state.pins(), []);
+    }
+
+    #[test]
+    fn what_is_no_statement_leaves_the_counted_rows() {
+        let mut state = SessionState::default();
+        run(&mut state, "SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1", OK);
+        let pending = state.sent(Command::Ping, b"", None);
+        state.ended(pending, OK);
+        state.about(Command::StmtClose, 8, b"", Capabilities::empty());
+        let pending = state.sent(Command::StmtClose, &[8, 0, 0, 0], None);
+        state.ended(pending, OK);
+        run(&mut state, "UPDATE t SET a = 1", OK);
+        assert_eq!(state.pins(), [Pin::FoundRows]);
+        run(&mut state, "SELECT 1", OK);
+        assert_eq!(state.pins(), []);
+        // The same by a prepared statement.
+        let text = b"SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1";
+        let mut pending = state.sent(Command::StmtPrepare, text, Some(classify(text)));
+        state.answered(&mut pending, PrepareOk { id: 7, columns: 1, parameters: 0 });
+        state.ended(pending, End::Prepared(7));
+        let pending = state.sent(Command::StmtExecute, &[7, 0, 0, 0, 0, 1, 0, 0, 0], None);
+        state.ended(pending, OK);
+        assert_eq!(state.pins(), [Pin::FoundRows]);
+        // What the last statement left is asked for although a goodbye to a statement came between.
+        state.relocated(&[]);
+        state.sent(Command::StmtClose, &[7, 0, 0, 0], None);
+        let text = b"SELECT FOUND_ROWS()";
+        assert!(state.has_forgotten(Some(&classify(text)), text));
     }
 
     #[test]

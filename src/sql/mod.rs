@@ -69,7 +69,16 @@ const NOT_OF_THE_SESSION: &[&str] = &[
     "statement",
     "profiling",
     "profiling_history_size",
+    "resource",
 ];
+
+/// Variables that the next statement or transaction uses up: setting them again later would have another effect.
+const USED_UP: &[&str] =
+    &["gtid_next", "gtid_seq_no", "identity", "insert_id", "last_insert_id", "rand_seed1", "rand_seed2"];
+
+/// The same where `@@` without a scope stands before them.
+const USED_UP_WITHOUT_SCOPE: &[&str] =
+    &["transaction_isolation", "transaction_read_only", "tx_isolation", "tx_read_only"];
 
 /// Reads one text command and tells its effect. `sql` must be the whole text.
 ///
@@ -101,20 +110,30 @@ pub fn classify(sql: &[u8]) -> Effect {
         ("begin", Effect::None),
         ("commit", Effect::None),
         ("rollback", Effect::None),
-        ("start", Effect::None),
         ("savepoint", Effect::None),
         ("release", Effect::None),
         // Words of privileges, which are words of statements elsewhere, are no statements here.
         ("grant", Effect::None),
         ("revoke", Effect::None),
-        ("desc", Effect::None),
-        ("describe", Effect::None),
-        ("lock", Effect::Locked),
-        ("unlock", Effect::Unlocked),
     ] {
         if eq(word, alone) {
             return if single_statement(lexer) { effect } else { Effect::Unknown("statements") };
         }
+    }
+    // The same first words begin statements about replicas, backups and plans, too.
+    for (word_before, words_behind, effect) in [
+        ("start", &["transaction"][..], Effect::None),
+        ("lock", &["table", "tables"], Effect::Locked),
+        ("unlock", &["table", "tables"], Effect::Unlocked),
+    ] {
+        if eq(word, word_before) {
+            let plain =
+                matches!(lexer.clone().next(), Some(Token::Word(w)) if words_behind.iter().any(|b| eq(w, b)));
+            return if plain && single_statement(lexer) { effect } else { Effect::Unknown(name_of(word)) };
+        }
+    }
+    if eq(word, "desc") || eq(word, "describe") {
+        return if names_table(lexer) { Effect::None } else { Effect::Unknown("EXPLAIN") };
     }
     for (reading, name) in [("with", "WITH"), ("do", "DO")] {
         if eq(word, reading) {
@@ -128,6 +147,33 @@ pub fn classify(sql: &[u8]) -> Effect {
         || SERVES_TABLES.iter().any(|w| eq(word, w))
             && matches!(lexer.clone().next(), Some(Token::Word(next)) if eq(next, "table"));
     if defines && runs_nothing(lexer) { Effect::None } else { Effect::Unknown(name_of(word)) }
+}
+
+/// Whether what stands behind `DESCRIBE` is a table and perhaps a column. Everything else explains a statement, which may
+/// run it or put its plan into a variable.
+fn names_table(lexer: Lexer<'_>) -> bool {
+    const EXPLAINED: &[&str] = &[
+        "analyze",
+        "delete",
+        "extended",
+        "for",
+        "format",
+        "insert",
+        "into",
+        "partitions",
+        "replace",
+        "select",
+        "table",
+        "update",
+        "values",
+        "with",
+    ];
+    let plain = |token| match token {
+        Token::Word(word) => !EXPLAINED.iter().any(|w| eq(word, w)),
+        Token::Quoted { .. } | Token::Other(b'.' | b'%' | b';') => true,
+        _ => false,
+    };
+    lexer.clone().all(plain) && single_statement(lexer)
 }
 
 /// Whether a statement that begins with one of [`DEFINES`] is only that: it holds no query or call that would be run at once,
@@ -213,6 +259,11 @@ pub fn counts_found_rows(sql: &[u8]) -> bool {
     Lexer::new(sql).any(|token| matches!(token, Token::Word(word) if eq(word, "sql_calc_found_rows")))
 }
 
+/// Whether a statement names a user variable.
+pub fn names_user_variable(sql: &[u8]) -> bool {
+    Lexer::new(sql).any(|token| token == Token::UserVariable)
+}
+
 /// Whether the first word of a text is one of `words`, which are in lower case.
 pub fn begins_with(sql: &[u8], words: &[&str]) -> bool {
     matches!(Lexer::new(sql).next(), Some(Token::Word(first)) if words.iter().any(|word| eq(first, word)))
@@ -248,6 +299,7 @@ fn name_of(word: &[u8]) -> &'static str {
         "RESET",
         "REVOKE",
         "SAVEPOINT",
+        "START",
         "TRUNCATE",
         "UNLOCK",
         "WITH",
@@ -310,9 +362,12 @@ fn setting(lexer: Lexer<'_>) -> Effect {
         match token {
             Token::Invalid => return UNKNOWN,
             Token::Word(word) => {
-                if NOT_OF_THE_SESSION.iter().any(|w| eq(word, w)) {
+                let is_one_of = |words: &[&str]| words.iter().any(|w| eq(word, w));
+                let names_variable = target == Target::Setting && value_of == Target::None;
+                if is_one_of(NOT_OF_THE_SESSION) || names_variable && is_one_of(USED_UP) {
                     return UNKNOWN;
                 }
+                plain &= !(matches!(before, Last::SystemVariable) && is_one_of(USED_UP_WITHOUT_SCOPE));
                 // A default differs between nodes.
                 plain &= (of_session || !eq(word, "transaction")) && !eq(word, "default");
                 // What is a word for a setting may be a value of the moment for a variable.
@@ -326,8 +381,8 @@ fn setting(lexer: Lexer<'_>) -> Effect {
             Token::Other(b'=') => value_of = target,
             Token::Other(b',') => (value_of, target) = (Target::None, Target::Setting),
             Token::UserVariable if value_of == Target::None => target = Target::UserVariable,
-            Token::SystemVariable if value_of == Target::None => {}
-            Token::Other(b':' | b'-' | b'+') | Token::Number | Token::Quoted { quote: b'\'' | b'"', .. } => {}
+            Token::SystemVariable if value_of == Target::None => last = Last::SystemVariable,
+            Token::Other(b':' | b'-' | b'+') | Token::Number | Token::Quoted { quote: b'\'', .. } => {}
             Token::Quoted { .. } => last = Last::QuotedName,
             // Values of other variables, expressions.
             Token::UserVariable | Token::SystemVariable | Token::Other(_) => plain = false,
@@ -353,8 +408,10 @@ enum Last<'a> {
     Word(&'a [u8]),
     /// The last part of `schema.name`, which is nobody's built-in function.
     Qualified,
+    /// Quoted by `"`, too: whether that quotes a name depends on the SQL mode.
     QuotedName,
     Dot,
+    SystemVariable,
     Other,
 }
 
@@ -368,7 +425,7 @@ impl<'a> Last<'a> {
         match self {
             Self::Word(word) => !HARMLESS.iter().chain(CLEARED).chain(RECALLS).any(|f| eq(word, f)),
             Self::Qualified | Self::QuotedName => true,
-            Self::Dot | Self::Other => false,
+            Self::Dot | Self::SystemVariable | Self::Other => false,
         }
     }
 
@@ -417,7 +474,7 @@ fn left_behind(lexer: Lexer<'_>, name: &'static str) -> Effect {
                 recalls |= before.calls_one_of(RECALLS);
             }
             Token::Other(b'.') => last = Last::Dot,
-            Token::Quoted { quote: b'`', .. } => last = Last::QuotedName,
+            Token::Quoted { quote: b'`' | b'"', .. } => last = Last::QuotedName,
             Token::Other(b';') => ended = true,
             Token::UserVariable
             | Token::SystemVariable
@@ -474,11 +531,14 @@ mod tests {
             "set names 'utf8mb4' collate utf8mb4_bin",
             "SET AUTOCOMMIT = 0",
             "set session sql_mode='ANSI', @@wait_timeout = 28800",
+            "SET transaction_isolation = 'SERIALIZABLE', @@session.transaction_read_only = 1",
+            "SET sql_mode = \"ANSI\"",
             "SET character set latin1",
             "SET @@session.time_zone = '+00:00';",
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "SET @x = 1",
             "SET @x := 'a', @y = -2.5, sql_mode = ANSI, @z = NULL",
+            "SET @insert_id = 5",
         ] {
             assert_eq!(classify(text.as_bytes()), Effect::Set, "{text}");
         }
@@ -490,6 +550,8 @@ mod tests {
             "SET @x = 1 + 1, @y = now()",
             "SET sql_mode = concat(@@sql_mode, ',ANSI')",
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET @@transaction_read_only = 1",
+            "SET autocommit = 1, @@tx_isolation = 'SERIALIZABLE'",
             "SET NAMES DEFAULT",
             "SET @a = (SELECT max(b) FROM t)",
         ] {
@@ -497,6 +559,10 @@ mod tests {
         }
         for text in [
             "SET GLOBAL max_connections = 5",
+            "SET insert_id = 5",
+            "SET @@session.gtid_next = 'AUTOMATIC'",
+            "SET @x = \"my_function\"(1)",
+            "SET RESOURCE GROUP batch",
             "SET sql_mode = lab.concat(@@sql_mode, ',ANSI')",
             "SET @x = my_function(1)",
             "SET @x = (SELECT `my_function`(1))",
@@ -536,6 +602,9 @@ mod tests {
             "DROP TABLE IF EXISTS t",
             "GRANT SELECT ON shop.* TO 'app'@'%'",
             "ANALYZE TABLE t",
+            "DESC shop.`t` 'a%'",
+            "describe \"t\" a;",
+            "SELECT \"a\" IN (\"b\"), concat(\"c\", \"d\")",
             "",
         ] {
             assert_eq!(classify(text.as_bytes()), Effect::None, "{text}");
@@ -583,6 +652,8 @@ mod tests {
             "WITH x AS (SELECT 1) DELETE FROM t",
             "DROP TABLE t",
             "DO 1",
+            "START SLAVE",
+            "SELECT \"my_function\"(1)",
         ] {
             assert!(!may_be_repeated(text.as_bytes(), &classify(text.as_bytes())), "{text}");
         }
@@ -601,6 +672,17 @@ mod tests {
             "CREATE TEMPORARY TABLE t (a int); SET ROLE admin",
             "DO my_function(1)",
             "LOCK TABLES t READ; SET ROLE admin",
+            "LOCK INSTANCE FOR BACKUP",
+            "UNLOCK INSTANCE",
+            "START SLAVE",
+            "START REPLICA SQL_THREAD",
+            "START GROUP_REPLICATION",
+            "SELECT \"my_function\"(1)",
+            "SELECT \"lab\".\"my_function\" (1)",
+            "INSERT INTO t (a) VALUES (\"my_function\"(1))",
+            "DESC SELECT my_function(1)",
+            "DESC ANALYZE UPDATE t SET a = 1",
+            "DESCRIBE FORMAT = JSON INTO @x SELECT 1",
             "XA START 'a'",
             "DROP DATABASE lab",
             "CREATE TABLE t SELECT my_function(1)",

@@ -18,6 +18,8 @@ pub enum Evidence {
     ConnectionLost,
     /// The node did not answer in time.
     TimedOut,
+    /// Spillway itself changed its role.
+    Handover,
     /// The node answered with this error.
     Error(u16),
 }
@@ -29,6 +31,7 @@ impl fmt::Display for Evidence {
             Self::ConnectFailed => f.write_str("a connection could not be made"),
             Self::ConnectionLost => f.write_str("a connection was lost"),
             Self::TimedOut => f.write_str("no answer in time"),
+            Self::Handover => f.write_str("a handover changed its role"),
             Self::Error(code) => write!(f, "error {code}"),
         }
     }

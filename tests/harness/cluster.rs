@@ -1,4 +1,5 @@
-//! Sets of servers: a Galera cluster of three nodes, and a GTID primary with one replica.
+//! Sets of servers: a Galera cluster of three nodes, a GTID primary with replicas, and two servers that replicate from each
+//! other.
 
 use super::server::{MONITOR_USER, Server};
 use super::{Outcome, workspace};
@@ -29,25 +30,35 @@ pub(crate) struct Galera {
 }
 
 impl Galera {
-    /// Starts three nodes: the first founds the cluster, the others join it at the same time.
+    /// Starts three nodes: the first founds the cluster, the others join it at the same time. A node that died is
+    /// noticed by the others within about a second.
     pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
+        let prepare = |number: usize| Server::prepare(&format!("{name}{number}"), options);
+        Self::found(name, (1..=3).map(prepare).collect::<Outcome<_>>()?, 1)
+    }
+
+    /// The same with servers that are prepared already. `suspect`: the seconds of silence after which nodes take another
+    /// one for dead.
+    pub(crate) fn found(name: &str, mut nodes: Vec<Server>, suspect: u8) -> Outcome<Self> {
         let library =
             LIBRARIES.iter().find(|path| Path::new(path).exists()).ok_or("no Galera library here")?;
-        let mut nodes = Vec::new();
         let mut group_ports = Vec::new();
-        for number in 1..=3 {
-            nodes.push(Server::prepare(&format!("{name}{number}"), options)?);
+        for _ in &nodes {
             group_ports.push(workspace::free_port()?);
         }
-        let group: Vec<String> = group_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let group: Vec<String> =
+            nodes.iter().zip(&group_ports).map(|(node, port)| format!("{}:{port}", node.host)).collect();
         for (node, port) in nodes.iter_mut().zip(&group_ports) {
             // On one machine every node needs each of its ports for itself. A node that died is noticed after the
             // suspect time-out, and this must be longer than the keep-alive period.
+            let (host, ist) = (node.host, workspace::free_port()?);
             let provider = format!(
-                "base_port={port};gmcast.listen_addr=tcp://127.0.0.1:{port};ist.recv_addr=127.0.0.1:{};\
+                "base_port={port};gmcast.listen_addr=tcp://{host}:{port};ist.recv_addr={host}:{ist};\
                  gcache.size=64M;gcs.fc_limit=64;evs.keepalive_period=PT0.3S;evs.inactive_check_period=PT0.2S;\
-                 evs.suspect_timeout=PT1S;evs.inactive_timeout=PT3S;evs.install_timeout=PT3S;pc.recovery=false",
-                workspace::free_port()?
+                 evs.suspect_timeout=PT{suspect}S;evs.inactive_timeout=PT{}S;evs.install_timeout=PT{}S;\
+                 pc.recovery=false",
+                suspect + 2,
+                suspect + 2
             );
             let receive = workspace::free_port()?;
             for option in [
@@ -57,10 +68,10 @@ impl Galera {
                 format!("--wsrep-cluster-name={name}"),
                 format!("--wsrep-cluster-address=gcomm://{}", group.join(",")),
                 format!("--wsrep-node-name={}", node.name),
-                format!("--wsrep-node-address=127.0.0.1:{port}"),
-                format!("--wsrep-node-incoming-address=127.0.0.1:{}", node.port),
+                format!("--wsrep-node-address={host}:{port}"),
+                format!("--wsrep-node-incoming-address={}", node.address()),
                 "--wsrep-sst-method=rsync".to_owned(),
-                format!("--wsrep-sst-receive-address=127.0.0.1:{receive}"),
+                format!("--wsrep-sst-receive-address={host}:{receive}"),
                 "--binlog-format=ROW".to_owned(),
                 "--innodb-autoinc-lock-mode=2".to_owned(),
                 "--default-storage-engine=InnoDB".to_owned(),
@@ -108,53 +119,124 @@ impl Galera {
     }
 }
 
-/// A primary and its replica, joined by GTID.
+/// A primary and its replicas, joined by GTID.
 pub(crate) struct Replication {
-    /// The primary first, then the replica.
+    /// The primary first, then the replicas.
     pub(crate) nodes: Vec<Server>,
 }
 
 impl Replication {
     /// Starts both; the replica is read-only and has caught up when this returns.
     pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
+        Self::with_replicas(name, options, &["replica"])
+    }
+
+    /// The same with several replicas, called `NAME-REPLICA`.
+    pub(crate) fn with_replicas(name: &str, options: &[&str], replicas: &[&str]) -> Outcome<Self> {
         let mut nodes = Vec::new();
-        for (role, read_only) in [("primary", "--read-only=0"), ("replica", "--read-only=1")] {
-            let mut server = Server::prepare(&format!("{name}-{role}"), options)?;
-            server.option(format!("--server-id={}", server.port));
-            for option in ["--log-bin=binlog", "--log-slave-updates=1", "--gtid-strict-mode=1", read_only] {
-                server.option(option.to_owned());
-            }
-            server.launch(&[])?;
-            nodes.push(server);
+        let roles = replicas.iter().map(|replica| (*replica, "--read-only=1"));
+        for (role, read_only) in std::iter::once(("primary", "--read-only=0")).chain(roles) {
+            nodes.push(logging(&format!("{name}-{role}"), options, read_only)?);
         }
         for node in &mut nodes {
             node.wait_until_up(Duration::from_mins(1))?;
         }
-        nodes[0].sql(
-            "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
-             GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'",
-        )?;
-        nodes[1].sql(&format!(
-            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
-             MASTER_PASSWORD='replication-secret', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1;\
-             START SLAVE",
-            nodes[0].port
-        ))?;
+        nodes[0].sql(REPLICATION_USER)?;
+        for replica in &nodes[1..] {
+            replica.sql(&(follow(&nodes[0], "MASTER_USE_GTID=slave_pos") + "START SLAVE"))?;
+        }
         let replication = Self { nodes };
         replication.wait_caught_up()?;
         Ok(replication)
     }
 
-    /// Waits until the replica has applied all that the primary has written so far.
+    /// Waits until the replicas have applied all that the primary has written so far.
     pub(crate) fn wait_caught_up(&self) -> Outcome<()> {
         let position = self.nodes[0].sql("SELECT @@gtid_binlog_pos")?;
-        self.nodes[1].wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))
+        for replica in &self.nodes[1..] {
+            replica.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        }
+        Ok(())
     }
 
     /// `{ name = "127.0.0.1:1", … }` for the configuration.
     pub(crate) fn toml_nodes(&self) -> String {
         toml_nodes(&self.nodes)
     }
+}
+
+/// Two servers that replicate from each other; the first is active, the second one read-only.
+pub(crate) struct TwoPrimaries {
+    /// The active one first.
+    pub(crate) nodes: Vec<Server>,
+}
+
+impl TwoPrimaries {
+    /// Starts both; by GTID or by coordinates. What `contents` says is made on the active one before.
+    pub(crate) fn start(name: &str, by_gtid: bool, contents: &str) -> Outcome<Self> {
+        let mut nodes = Vec::new();
+        for (role, read_only) in [("a", "--read-only=0"), ("b", "--read-only=1")] {
+            nodes.push(logging(&format!("{name}-{role}"), &DURABLE, read_only)?);
+        }
+        for node in &mut nodes {
+            node.wait_until_up(Duration::from_mins(1))?;
+        }
+        let (active, inactive) = (&nodes[0], &nodes[1]);
+        active.sql(REPLICATION_USER)?;
+        active.sql(contents)?;
+        let way = if by_gtid {
+            "MASTER_USE_GTID=slave_pos"
+        } else {
+            "MASTER_USE_GTID=no, MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4"
+        };
+        inactive.sql(&(follow(active, way) + "START SLAVE"))?;
+        let position = active.sql("SELECT @@gtid_binlog_pos")?;
+        inactive.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        let way = if by_gtid {
+            active.sql("SET GLOBAL gtid_slave_pos = @@gtid_binlog_pos")?;
+            way.to_owned()
+        } else {
+            let status = inactive.sql("SHOW MASTER STATUS")?;
+            let mut words = status.split_whitespace();
+            let (file, offset) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            format!("MASTER_USE_GTID=no, MASTER_LOG_FILE='{file}', MASTER_LOG_POS={offset}")
+        };
+        active.sql(&(follow(inactive, &way) + "START SLAVE"))?;
+        Ok(Self { nodes })
+    }
+
+    /// `{ name = "127.0.0.1:1", … }` for the configuration.
+    pub(crate) fn toml_nodes(&self) -> String {
+        toml_nodes(&self.nodes)
+    }
+}
+
+/// Options with which a server loses nothing when it is killed.
+pub(crate) const DURABLE: [&str; 3] =
+    ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
+
+/// As whom replicas log in.
+const REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
+                                GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%'";
+
+/// Launches a server with a binary log that others can replicate.
+fn logging(name: &str, options: &[&str], read_only: &str) -> Outcome<Server> {
+    let mut server = Server::prepare(name, options)?;
+    server.option(format!("--server-id={}", server.port));
+    for option in ["--log-bin=binlog", "--log-slave-updates=1", "--gtid-strict-mode=1", read_only] {
+        server.option(option.to_owned());
+    }
+    server.launch(&[])?;
+    Ok(server)
+}
+
+/// The statement that makes a server replicate from another one.
+fn follow(primary: &Server, way: &str) -> String {
+    format!(
+        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
+         MASTER_PASSWORD='replication-secret', MASTER_CONNECT_RETRY=1, {way};",
+        primary.port
+    )
 }
 
 /// Options of a `MySQL` server that replicates by GTID.

@@ -3,6 +3,7 @@
 //! * [`workspace`]: the directory of one run, the template data directory, free ports.
 //! * [`process`]: child processes that end with the run, however it ends.
 //! * [`resolver`]: host names that only some children see.
+//! * [`network`]: hosts with a network of their own, whose cables can be cut.
 //! * [`server`]: one server, `mariadbd` or `mysqld`.
 //! * [`mysql`]: what is peculiar to `mysqld`, which lives in a root of its own.
 //! * [`cluster`]: a Galera cluster, a primary with a replica.
@@ -17,6 +18,7 @@
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod mysql;
+pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod resolver;

@@ -4,7 +4,7 @@
 //! the child (`setpriv --pdeathsig`). That signal follows the *thread* which started the child, so one thread that
 //! never ends starts them all.
 
-use super::{Outcome, workspace};
+use super::{Outcome, network, workspace};
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -127,7 +127,7 @@ fn running() -> std::sync::MutexGuard<'static, Vec<u32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills every child of this run and removes its directory: the end of a run that was interrupted, or whose
+/// Kills every child of this run and removes its directory and its hosts: the end of a run that was interrupted, or whose
 /// servers live in statics.
 pub(crate) fn stop_everything() {
     let pids: Vec<String> = running().drain(..).map(|pid| pid.to_string()).collect();
@@ -143,6 +143,7 @@ pub(crate) fn stop_everything() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+    network::remove();
     workspace::remove();
 }
 

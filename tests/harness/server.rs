@@ -1,9 +1,11 @@
 //! One server on loopback, with its own data directory.
 
+use super::network::Host;
 use super::process::{Process, RunAs};
 use super::resolver::Hosts;
 use super::{Outcome, client, mysql, wait_for, workspace};
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +30,6 @@ pub(crate) enum Make {
 
 /// Options of every server. Small and quick rather than durable: the data lives as long as the test.
 const OPTIONS: &[&str] = &[
-    "--bind-address=127.0.0.1",
     "--max-allowed-packet=128M",
     "--max-connections=700",
     // The server speaks first: a connection that overflows its backlog hangs for ever.
@@ -55,7 +56,9 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// Whose server it is.
     pub(crate) make: Make,
-    /// TCP port on 127.0.0.1.
+    /// Where it listens: 127.0.0.1, unless it has a host of its own.
+    pub(crate) host: Ipv4Addr,
+    /// TCP port there.
     pub(crate) port: u16,
     directory: PathBuf,
     options: Vec<String>,
@@ -84,7 +87,16 @@ impl Server {
     fn with_directory(make: Make, name: &str, directory: PathBuf, options: &[&str]) -> Outcome<Self> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let port = workspace::free_port()?;
-        Ok(Self { name: name.to_owned(), make, port, directory, options, wrapper: None, process: None })
+        Ok(Self {
+            name: name.to_owned(),
+            make,
+            host: Ipv4Addr::LOCALHOST,
+            port,
+            directory,
+            options,
+            wrapper: None,
+            process: None,
+        })
     }
 
     /// A plain `MariaDB` server that runs and answers.
@@ -112,6 +124,13 @@ impl Server {
         Ok(())
     }
 
+    /// Runs on a host of its own from its next start on; for a `MariaDB` server.
+    pub(crate) fn run_on(&mut self, host: &Host) -> Outcome<()> {
+        self.wrapper = Some(host.wrap(Path::new(workspace::mariadbd()), &self.directory)?);
+        self.host = host.address;
+        Ok(())
+    }
+
     /// Puts a file into the server's directory and returns its path as the server sees it.
     pub(crate) fn file(&self, name: &str, content: &str) -> Outcome<String> {
         let path = self.directory.join(name);
@@ -136,6 +155,7 @@ impl Server {
             "--no-defaults".to_owned(),
             format!("--datadir={}", self.seen(&self.directory.join("data"))?),
             format!("--socket={}", self.seen(&self.socket())?),
+            format!("--bind-address={}", self.host),
             format!("--port={}", self.port),
             format!("--pid-file={}", self.seen(&self.directory.join("pid"))?),
             format!("--log-error={}", self.seen(&self.log())?),
@@ -221,9 +241,9 @@ impl Server {
         Ok(command)
     }
 
-    /// `127.0.0.1:PORT`.
-    pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((self.host, self.port))
     }
 
     /// Ends the server as a power failure would, and waits until it is gone.
@@ -240,6 +260,13 @@ impl Server {
             process.wait(Duration::from_secs(30))?;
         }
         Ok(())
+    }
+
+    /// Ends the server and removes all that it had.
+    pub(crate) fn discard(mut self) {
+        self.kill();
+        // What cannot be removed now goes with the run.
+        let _ = fs::remove_dir_all(&self.directory);
     }
 
     /// The server's process id while it runs.

@@ -141,9 +141,14 @@ enum Door {
 }
 
 /// A small generator of numbers: the same seed gives the same cases on every machine.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
+    /// What `SEED` in the environment gives. `stream`: independent of the others.
+    pub(crate) fn new(stream: u64) -> Self {
+        Self(number("SEED", 20_261_125).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream)
+    }
+
     fn roll(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -151,7 +156,7 @@ impl Dice {
         self.0
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.roll() % limit
     }
 
@@ -576,7 +581,7 @@ fn run(
     make: fn(&mut Dice) -> Vec<String>,
     install: fn(&Stage, &[String]) -> Outcome<()>,
 ) -> Verdict {
-    let mut dice = Dice(number("SEED", 20_261_125).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stream);
+    let mut dice = Dice::new(stream);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases ({eta} to go) {msg}");
     let bar = ProgressBar::new(cases).with_style(style.map_err(|e| e.to_string())?);
     let mut stricter: BTreeMap<String, u64> = BTreeMap::new();

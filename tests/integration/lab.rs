@@ -91,10 +91,15 @@ pub(crate) fn cluster_toml(name: &str, kind: &str, nodes: &str) -> String {
 
 /// The same with further lines; one about links stands in place of what the environment says of them.
 pub(crate) fn cluster_with(name: &str, kind: &str, nodes: &str, lines: &str) -> String {
+    cluster_probed(name, kind, nodes, "200ms", lines)
+}
+
+/// The same with another interval between probes.
+pub(crate) fn cluster_probed(name: &str, kind: &str, nodes: &str, interval: &str, lines: &str) -> String {
     let links = if pools() || lines.contains("links =") { "" } else { "links = { reuse = false }\n" };
     format!(
         "[cluster.{name}]\nkind = \"{kind}\"\nnodes = {nodes}\nmonitor = {{ user = \"{MONITOR_USER}\", \
-         password = \"{MONITOR_PASSWORD}\", interval = \"200ms\", timeout = \"1s\" }}\n{links}{lines}\n\n"
+         password = \"{MONITOR_PASSWORD}\", interval = \"{interval}\", timeout = \"1s\" }}\n{links}{lines}\n\n"
     )
 }
 

@@ -8,8 +8,8 @@
 //! it: `cargo test --test integration -- login`.
 //!
 //! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
-//! words of the run say so. So it is with those in [`names`], which need mount namespaces, and with those in
-//! [`unix_accounts`], which need to be root.
+//! words of the run say so. So it is with those in [`names`], which need mount namespaces, with those in
+//! [`unix_accounts`], which need to be root, and with some in [`chaos`], which need network namespaces.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
 #![allow(clippy::needless_pass_by_value, reason = "errors travel as text")]
@@ -19,9 +19,11 @@ mod harness;
 
 mod audit;
 mod bulk;
+mod chaos;
 mod commands;
 mod differential;
 mod discovery;
+mod handover;
 mod health;
 mod lab;
 mod limits;
@@ -103,7 +105,8 @@ fn mourn(ignored: u64) {
     let names = harness::resolver::missing().map(|reason| format!("those with names of hosts: {reason}"));
     let users = (harness::workspace::current_user() != "root")
         .then(|| "those with clients of other users: only root can start them".to_owned());
-    let reasons: Vec<String> = mysql.into_iter().chain(names).chain(users).collect();
+    let hosts = harness::network::missing().map(|reason| format!("those with a network of hosts: {reason}"));
+    let reasons: Vec<String> = mysql.into_iter().chain(names).chain(users).chain(hosts).collect();
     if ignored > 0 && !reasons.is_empty() {
         let line = "=".repeat(71);
         let reasons = reasons.join("\n  ");
@@ -142,12 +145,17 @@ fn main() {
         node_tls::trials(),
         nodes::trials(),
         unix_accounts::trials(),
+        handover::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();
     }
-    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    let together = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    // They measure time, so nothing else runs beside them.
+    let one_at_a_time = Arguments { test_threads: Some(1), ..arguments.clone() };
+    let alone = libtest_mimic::run(&one_at_a_time, chaos::trials());
     harness::process::stop_everything();
-    mourn(if arguments.list { 0 } else { conclusion.num_ignored });
-    conclusion.exit();
+    mourn(if arguments.list { 0 } else { together.num_ignored + alone.num_ignored });
+    together.exit_if_failed();
+    alone.exit();
 }

@@ -51,12 +51,12 @@ fn served_by(session: &mut Raw) -> Outcome<u16> {
     first_value(&session.query("SELECT @@port")?)?.parse().map_err(|_| "no port".to_owned())
 }
 
-fn value(session: &mut Raw, sql: &str) -> Outcome<String> {
+pub(crate) fn value(session: &mut Raw, sql: &str) -> Outcome<String> {
     first_value(&session.query(sql)?)
 }
 
 /// Runs a statement that must not fail.
-fn run(session: &mut Raw, sql: &str) -> Outcome<()> {
+pub(crate) fn run(session: &mut Raw, sql: &str) -> Outcome<()> {
     let reply = session.query(sql)?;
     if reply[0].first() == Some(&0xff) {
         return Err(format!("{sql}: {:?}", Refusal::parse(&reply[0])?));
@@ -64,7 +64,7 @@ fn run(session: &mut Raw, sql: &str) -> Outcome<()> {
     Ok(())
 }
 
-fn prepare(session: &mut Raw, sql: &str) -> Outcome<u32> {
+pub(crate) fn prepare(session: &mut Raw, sql: &str) -> Outcome<u32> {
     let reply = session.exchange(&[&[0x16], sql.as_bytes()].concat(), Shape::Prepare)?;
     match &reply[0][..] {
         [0, a, b, c, d, ..] => Ok(u32::from_le_bytes([*a, *b, *c, *d])),
@@ -74,7 +74,7 @@ fn prepare(session: &mut Raw, sql: &str) -> Outcome<u32> {
 
 /// Runs a prepared statement with integers and gives the text in its only column. `typed`: whether the command says that
 /// they are integers.
-fn execute(session: &mut Raw, statement: u32, values: &[i64], typed: bool) -> Outcome<String> {
+pub(crate) fn execute(session: &mut Raw, statement: u32, values: &[i64], typed: bool) -> Outcome<String> {
     let mut command = vec![0x17];
     command.extend(statement.to_le_bytes());
     command.extend([0, 1, 0, 0, 0, 0, u8::from(typed)]);
@@ -240,6 +240,9 @@ fn maintenance_ends_what_cannot_move() -> Verdict {
     ensure!(start.elapsed() >= Duration::from_millis(800), "it was ended after {:?}", start.elapsed());
     let text = String::from_utf8_lossy(&words).into_owned();
     ensure!(text.contains("maintenance") && text.contains("CREATE TEMPORARY TABLE"), "{text}");
+    // The one that left in time is not ended at the deadline.
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(served_by(&mut free)? != first, "it went back");
     Ok(())
 }
 

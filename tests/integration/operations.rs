@@ -87,7 +87,7 @@ fn api_looks() -> Verdict {
     let clusters = own.spillway.get("/v1/clusters")?;
     ensure!(clusters.to_string().contains("\"lab\""), "{clusters}");
     let node = own.spillway.node("lab", "solo")?;
-    same!(node["address"], lab::solo()?.server.address().as_str(), "{node}");
+    same!(node["address"], lab::solo()?.server.address().to_string(), "{node}");
     same!(
         (&node["role"], &node["desired"], &node["observed"]),
         (&"writer".into(), &"enabled".into(), &"up".into()),

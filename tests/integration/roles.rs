@@ -181,12 +181,12 @@ fn galera_desynchronised() -> Verdict {
     front.spillway.wait_node("shop", "shop1", "serves reads again", |entry| entry["role"] == "reader")?;
     let last = &galera.nodes[2];
     last.sql("SET GLOBAL wsrep_reject_queries = ALL")?;
-    let down = front.spillway.wait_node("shop", "shop3", "is down", |entry| {
-        entry["observed"] == "down"
+    let aside = front.spillway.wait_node("shop", "shop3", "is set aside", |entry| {
+        entry["role"] == "none"
             && entry["reason"].as_str().is_some_and(|r| r.contains("wsrep_reject_queries is ALL"))
     });
     last.sql("SET GLOBAL wsrep_reject_queries = NONE")?;
-    down?;
+    aside?;
     front.spillway.wait_node("shop", "shop3", "is up again", |entry| entry["role"] == "reader")?;
     first_writes_again(pair)
 }

@@ -21,6 +21,7 @@ missing_packages() {
     galera_library >/dev/null || echo galera-4
     command -v rsync >/dev/null 2>&1 || echo rsync
     command -v lsof >/dev/null 2>&1 || echo lsof
+    command -v ip >/dev/null 2>&1 || echo iproute2
     command -v ss >/dev/null 2>&1 || echo iproute2
     command -v setpriv >/dev/null 2>&1 || echo util-linux
     /usr/bin/python3 -c 'import pymysql' >/dev/null 2>&1 || echo python3-pymysql
@@ -47,7 +48,7 @@ give_up() {
     echo "Spillway's tests and demo need real MariaDB servers, and some of it is missing here: $1" >&2
     echo "Install these (Debian's package names): $wanted" >&2
     echo "that is: MariaDB server 10.11 with its client programs (mariadbd, mariadb-install-db, mariadb," >&2
-    echo "mariadb-binlog), the Galera 4 library, rsync, lsof, ss, setpriv, and PyMySQL for /usr/bin/python3." >&2
+    echo "mariadb-binlog), the Galera 4 library, rsync, lsof, ss, ip, setpriv, and PyMySQL for /usr/bin/python3." >&2
     exit 1
 }
 

@@ -16,6 +16,29 @@ pub(super) struct Held {
     pub(super) unsent: BytesMut,
 }
 
+impl Held {
+    /// Takes the first unread bytes, as many as `into` holds.
+    pub(super) fn take(&mut self, into: &mut [u8]) {
+        into.copy_from_slice(&self.unread[..into.len()]);
+        if into.len() == self.unread.len() {
+            self.unread.clear();
+        } else {
+            self.unread.advance(into.len());
+        }
+    }
+
+    /// Puts bytes back in front of the unread ones.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let behind = self.unread.split();
+        self.unread.reserve(bytes.len() + behind.len());
+        self.unread.extend_from_slice(bytes);
+        self.unread.extend_from_slice(&behind);
+    }
+}
+
 pub(super) fn is_disconnect(e: &io::Error) -> bool {
     matches!(
         e.kind(),

@@ -1,5 +1,7 @@
 //! What a session needs to leave its link for another one: knowing that it can, and sending again what was lost.
 
+use std::cell::RefCell;
+
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncReadExt;
 
@@ -9,10 +11,12 @@ use super::{ClientSends, Follow, Relay, VISIBLE_STATEMENT};
 use crate::backend::Link;
 use crate::fault::Fault;
 use crate::net::Stream;
-use crate::session::prepared::About;
+use crate::session::moving::needs_reprepare;
+use crate::session::prepared::{About, PreparedStatements};
 use crate::session::registry::Entry;
 use crate::session::state::{Pin, SessionState, query_text};
 use crate::sql::{self, Effect};
+use crate::wire::Capabilities;
 use crate::wire::command::{Command, Expect};
 use crate::wire::packet::{Err as ErrPacket, HEADER, put_packet};
 use crate::wire::reply::{End, ReplyTracker};
@@ -26,13 +30,65 @@ const READ_ONLY_MODE: u16 = 1836;
 /// `ER_UNKNOWN_COM_ERROR`, which a Galera node gives that is not part of the primary component.
 const NOT_PREPARED: u16 = 1047;
 
-/// The only command under way.
+/// Buffers that wait for the next command of any session of this worker.
+const MAX_SPARE: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The only command under way, as the client sent it, framed. Its buffer serves one command after the other, so that none
+/// costs an allocation.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// As the client sent it, framed.
-    bytes: BytesMut,
-    /// It changes nothing: it may be sent again when its reply is lost.
-    repeats: bool,
+    bytes: Vec<u8>,
+    /// It was sent before, and its reply was lost: a statement that takes its node down is not to take down the others.
+    lost_before: bool,
+    /// The node refused it.
+    refused: bool,
+}
+
+impl InFlight {
+    fn new(payload: &[u8], lost_before: bool) -> Self {
+        let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes()[..HEADER - 1]);
+        bytes.push(0);
+        bytes.extend_from_slice(payload);
+        Self { bytes, lost_before, refused: false }
+    }
+
+    /// Whether it changes nothing, so that it may be sent again, once, when its reply is lost.
+    fn repeats(&self, prepared: &PreparedStatements, capabilities: Capabilities) -> bool {
+        let payload = &self.bytes[HEADER..];
+        if self.lost_before {
+            return false;
+        }
+        let Some((byte, body)) = payload.split_first() else { return false };
+        match Command::from_byte(*byte) {
+            Command::Query => {
+                let text = query_text(body, capabilities).unwrap_or_default();
+                sql::may_be_repeated(text, &sql::classify(text))
+            }
+            Command::StmtExecute => statement::id_of(Command::StmtExecute, payload)
+                .is_some_and(|number| prepared.nature(number).0),
+            Command::StmtPrepare | Command::InitDb | Command::Ping => true,
+            _ => false,
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        // When the worker ends, so do the buffers.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < MAX_SPARE {
+                spare.push(bytes);
+            }
+        });
+    }
 }
 
 /// A number to be written over the bytes at a position.
@@ -55,10 +111,13 @@ impl Relay {
 
     /// Whether the session can go on without its link: nothing pins it, and what is under way can be sent again.
     pub fn may_lose_link(&self) -> bool {
-        let repeats = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.repeats);
-        (self.awaited.iter().all(|awaited| awaited.own) || repeats)
-            && self.is_between()
+        let repeats = || {
+            let prepared = self.state.prepared();
+            self.in_flight.as_ref().is_some_and(|in_flight| in_flight.repeats(prepared, self.capabilities))
+        };
+        self.is_between()
             && self.pin().is_none()
+            && (self.awaited.iter().all(|awaited| awaited.own) || repeats())
     }
 
     /// Whether both streams stand where another link could go on, but for what was sent and can be sent again.
@@ -139,9 +198,11 @@ impl Relay {
         self.last_words = None;
         self.awaited.clear();
         self.next_sequence = 1;
-        if let Some(mut again) = self.in_flight.take() {
-            again.bytes.extend_from_slice(&self.from_client.unread);
-            self.from_client.unread = again.bytes;
+        if let Some(again) = self.in_flight.take() {
+            let mut unread = BytesMut::from(&again.bytes[..]);
+            unread.extend_from_slice(&self.from_client.unread);
+            self.from_client.unread = unread;
+            self.lost_before = again.lost_before || !again.refused;
         }
         self.look_again |= !self.from_client.unread.is_empty();
         self.leftovers = Leftovers::of(&link);
@@ -172,41 +233,34 @@ impl Relay {
     }
 
     /// Keeps a command that is the only one under way for as long as it could be sent again.
-    pub(super) fn note_in_flight(
-        &mut self,
-        command: Command,
-        head: &Head<'_>,
-        text: &[u8],
-        effect: Option<&Effect>,
-    ) {
+    pub(super) fn note_in_flight(&mut self, command: Command, head: &Head<'_>, effect: Option<&Effect>) {
         self.in_flight = None;
+        let lost_before = std::mem::take(&mut self.lost_before);
         let whole = head.payload.len() == head.len && head.len <= VISIBLE_STATEMENT;
         let alone = self.awaited.iter().all(|awaited| awaited.own);
         if self.follow != Follow::All || !whole || !alone || self.state.in_transaction() {
             return;
         }
         // What has an effect that is not known may have had it before it was refused.
-        let (repeats, plain) = match (command, effect) {
+        let is_known = match (command, effect) {
             (Command::Query, Some(effect)) => {
-                (sql::may_be_repeated(text, effect), matches!(effect, Effect::None | Effect::Recalls(_)))
+                matches!(effect, Effect::None | Effect::Recalls(_) | Effect::Set | Effect::Use(_))
             }
-            (Command::StmtExecute, _) => match statement::id_of(command, head.payload) {
-                Some(number) => self.state.prepared().nature(number),
-                None => (false, false),
-            },
-            (Command::StmtPrepare, Some(_)) | (Command::InitDb | Command::Ping, _) => (true, true),
-            _ => (false, false),
+            (Command::StmtExecute, _) => statement::id_of(command, head.payload)
+                .is_some_and(|number| self.state.prepared().nature(number).1),
+            (Command::StmtPrepare, Some(_)) | (Command::InitDb | Command::Ping, _) => true,
+            _ => false,
         };
-        if repeats || plain {
-            let mut bytes = BytesMut::with_capacity(HEADER + head.len);
-            put_packet(&mut bytes, 0, head.payload);
-            self.in_flight = Some(InFlight { bytes, repeats });
+        if is_known {
+            self.in_flight = Some(InFlight::new(head.payload, lost_before));
         }
     }
 
     /// Whether the node refuses the only statement under way because of what the node is now, before anything has happened.
     pub(super) fn rejects(&mut self, head: &Head<'_>) -> bool {
-        if self.in_flight.is_none() || head.payload.first() != Some(&0xFF) {
+        let Some(in_flight) = &mut self.in_flight else { return false };
+        let whole = head.payload.len() == head.len;
+        if !whole || head.payload.first() != Some(&0xFF) {
             return false;
         }
         let Ok(error) = ErrPacket::decode(head.payload) else { return false };
@@ -217,6 +271,7 @@ impl Relay {
             _ => false,
         };
         if of_the_node {
+            in_flight.refused = true;
             self.rejected = Some(error);
         }
         of_the_node
@@ -232,7 +287,7 @@ impl Relay {
                 self.patches.push(Patch { at: head.at + HEADER + statement::ID.start, number });
                 true
             }
-            About::Types(..) => false,
+            About::Types(..) | About::Lost => false,
         }
     }
 
@@ -261,12 +316,14 @@ impl Relay {
     /// then.
     ///
     /// # Errors
-    /// When it is longer than what can be rewritten.
+    /// When nobody knows them.
     pub fn rewrite_execute(&mut self, payload: &[u8]) -> Result<(), Fault> {
         let about = statement::id_of(Command::StmtExecute, payload)
             .map(|number| self.state.about(Command::StmtExecute, number, payload, self.capabilities));
-        let Some(About::Types(types, at)) = about else {
-            return Err(Fault::bad_handshake("a command that changed while it was read"));
+        let (types, at) = match about {
+            Some(About::Types(types, at)) => (types, at),
+            Some(About::Lost) => return Err(needs_reprepare()),
+            _ => return Err(Fault::bad_handshake("a command that changed while it was read")),
         };
         let rewritten = statement::with_types(payload, at, types);
         let mut unread = BytesMut::with_capacity(HEADER + rewritten.len() + self.from_client.unread.len());

@@ -301,6 +301,85 @@ async fn a_slow_client_stops_the_node() {
     assert!((1..=2 * SCRATCH).contains(&held), "{held} bytes are held");
 }
 
+#[tokio::test]
+async fn more_than_one_buffer_of_unread_commands_goes_out() {
+    let mut rig = rig().await;
+    let query = packet(0, &[b"\x03SELECT '", &[b'x'; 9000][..], b"'"].concat());
+    let all = query.repeat(12);
+    assert!(all.len() > SCRATCH + SCRATCH / 2);
+    rig.relay.client().1.extend_from_slice(&all);
+    rig.relay.resume();
+    let mut got = Vec::new();
+    while got.len() < all.len() {
+        rig.settle().await;
+        let ready = query.len() * rig.relay.awaited.len();
+        got.extend(rig.at_node(ready).await);
+        rig.node.write_all(&packet(1, OK).repeat(ready / query.len())).await.unwrap();
+    }
+    assert!(got == all);
+}
+
+/// A link to another node, and its far end.
+async fn another_link() -> (Link, TcpStream) {
+    let other = rig().await;
+    (other.relay.link, other.node)
+}
+
+#[tokio::test]
+async fn a_lost_read_is_sent_again_once() {
+    let mut rig = rig().await;
+    let query = packet(0, b"\x03SELECT 1");
+    rig.client.write_all(&query).await.unwrap();
+    rig.settle().await;
+    assert!(rig.relay.may_lose_link());
+    let (link, node) = another_link().await;
+    rig.relay.replace_link(link);
+    rig.node = node;
+    rig.settle().await;
+    assert_eq!(rig.at_node(query.len()).await, query);
+    assert!(!rig.relay.may_lose_link(), "it may be what takes nodes down");
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    rig.settle().await;
+    rig.client.write_all(&query).await.unwrap();
+    rig.settle().await;
+    assert!(rig.relay.may_lose_link(), "the next one is another one");
+}
+
+#[tokio::test]
+async fn a_read_that_a_node_refused_may_still_be_lost_once() {
+    let mut rig = rig().await;
+    let query = packet(0, b"\x03SELECT 1");
+    rig.client.write_all(&query).await.unwrap();
+    rig.settle().await;
+    let mut refusal = BytesMut::new();
+    ErrPacket::new(1047, b"08S01", "WSREP has not yet prepared node for application use")
+        .put(&mut refusal, 1);
+    rig.node.write_all(&refusal).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Rejected(told) if told.code == 1047));
+    let (link, node) = another_link().await;
+    rig.relay.replace_link(link);
+    rig.node = node;
+    rig.relay.resume();
+    rig.settle().await;
+    assert_eq!(rig.at_node(query.len()).await, query);
+    assert!(rig.relay.may_lose_link());
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_cut_is_passed_on_whole() {
+    let mut rig = rig().await;
+    rig.client.write_all(&packet(0, b"\x03UPDATE t SET a = 1")).await.unwrap();
+    rig.settle().await;
+    let mut refusal = BytesMut::new();
+    ErrPacket::new(1836, b"HY000", "Running in read-only mode").put(&mut refusal, 1);
+    let (first, rest) = refusal.split_at(30);
+    rig.node.write_all(first).await.unwrap();
+    rig.settle().await;
+    rig.node.write_all(rest).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_client(refusal.len()).await, refusal[..]);
+}
+
 // === TLS ===
 
 /// A relay whose client speaks TLS.

@@ -1,0 +1,298 @@
+use super::super::position::{Coordinates, Gtids};
+use super::super::sight::Dialect;
+use super::*;
+
+fn name(text: &str) -> NodeName {
+    text.parse().expect("a name")
+}
+
+/// A server of MariaDB with this number, called `dbN`; `position` is what it applied and wrote.
+fn server(number: u32, read_only: bool, position: &str) -> Seen {
+    let gtids = Gtids::of_position(position).expect("a position");
+    Seen {
+        node: name(&format!("db{number}")),
+        address: format!("10.0.0.{number}:3306").parse().expect("an address"),
+        priority: 0,
+        enabled: true,
+        dialect: Dialect::MariaDb,
+        server_id: number,
+        read_only,
+        logs_updates: true,
+        gtids: true,
+        applied: gtids.clone(),
+        written: gtids,
+        history: Gtids::of_state(position).expect("a state"),
+        end: Some(Coordinates { file: "binlog.000001".into(), offset: 1000 }),
+        sources: Vec::new(),
+    }
+}
+
+fn source(primary: u32) -> Source {
+    Source {
+        address: format!("10.0.0.{primary}:3306"),
+        server_id: primary,
+        io: "Yes".into(),
+        sql: "Yes".into(),
+        lag: Some(0),
+        by_gtid: true,
+        idle: true,
+        ..Source::default()
+    }
+}
+
+fn replica(number: u32, primary: u32, position: &str) -> Seen {
+    Seen { sources: vec![source(primary)], ..server(number, true, position) }
+}
+
+/// A replica whose primary is lost, with what it received beyond what it applied.
+fn orphan_of(number: u32, primary: u32, position: &str, received: &str) -> Seen {
+    let mut seen = replica(number, primary, position);
+    seen.sources[0].io = "Connecting".into();
+    seen.sources[0].received = Gtids::of_position(received).expect("a position");
+    seen
+}
+
+fn survey(seen: Vec<Seen>, lost: &[&str]) -> Survey {
+    Survey { seen, lost: lost.iter().map(|node| (name(node), "connect: refused".to_owned())).collect() }
+}
+
+fn three() -> Survey {
+    survey(vec![server(1, false, "0-1-100"), replica(2, 1, "0-1-99"), replica(3, 1, "0-1-100")], &[])
+}
+
+/// Active server 1, inactive server 2.
+fn pair() -> Survey {
+    let active = Seen { sources: vec![source(2)], ..server(1, false, "0-1-100") };
+    survey(vec![active, replica(2, 1, "0-1-100")], &[])
+}
+
+fn terms(kind: ClusterKind) -> Terms {
+    Terms { kind, max_lag: Duration::from_secs(10), has_credentials: true }
+}
+
+const REPLICATION: ClusterKind = ClusterKind::Replication;
+const PAIR: ClusterKind = ClusterKind::MultiPrimary;
+
+fn words(decision: &Decision) -> Vec<String> {
+    decision.plan.iter().map(ToString::to_string).collect()
+}
+
+#[track_caller]
+fn refused(decision: &Decision, reason: &str) {
+    let refusal = decision.refusal().expect("a refusal");
+    assert!(refusal.contains(reason), "{refusal:?} does not say {reason:?}");
+    assert!(decision.plan.is_empty(), "{:?}", decision.plan);
+}
+
+#[test]
+fn a_pair_switches_by_three_steps() {
+    let decision = switch(&pair(), None, terms(PAIR));
+    assert_eq!(decision.refusal(), None);
+    let steps = ["make db1 read-only", "wait until db2 has applied all of db1", "make db2 writable"];
+    assert_eq!(words(&decision), steps);
+}
+
+#[test]
+fn a_replication_cluster_switches_and_all_others_follow() {
+    let decision = switch(&three(), Some("db2"), terms(REPLICATION));
+    assert_eq!(decision.refusal(), None);
+    assert_eq!(
+        words(&decision),
+        [
+            "make db1 read-only",
+            "wait until db2 has applied all of db1",
+            "stop the replication of db2",
+            "make db2 writable",
+            "remove the replication source of db2",
+            "let db1 replicate from db2",
+            "let db3 replicate from db2",
+        ]
+    );
+}
+
+#[test]
+fn the_best_replica_has_the_highest_priority_then_the_least_lag() {
+    let chosen = |survey: &Survey| words(&switch(survey, None, terms(REPLICATION)))[3].clone();
+    let mut cluster = three();
+    cluster.seen[1].sources[0].lag = Some(3);
+    assert_eq!(chosen(&cluster), "make db3 writable");
+    cluster.seen[1].priority = 5;
+    assert_eq!(chosen(&cluster), "make db2 writable");
+    cluster.seen[1].enabled = false;
+    assert_eq!(chosen(&cluster), "make db3 writable");
+}
+
+#[test]
+fn every_guard_of_a_switch_refuses() {
+    let spoilt = |spoil: &dyn Fn(&mut Survey)| {
+        let mut cluster = pair();
+        spoil(&mut cluster);
+        switch(&cluster, None, terms(PAIR))
+    };
+    refused(&spoilt(&|c| c.seen[1].sources[0].sql = "No".into()), "no enabled node replicates from db1");
+    refused(&spoilt(&|c| c.seen[1].sources.clear()), "no enabled node replicates from db1");
+    refused(&spoilt(&|c| c.seen[0].sources[0].io = "Connecting".into()), "db1: IO thread: Connecting");
+    refused(&spoilt(&|c| c.seen[1].sources[0].lag = Some(11)), "11 s behind");
+    refused(&spoilt(&|c| c.seen[1].sources[0].lag = None), "unknown");
+    refused(&spoilt(&|c| c.seen[1].read_only = false), "db1 and db2 are");
+    refused(&spoilt(&|c| c.seen[0].read_only = true), "none is");
+    refused(&spoilt(&|c| c.seen[1].server_id = 1), "both have 1");
+    let lost = survey(pair().seen[..1].to_vec(), &["db2"]);
+    refused(&switch(&lost, None, terms(PAIR)), "1 of 2 (db2: connect: refused)");
+    let mut by_coordinates = pair();
+    by_coordinates.seen[1].sources[0].by_gtid = false;
+    refused(&switch(&by_coordinates, None, terms(PAIR)), "no end of its binary log");
+}
+
+#[test]
+fn every_guard_of_a_replication_cluster_refuses() {
+    let spoilt = |spoil: &dyn Fn(&mut Survey)| {
+        let mut cluster = three();
+        spoil(&mut cluster);
+        switch(&cluster, Some("db2"), terms(REPLICATION))
+    };
+    refused(&spoilt(&|c| c.seen[1].sources[0].by_gtid = false), "db2 does not replicate by GTID");
+    refused(&spoilt(&|c| c.seen[1].logs_updates = false), "does not log what it replicates");
+    refused(&spoilt(&|c| c.seen[1].sources.push(source(3))), "replicates from 2 servers");
+    refused(&spoilt(&|c| c.seen[1].enabled = false), "drain or maintenance");
+    refused(
+        &spoilt(&|c| c.seen[1].history = Gtids::of_state("0-1-99,0-2-7").unwrap()),
+        "db2 has transactions that db1 lacks: 0-2:1-7",
+    );
+    refused(&switch(&three(), Some("db1"), terms(REPLICATION)), "the writer already");
+    refused(&switch(&three(), Some("db9"), terms(REPLICATION)), "db9 does not answer");
+    let unknown = Terms { has_credentials: false, ..terms(REPLICATION) };
+    refused(&switch(&three(), None, unknown), "replication_user is not set");
+}
+
+#[test]
+fn catching_up_is_judged_by_gtid_and_by_the_origin_of_what_was_written() {
+    let primary = server(1, true, "0-1-100");
+    assert!(replica(2, 1, "0-1-100").has_reached(&primary));
+    assert!(!replica(2, 1, "0-1-99").has_reached(&primary));
+    // Server 2 wrote with higher numbers of its own, and never got the last of server 1.
+    let mut diverged = replica(2, 1, "0-2-105");
+    diverged.history = Gtids::of_state("0-1-98,0-2-105").unwrap();
+    assert!(!diverged.has_reached(&primary));
+    // Without a log of what it replicates, the position alone can tell.
+    diverged.logs_updates = false;
+    assert!(diverged.has_reached(&primary));
+}
+
+#[test]
+fn catching_up_is_judged_by_coordinates_where_gtids_are_not_used() {
+    let primary = server(1, true, "0-1-100");
+    let at = |file: &str, offset| {
+        let mut seen = replica(2, 1, "0-1-100");
+        seen.sources[0].by_gtid = false;
+        seen.sources[0].executed = Some(Coordinates { file: file.to_owned(), offset });
+        seen
+    };
+    assert!(at("binlog.000001", 1000).has_reached(&primary));
+    assert!(!at("binlog.000001", 999).has_reached(&primary));
+    assert!(at("binlog.000001", 999).backlog(&primary).contains("binlog.000001:999 of binlog.000001:1000"));
+}
+
+#[test]
+fn the_most_advanced_replica_is_promoted_applied_or_not() {
+    let cluster =
+        survey(vec![orphan_of(2, 1, "0-1-100", "0-1-100"), orphan_of(3, 1, "0-1-90", "0-1-101")], &["db1"]);
+    let decision = failover(&cluster, None, terms(REPLICATION));
+    assert_eq!(decision.refusal(), None);
+    assert_eq!(
+        words(&decision),
+        [
+            "wait until db3 has applied all that it received",
+            "stop the replication of db3",
+            "make db3 writable",
+            "remove the replication source of db3",
+            "let db2 replicate from db3",
+        ]
+    );
+    refused(&failover(&cluster, Some("db2"), terms(REPLICATION)), "db2 is not an enabled replica with all");
+}
+
+#[test]
+fn equal_replicas_are_chosen_by_priority_then_by_name() {
+    let mut cluster =
+        survey(vec![orphan_of(2, 1, "0-1-100", ""), orphan_of(3, 1, "0-1-100", "0-1-100")], &["db1"]);
+    assert_eq!(words(&failover(&cluster, None, terms(REPLICATION)))[2], "make db2 writable");
+    cluster.seen[1].priority = 1;
+    assert_eq!(words(&failover(&cluster, None, terms(REPLICATION)))[2], "make db3 writable");
+    cluster.seen[0].applied = Gtids::of_position("0-1-100,5-9-1").unwrap();
+    cluster.seen[1].applied = Gtids::of_position("0-1-100,6-9-1").unwrap();
+    refused(&failover(&cluster, None, terms(REPLICATION)), "no enabled replica has all");
+}
+
+#[test]
+fn nothing_is_promoted_while_the_primary_may_live() {
+    let both = || vec![orphan_of(2, 1, "0-1-100", ""), orphan_of(3, 1, "0-1-100", "")];
+    let judged = |seen: Vec<Seen>, lost: &[&str]| failover(&survey(seen, lost), None, terms(REPLICATION));
+    // This proxy alone does not reach it.
+    refused(&judged(vec![replica(2, 1, "0-1-100"), replica(3, 1, "0-1-100")], &["db1"]), "0 of 2");
+    refused(&judged(vec![both().remove(0), replica(3, 1, "0-1-100")], &["db1"]), "1 of 2");
+    // Somebody has promoted another one already.
+    let mut promoted = both();
+    promoted[0].read_only = false;
+    refused(&judged(promoted, &["db1"]), "db2 is");
+    // The primary answers, read-only as an operator wants it.
+    let mut paused = both();
+    paused.insert(0, server(1, true, "0-1-100"));
+    refused(&judged(paused, &[]), "no node replicates from one that does not answer");
+    // A minority decides nothing; of two, an operator decides.
+    refused(&judged(vec![both().remove(0)], &["db1", "db3"]), "1 of 3");
+    assert_eq!(judged(vec![both().remove(0)], &["db1"]).refusal(), None);
+}
+
+#[test]
+fn a_pair_fails_over_without_touching_its_replication() {
+    let cluster = survey(vec![orphan_of(2, 1, "0-1-100", "0-1-100")], &["db1"]);
+    let decision = failover(&cluster, None, terms(PAIR));
+    assert_eq!(words(&decision), ["wait until db2 has applied all that it received", "make db2 writable"]);
+}
+
+#[test]
+fn the_writable_node_that_nobody_follows_is_fenced() {
+    let cluster =
+        survey(vec![server(1, false, "0-1-100"), server(2, false, "0-2-101"), replica(3, 2, "0-2-101")], &[]);
+    let (fenced, primary) = impostor(&cluster, None).expect("one is an impostor");
+    assert_eq!((fenced.node.as_str(), primary.node.as_str()), ("db1", "db2"));
+    // What was agreed does not stand against what the others do.
+    assert_eq!(impostor(&cluster, Some(&name("db1"))).map(|(a, _)| a.node.as_str()), Some("db1"));
+    let followed =
+        |seen: Seen| Seen { sources: vec![source(if seen.server_id == 1 { 2 } else { 1 })], ..seen };
+    let pair =
+        survey(vec![followed(server(1, false, "0-1-100")), followed(server(2, false, "0-1-100"))], &[]);
+    assert_eq!(impostor(&pair, None), None);
+    assert_eq!(impostor(&pair, Some(&name("db2"))).map(|(a, _)| a.node.as_str()), Some("db1"));
+    assert_eq!(impostor(&three(), None), None);
+}
+
+#[test]
+fn a_former_primary_follows_again_if_it_has_nothing_of_its_own() {
+    let with_old = |state: &str| {
+        let mut old = server(1, true, "0-1-100");
+        old.history = Gtids::of_state(state).unwrap();
+        let mut new = server(2, false, "0-2-110");
+        new.history = Gtids::of_state("0-1-100,0-2-110").unwrap();
+        survey(vec![old, new, replica(3, 2, "0-2-110")], &[])
+    };
+    let judged = strays(&with_old("0-1-100"));
+    assert_eq!(judged.len(), 1, "{judged:?}");
+    assert_eq!((judged[0].0.to_string().as_str(), judged[0].1.is_ok()), ("let db1 replicate from db2", true));
+    let judged = strays(&with_old("0-1-103"));
+    let reason = judged[0].1.clone().expect_err("it has transactions of its own");
+    assert_eq!(reason, "db1 has transactions that db2 lacks: 0-1:101-103");
+}
+
+#[test]
+fn a_replica_is_a_stray_only_while_its_source_is_lost() {
+    let mut cluster = three();
+    assert!(strays(&cluster).is_empty());
+    cluster.seen[2].sources = vec![source(9)];
+    assert!(strays(&cluster).is_empty(), "it replicates from another server, as somebody wants it");
+    cluster.seen[2].sources[0].io = "Connecting".into();
+    assert_eq!(strays(&cluster).len(), 1);
+    cluster.seen[2].enabled = false;
+    assert!(strays(&cluster).is_empty());
+}

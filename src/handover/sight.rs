@@ -1,0 +1,165 @@
+//! What the nodes of a cluster told about themselves at one moment; pure.
+
+use crate::ids::{NodeAddr, NodeName};
+
+use super::position::{Coordinates, Gtids};
+
+/// Whose statements a server understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `MariaDB`.
+    MariaDb,
+    /// `MySQL` from 8.0.22 on.
+    MySql,
+}
+
+/// A node as it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) node: NodeName,
+    pub(super) address: NodeAddr,
+    /// Its preference as the writer.
+    pub(super) priority: u16,
+    /// Whether an operator wants it to serve.
+    pub(super) enabled: bool,
+    pub(super) dialect: Dialect,
+    pub(super) server_id: u32,
+    pub(super) read_only: bool,
+    /// Whether it writes what it replicates into its own binary log.
+    pub(super) logs_updates: bool,
+    /// Whether its transactions have GTIDs.
+    pub(super) gtids: bool,
+    /// What it has applied, its own transactions and those of others.
+    pub(super) applied: Gtids,
+    /// What is in its binary log.
+    pub(super) written: Gtids,
+    /// The same, told apart by the server that wrote it first.
+    pub(super) history: Gtids,
+    /// The end of its binary log; none: it has none.
+    pub(super) end: Option<Coordinates>,
+    /// Where it replicates from.
+    pub(super) sources: Vec<Source>,
+}
+
+/// One replication source of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Source {
+    /// Name of the connection or channel; empty for the default one.
+    pub(super) name: String,
+    /// `host:port` that it dials.
+    pub(super) address: String,
+    /// The source's server id; 0 before the first connection.
+    pub(super) server_id: u32,
+    /// Its IO thread: `Yes`, `Connecting`, `No`.
+    pub(super) io: String,
+    /// Its SQL thread: `Yes` or `No`.
+    pub(super) sql: String,
+    /// What went wrong last, in the server's words; empty: nothing.
+    pub(super) error: String,
+    /// Seconds behind; none when the server does not know.
+    pub(super) lag: Option<u64>,
+    /// Whether it asks for transactions by GTID.
+    pub(super) by_gtid: bool,
+    /// What it got, applied or not.
+    pub(super) received: Gtids,
+    /// The place in the source's binary log up to which all is applied.
+    pub(super) executed: Option<Coordinates>,
+    /// Whether the SQL thread waits for more.
+    pub(super) idle: bool,
+}
+
+/// The nodes of a cluster, as far as they answered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Survey {
+    pub(super) seen: Vec<Seen>,
+    /// Those that did not answer, and why.
+    pub(super) lost: Vec<(NodeName, String)>,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The source that is this server.
+    pub(super) fn source_of(&self, primary: &Self) -> Option<&Source> {
+        self.sources.iter().find(|source| source.is(primary))
+    }
+
+    /// Everything that it can have without its source.
+    pub(super) fn standing(&self) -> Gtids {
+        self.sources.iter().fold(self.applied.clone(), |all, source| all.with(&source.received))
+    }
+
+    /// The transactions that this node has and the other has not.
+    pub(super) fn errant(&self, primary: &Self) -> Gtids {
+        self.history.without(&primary.history)
+    }
+
+    /// Whether this node has applied everything that is in the other's binary log.
+    pub(super) fn has_reached(&self, other: &Self) -> bool {
+        let source = self.source_of(other);
+        if let (Some(Source { by_gtid: false, executed, .. }), Some(end)) = (source, &other.end) {
+            return executed.as_ref().is_some_and(|executed| executed.reaches(end));
+        }
+        if !other.gtids || !self.applied.covers(&other.written) {
+            return false;
+        }
+        // Numbers of one domain may be given twice by two servers of MariaDB; what the other one wrote itself must be here.
+        let own = format!("-{}", other.server_id);
+        let is_own = |stream: &str| other.dialect == Dialect::MySql || stream.ends_with(&own);
+        !self.logs_updates || self.history.covers(&other.history.only(is_own))
+    }
+
+    /// What is left to be applied, in words.
+    pub(super) fn backlog(&self, other: &Self) -> String {
+        match (self.source_of(other), &other.end) {
+            (Some(Source { by_gtid: false, executed, .. }), Some(end)) => {
+                let place = executed.as_ref().map_or_else(|| "nowhere".to_owned(), ToString::to_string);
+                format!("it stands at {place} of {end}")
+            }
+            _ => format!("it lacks {}", other.written.without(&self.applied)),
+        }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Whether it is this server. Before the first connection only the address can tell.
+    pub(super) fn is(&self, server: &Seen) -> bool {
+        if self.server_id == 0 {
+            self.address == server.address.to_string()
+        } else {
+            self.server_id == server.server_id
+        }
+    }
+
+    /// Why it does not replicate; none: both threads run.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let thread = match (self.io.as_str(), self.sql.as_str()) {
+            ("Yes", "Yes") => return None,
+            ("Yes", state) => format!("SQL thread: {state}"),
+            (state, _) => format!("IO thread: {state}"),
+        };
+        let error = if self.error.is_empty() { String::new() } else { format!(" ({})", self.error) };
+        Some(format!("{thread}{error}"))
+    }
+}
+
+// === impl Survey ===
+
+impl Survey {
+    /// The node of that name, if it answered.
+    pub(super) fn node(&self, name: &str) -> Option<&Seen> {
+        self.seen.iter().find(|seen| seen.node.as_str() == name)
+    }
+
+    /// The nodes that accept writes.
+    pub(super) fn writable(&self) -> impl Iterator<Item = &Seen> {
+        self.seen.iter().filter(|seen| !seen.read_only)
+    }
+
+    /// How many nodes the cluster has.
+    pub(super) fn nodes(&self) -> usize {
+        self.seen.len() + self.lost.len()
+    }
+}

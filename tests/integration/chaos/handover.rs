@@ -1,0 +1,94 @@
+//! Spillway itself changes the writer: of two servers that replicate from each other, and of a primary with replicas.
+
+use super::load::{Load, SET_UP};
+use super::{Front, replication, round};
+use crate::harness::cluster::{Replication, TwoPrimaries};
+use crate::harness::server::{Server, monitor_statements};
+use crate::harness::{Outcome, wait_for};
+use crate::{Verdict, ensure};
+use std::time::{Duration, Instant};
+
+/// Who changes the nodes, and as whom replicas log in.
+const HANDOVER: &str = "handover = { user = \"operator\", password = \"operator-secret\", \
+    replication_user = \"replication\", replication_password = \"replication-secret\", failover = \"manual\" }";
+
+fn contents() -> String {
+    format!(
+        "{SET_UP} CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';
+         GRANT READ_ONLY ADMIN, REPLICATION SLAVE ADMIN, BINLOG MONITOR, REPLICA MONITOR, RELOAD, CONNECTION ADMIN
+         ON *.* TO operator@'%'; {}",
+        monitor_statements()
+    )
+}
+
+impl Front {
+    fn operate(&self, command: &str) -> Outcome<String> {
+        let answer = self.spillway.ask(command)?;
+        let failed = answer.contains("error") || answer.contains("failed");
+        if failed { Err(format!("{command}: {answer}\n{}", self.spillway.log_tail(30))) } else { Ok(answer) }
+    }
+}
+
+/// The two change places again and again.
+pub(super) fn pair_switched() -> Verdict {
+    let pair = TwoPrimaries::start(&format!("chaos-pair-{}", round()), true, &contents())?;
+    let front = Front::start("pair", "multi-primary", &pair.nodes, HANDOVER)?;
+    let mut load = Load::start(front.doors(None))?;
+    for phase in ["there", "back", "there again"] {
+        load.phase(phase);
+        front.operate("switch chaos")?;
+        load.goes_on(50)?;
+    }
+    let records = load.stop()?;
+    records.print("pair: switched by Spillway", None)?;
+    let count = |node: &Server| node.sql("SELECT COUNT(*) FROM chaos.ledger");
+    let [a, b] = &pair.nodes[..] else { return Err("not two nodes".to_owned()) };
+    wait_for("both have the same rows", Duration::from_secs(10), || {
+        let (here, there) = (count(a)?, count(b)?);
+        if here == there { Ok(()) } else { Err(format!("{here} and {there}")) }
+    })?;
+    for node in pair.nodes {
+        records.check(&node)?;
+        node.discard();
+    }
+    records.no_error_but(0)
+}
+
+/// The primary is gone at once, and Spillway is told to promote a replica; the former primary comes back.
+pub(super) fn primary_failed_over() -> Verdict {
+    let name = format!("chaos-failover-{}", round());
+    let mut cluster = Replication::with_replicas(&name, replication::OPTIONS, &["r1", "r2"])?;
+    cluster.nodes[0].sql(&contents())?;
+    replication::make_semi_synchronous(&cluster)?;
+    let front = Front::start("failover", "replication", &cluster.nodes, HANDOVER)?;
+    let mut load = Load::start(front.doors(None))?;
+    load.phase("killed");
+    cluster.nodes[0].kill();
+    let mut asked = Instant::now();
+    let promoted = wait_for("a failover", Duration::from_secs(10), || {
+        asked = Instant::now();
+        front.operate("failover chaos")
+    });
+    let took = asked.elapsed();
+    promoted?;
+    let promoted = Instant::now();
+    load.goes_on(100)?;
+    load.phase("rejoining");
+    cluster.nodes[0].start(replication::FORMER)?;
+    let former = cluster.nodes[0].name.clone();
+    front.spillway.wait_node("chaos", &former, "serves reads", |entry| entry["role"] == "reader")?;
+    load.goes_on(50)?;
+    let records = load.stop()?;
+    records.print(&format!("replication: failover by Spillway, which took {took:.2?}"), Some(promoted))?;
+    let writer = front.writer()?;
+    let primary = cluster.nodes.iter().position(|node| node.name == writer).ok_or("an unknown writer")?;
+    ensure!(primary != 0, "the former primary is the writer again");
+    cluster.nodes.swap(0, primary);
+    cluster.wait_caught_up()?;
+    for node in cluster.nodes {
+        records.check(&node)?;
+        node.discard();
+    }
+    records.no_error_but(1)?;
+    replication::served_within(&records, promoted, Duration::from_millis(500))
+}

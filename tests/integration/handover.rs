@@ -1,0 +1,483 @@
+//! Changes of the writer: planned, lost primaries, and primaries that come back.
+
+use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, mysql_pair, toml_nodes};
+use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
+use crate::harness::workspace::free_port;
+use crate::harness::{Outcome, wait_for};
+use crate::lab::{self, PASSWORD, cluster_with, service_toml};
+use crate::raw::{self, Credentials, Raw};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
+use libtest_mimic::Trial;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("handover::a_pair_switches_by_gtid", || pair_switches("duo-gtid", true)),
+        trial("handover::a_pair_switches_by_coordinates", || pair_switches("duo-log", false)),
+        trial("handover::guards_refuse", guards_refuse),
+        trial("handover::what_fails_is_taken_back", what_fails_is_taken_back),
+        trial("handover::a_replication_cluster_switches", replication_switches),
+        trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
+        trial("handover::a_pair_fails_over_by_hand", pair_fails_over_by_hand),
+        mysql_trial("handover::mysql_switches", mysql_switches),
+        trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
+    ]
+}
+
+const READ_ONLY: &str = "SELECT @@global.read_only";
+
+/// Accounts and a table that counts rows; no unique key, so that a row that was written twice is there twice.
+fn contents() -> String {
+    format!(
+        "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL, server INT NOT NULL);\
+         CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON shop.* TO app@'%';\
+         CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';\
+         GRANT READ_ONLY ADMIN, REPLICATION SLAVE ADMIN, BINLOG MONITOR, REPLICA MONITOR, RELOAD, \
+         CONNECTION ADMIN ON *.* TO operator@'%'; {}",
+        crate::harness::server::monitor_statements()
+    )
+}
+
+/// `handover` of a cluster, with further keys.
+fn handover_toml(more: &str) -> String {
+    format!("handover = {{ user = \"operator\", password = \"operator-secret\"{more} }}")
+}
+
+fn replication_toml(more: &str) -> String {
+    let credentials = ", replication_user = \"replication\", replication_password = \"replication-secret\"";
+    handover_toml(&format!("{credentials}{more}"))
+}
+
+fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u16) -> Outcome<Spillway> {
+    let configuration =
+        cluster_with("shop", kind, nodes, handover) + &service_toml("shop", port, "route = \"cluster:shop\"");
+    Spillway::start(lab::binary(), name, &configuration)
+}
+
+fn session(port: u16) -> Outcome<Raw> {
+    raw::login(port, &Credentials::new("app", PASSWORD, Some("shop")))?
+        .map_err(|refusal| format!("{refusal:?}"))
+}
+
+/// Runs a statement that gives no rows.
+fn execute(session: &mut Raw, statement: &str) -> Verdict {
+    let answer = session.query(statement)?;
+    match answer.first() {
+        Some(packet) if packet.first() == Some(&0) => Ok(()),
+        Some(packet) => Err(format!("{:?}", raw::Refusal::parse(packet)?)),
+        None => Err("no answer".to_owned()),
+    }
+}
+
+/// Writes a row by a session of its own.
+fn write(port: u16, number: u32) -> Verdict {
+    execute(&mut session(port)?, &format!("INSERT INTO row VALUES ({number}, 0)"))
+}
+
+/// Writes numbered rows, one after the other, until it is told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<(u32, BTreeSet<u32>)>,
+}
+
+impl Load {
+    fn start(port: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let writer = std::thread::spawn(move || {
+            let (mut number, mut acknowledged) = (0, BTreeSet::new());
+            let mut open: Option<Raw> = None;
+            while !until.load(Ordering::Relaxed) {
+                number += 1;
+                let session = open.take().map_or_else(|| session(port), Ok);
+                let Ok(mut session) = session else {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                };
+                // What failed is not written again: whether it was done may be unknown.
+                let insert = format!("INSERT INTO row SELECT {number}, @@server_id");
+                if execute(&mut session, &insert).is_ok() {
+                    acknowledged.insert(number);
+                    open = Some(session);
+                }
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            (number, acknowledged)
+        });
+        Self { stop, writer }
+    }
+
+    /// How many were tried, and those that were acknowledged.
+    fn end(self) -> Outcome<(u32, BTreeSet<u32>)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.join().map_err(|_| "the writer panicked".to_owned())
+    }
+}
+
+/// Every acknowledged row is on the server once, and none of the others twice.
+fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
+    let rows = server.sql("SELECT number FROM shop.row")?;
+    let rows: Vec<u32> = rows.lines().filter_map(|line| line.parse().ok()).collect();
+    let distinct: BTreeSet<u32> = rows.iter().copied().collect();
+    same!(rows.len(), distinct.len(), "rows that are on {} twice", server.name);
+    let lost: Vec<&u32> = acknowledged.difference(&distinct).collect();
+    ensure!(lost.is_empty(), "rows that were acknowledged and are not on {}: {lost:?}", server.name);
+    Ok(())
+}
+
+fn writer(spillway: &Spillway) -> Outcome<String> {
+    let clusters = spillway.get("/v1/clusters")?;
+    Ok(clusters["clusters"][0]["writer"].as_str().unwrap_or_default().to_owned())
+}
+
+fn wait_writer(spillway: &Spillway, name: &str) -> Verdict {
+    wait_for("the writer", Duration::from_secs(20), || {
+        let now = writer(spillway)?;
+        if now == name { Ok(()) } else { Err(format!("it is {now:?}")) }
+    })
+    .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))
+}
+
+fn pair_switches(name: &str, by_gtid: bool) -> Verdict {
+    let pair = TwoPrimaries::start(name, by_gtid, &contents())?;
+    let port = free_port()?;
+    let proxy = format!("spillway-{name}");
+    let spillway = front(&proxy, "multi-primary", &pair.toml_nodes(), &handover_toml(""), port)?;
+    let load = Load::start(port);
+    for round in 0..4 {
+        let (old, new) = (&pair.nodes[round % 2], &pair.nodes[(round + 1) % 2]);
+        let plan = spillway.ask("switch shop --dry-run")?;
+        ensure!(plan.contains(&format!("make {} writable", new.name)) && !plan.contains("failed"), "{plan}");
+        same!(old.sql(READ_ONLY)?, "0", "a dry run changes nothing");
+        let start = Instant::now();
+        let done = spillway.ask("switch shop")?;
+        let took = start.elapsed();
+        ensure!(!done.contains("error"), "round {round}: {done}\n{}", spillway.log_tail(40));
+        ensure!(done.contains(&format!("make {} read-only", old.name)), "{done}");
+        same!((old.sql(READ_ONLY)?, new.sql(READ_ONLY)?), ("1".to_owned(), "0".to_owned()), "{done}");
+        ensure!(took < Duration::from_secs(5), "it took {took:?}:\n{done}");
+        wait_writer(&spillway, &new.name)?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let (tried, acknowledged) = load.end()?;
+    ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
+    let servers = pair.nodes[0].sql("SELECT COUNT(DISTINCT server) FROM shop.row")?;
+    same!(servers, "2", "servers that wrote");
+    let count = pair.nodes[0].sql("SELECT COUNT(*) FROM shop.row")?;
+    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+    pair.nodes.iter().try_for_each(|node| all_there(node, &acknowledged))
+}
+
+fn guards_refuse() -> Verdict {
+    let pair = TwoPrimaries::start("duo-guards", true, &contents())?;
+    let port = free_port()?;
+    let nodes = pair.toml_nodes();
+    let spillway = front("spillway-guards", "multi-primary", &nodes, &handover_toml(""), port)?;
+    let (active, inactive) = (&pair.nodes[0], &pair.nodes[1]);
+    let unchanged = || {
+        same!(
+            (active.sql(READ_ONLY)?, inactive.sql(READ_ONLY)?),
+            ("0".to_owned(), "1".to_owned()),
+            "nothing is changed"
+        );
+        Ok::<_, String>(())
+    };
+    let refused = spillway.ask("failover shop")?;
+    ensure!(refused.contains("handover.failover is off"), "{refused}");
+    inactive.sql("STOP SLAVE SQL_THREAD")?;
+    let plan = spillway.ask(&format!("switch shop {} --dry-run", inactive.name))?;
+    ensure!(plan.contains("failed") && plan.contains("SQL thread: No"), "{plan}");
+    let refused = spillway.ask("switch shop")?;
+    ensure!(refused.contains("error: nothing was changed"), "{refused}");
+    let path = "/v1/clusters/shop/switch";
+    same!(spillway.api("POST", path, Some("{}"))?.status, 409, "the API says no, too");
+    let dry = spillway.api("POST", path, Some("{\"dry_run\": true}"))?;
+    ensure!(dry.status == 200 && dry.body.contains("\"failed\""), "{}", dry.body);
+    unchanged()?;
+    inactive.sql("START SLAVE")?;
+    // Another handover runs, somewhere.
+    let holder = "SELECT GET_LOCK(CONCAT('spillway:', LEFT(SHA2('shop', 256), 40)), 0); SELECT SLEEP(4)";
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| active.sql(holder));
+        let refused = wait_for("a refusal", Duration::from_secs(3), || {
+            let answer = spillway.ask("switch shop --dry-run")?;
+            if answer.contains("another handover") { Ok(()) } else { Err(answer) }
+        });
+        let really = spillway.ask("switch shop");
+        held.join().map_err(|_| "the holder panicked")??;
+        refused?;
+        let really = really?;
+        ensure!(really.contains("another handover of this cluster runs"), "{really}");
+        Ok::<_, String>(())
+    })?;
+    unchanged()?;
+    // Both writable: nobody knows which one is right.
+    inactive.sql("SET GLOBAL read_only = 0")?;
+    let refused = spillway.ask("switch shop")?;
+    ensure!(refused.contains("one node is writable") && refused.contains(" are"), "{refused}");
+    inactive.sql("SET GLOBAL read_only = 1")?;
+    // An account that may not.
+    active.sql("REVOKE READ_ONLY ADMIN ON *.* FROM operator@'%'")?;
+    let refused = wait_for("the revoke", Duration::from_secs(5), || {
+        let answer = spillway.ask("switch shop --dry-run")?;
+        if answer.contains("Access denied") { Ok(answer) } else { Err(answer) }
+    })?;
+    ensure!(refused.contains("read_only of"), "{refused}");
+    unchanged()
+}
+
+fn what_fails_is_taken_back() -> Verdict {
+    let pair = TwoPrimaries::start("duo-back", true, &contents())?;
+    let port = free_port()?;
+    let (active, inactive) = (&pair.nodes[0], &pair.nodes[1]);
+    let keys = handover_toml(", catch_up_timeout = \"3s\", freeze_timeout = \"1s\"");
+    let spillway = front("spillway-back", "multi-primary", &pair.toml_nodes(), &keys, port)?;
+    let as_before = |answer: &str| {
+        ensure!(answer.contains("taken back, all is as it was"), "{answer}");
+        same!(active.sql(READ_ONLY)?, "0", "the old writer: {answer}");
+        wait_for("the topology", Duration::from_secs(5), || write(port, 0))
+    };
+    // A statement on the active node that does not end in time.
+    std::thread::scope(|scope| {
+        scope.spawn(|| active.sql("INSERT INTO shop.row SELECT SLEEP(4), 1"));
+        std::thread::sleep(Duration::from_millis(500));
+        let answer = spillway.ask("switch shop")?;
+        ensure!(answer.contains("did not end within 1s"), "{answer}");
+        as_before(&answer)
+    })?;
+    same!(inactive.sql(READ_ONLY)?, "1", "the new writer");
+    // The inactive one applies nothing, though its threads run.
+    std::thread::scope(|scope| {
+        let hold = scope.spawn(|| inactive.sql("LOCK TABLES shop.row READ; SELECT SLEEP(8)"));
+        std::thread::sleep(Duration::from_millis(300));
+        write(port, 1)?;
+        let answer = spillway.ask("switch shop")?;
+        ensure!(answer.contains("not within 3s"), "{answer}");
+        as_before(&answer)?;
+        hold.join().map_err(|_| "the holder panicked")??;
+        Ok::<_, String>(())
+    })?;
+    // It stops in its tracks after the old writer was frozen.
+    let count = active.sql("SELECT COUNT(*) FROM shop.row")?;
+    inactive.wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+    let answer = std::thread::scope(|scope| {
+        let hold = scope.spawn(|| inactive.sql("LOCK TABLES shop.row READ; SELECT SLEEP(3)"));
+        std::thread::sleep(Duration::from_millis(300));
+        write(port, 2)?;
+        let switch = scope.spawn(|| spillway.ask("switch shop"));
+        active.wait_sql(READ_ONLY, "1", Duration::from_secs(5))?;
+        inactive.freeze(true)?;
+        let answer = switch.join().map_err(|_| "the switch panicked".to_owned());
+        inactive.freeze(false)?;
+        let _ = hold.join();
+        answer?
+    })?;
+    as_before(&answer)?;
+    same!(inactive.sql(READ_ONLY)?, "1", "the new writer");
+    // And when nothing is in the way, it succeeds.
+    let done = wait_for("a switch", Duration::from_secs(15), || {
+        let answer = spillway.ask("switch shop")?;
+        if answer.contains("error") { Err(answer) } else { Ok(answer) }
+    })?;
+    same!(inactive.sql(READ_ONLY)?, "0", "{done}");
+    Ok(())
+}
+
+fn pair_fails_over_by_hand() -> Verdict {
+    let mut pair = TwoPrimaries::start("duo-lost", true, &contents())?;
+    let port = free_port()?;
+    let keys = handover_toml(", failover = \"manual\"");
+    let spillway = front("spillway-lost", "multi-primary", &pair.toml_nodes(), &keys, port)?;
+    let refused = spillway.ask("failover shop")?;
+    ensure!(refused.contains("no node is writable: duo-lost-a is"), "{refused}");
+    write(port, 1)?;
+    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", "1", Duration::from_secs(10))?;
+    pair.nodes[0].kill();
+    let plan = wait_for("the loss", Duration::from_secs(10), || {
+        let plan = spillway.ask("failover shop --dry-run")?;
+        if plan.contains("failed") { Err(plan) } else { Ok(plan) }
+    })?;
+    ensure!(plan.contains("make duo-lost-b writable"), "{plan}");
+    std::thread::sleep(Duration::from_secs(1));
+    same!(pair.nodes[1].sql(READ_ONLY)?, "1", "nothing is promoted by itself");
+    let done = spillway.ask("failover shop")?;
+    same!(pair.nodes[1].sql(READ_ONLY)?, "0", "{done}");
+    wait_writer(&spillway, "duo-lost-b")?;
+    write(port, 2)?;
+    // It comes back, writable as its configuration says.
+    pair.nodes[0].start(&[])?;
+    pair.nodes[0]
+        .wait_sql(READ_ONLY, "1", Duration::from_secs(20))
+        .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    same!(pair.nodes[1].sql(READ_ONLY)?, "0", "the writer stays");
+    wait_writer(&spillway, "duo-lost-b")?;
+    write(port, 3)?;
+    pair.nodes[0].wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(20))
+}
+
+/// A primary and two replicas, which lose nothing when they are killed.
+fn three(name: &str) -> Outcome<Replication> {
+    let replication = Replication::with_replicas(name, &DURABLE, &["r1", "r2"])?;
+    replication.nodes[0].sql(&contents())?;
+    replication.wait_caught_up()?;
+    Ok(replication)
+}
+
+fn source_port(server: &Server) -> Outcome<String> {
+    const PORT: usize = 5;
+    const THREADS: std::ops::RangeInclusive<usize> = 12..=13;
+    let status = server.sql("SHOW ALL SLAVES STATUS")?;
+    let columns: Vec<&str> = status.split('\t').collect();
+    match (columns.get(PORT), columns.get(THREADS)) {
+        (Some(port), Some(["Yes", "Yes"])) => Ok((*port).to_owned()),
+        other => Err(format!("{}: {other:?}", server.name)),
+    }
+}
+
+fn follows(server: &Server, primary: &Server) -> Verdict {
+    wait_for(&format!("{} follows {}", server.name, primary.name), Duration::from_secs(20), || {
+        let port = source_port(server)?;
+        if port == primary.port.to_string() { Ok(()) } else { Err(format!("it follows {port}")) }
+    })
+}
+
+fn replication_switches() -> Verdict {
+    let cluster = three("tri")?;
+    let port = free_port()?;
+    let spillway = front("spillway-tri", "replication", &cluster.toml_nodes(), &replication_toml(""), port)?;
+    let load = Load::start(port);
+    let [primary, r1, r2] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    for (old, new, other) in [(primary, r2, r1), (r2, primary, r1), (primary, r1, r2)] {
+        let done = spillway.ask(&format!("switch shop {}", new.name))?;
+        ensure!(!done.contains("error") && !done.contains("failed"), "{done}\n{}", spillway.log_tail(40));
+        same!((old.sql(READ_ONLY)?, new.sql(READ_ONLY)?), ("1".to_owned(), "0".to_owned()), "{done}");
+        same!(new.sql("SHOW ALL SLAVES STATUS")?, "", "the new primary has no source");
+        follows(old, new)?;
+        follows(other, new)?;
+        wait_writer(&spillway, &new.name)?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let (tried, acknowledged) = load.end()?;
+    ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
+    let count = r1.sql("SELECT COUNT(*) FROM shop.row")?;
+    for node in &cluster.nodes {
+        node.wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+        all_there(node, &acknowledged)?;
+    }
+    Ok(())
+}
+
+/// A primary and a replica of `MySQL`, by GTID.
+fn mysql_switches() -> Verdict {
+    let nodes = mysql_pair("hand")?;
+    let [a, b] = &nodes;
+    a.sql(
+        "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL);\
+         CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';\
+         GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, REPLICATION CLIENT, RELOAD, CONNECTION_ADMIN \
+         ON *.* TO operator@'%'",
+    )?;
+    let executed = a.sql("SELECT @@global.gtid_executed")?;
+    b.wait_sql("SELECT @@global.gtid_executed", &executed, Duration::from_secs(30))?;
+    let listed = toml_nodes(&nodes);
+    let spillway = front("spillway-my", "replication", &listed, &replication_toml(""), free_port()?)?;
+    for (number, (old, new)) in [(a, b), (b, a)].into_iter().enumerate() {
+        old.sql(&format!("INSERT INTO shop.row VALUES ({number})"))?;
+        let done = spillway.ask("switch shop")?;
+        ensure!(!done.contains("error") && !done.contains("failed"), "{done}\n{}", spillway.log_tail(40));
+        let state = |server: &Server| server.sql("SELECT @@global.read_only, @@global.super_read_only");
+        same!((state(old)?, state(new)?), ("1\t1".to_owned(), "0\t0".to_owned()), "{done}");
+        same!(new.sql("SELECT COUNT(*) FROM shop.row")?, (number + 1).to_string(), "rows on the new primary");
+        same!(new.sql("SHOW REPLICA STATUS")?, "", "the new primary has no source");
+        wait_writer(&spillway, &new.name)?;
+    }
+    a.sql("INSERT INTO shop.row VALUES (9)")?;
+    b.wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(10))
+}
+
+fn lost_primary_is_replaced_once() -> Verdict {
+    let mut cluster = three("auto")?;
+    let (port, second_port) = (free_port()?, free_port()?);
+    let keys = replication_toml(", failover = \"auto\", failover_after = \"1s\"");
+    let nodes = cluster.toml_nodes();
+    let first = front("spillway-auto1", "replication", &nodes, &keys, port)?;
+    let second = front("spillway-auto2", "replication", &nodes, &keys, second_port)?;
+    // By hand, nothing is done to a primary that lives.
+    let refused = first.ask("failover shop")?;
+    ensure!(refused.contains("error: nothing was changed"), "{refused}");
+    write(port, 1)?;
+    cluster.wait_caught_up()?;
+    cluster.nodes[0].kill();
+    let replicas = || cluster.nodes[1..].iter();
+    let new = wait_for("a new primary", Duration::from_secs(30), || {
+        let writable: Vec<&Server> =
+            replicas().filter(|node| node.sql(READ_ONLY).is_ok_and(|value| value == "0")).collect();
+        match writable[..] {
+            [one] => Ok(one.name.clone()),
+            _ => Err(format!("{} are writable", writable.len())),
+        }
+    })
+    .map_err(|reason| format!("{reason}\n{}\n{}", first.log_tail(40), second.log_tail(40)))?;
+    wait_writer(&first, &new)?;
+    wait_writer(&second, &new)?;
+    for door in [port, second_port] {
+        write(door, 2)?;
+    }
+    let index = cluster.nodes.iter().position(|node| node.name == new).ok_or("no such node")?;
+    let other = 3 - index;
+    follows(&cluster.nodes[other], &cluster.nodes[index])?;
+    let promotions = |proxy: &Spillway| proxy.log().matches("ending=\"done\"").count();
+    same!(promotions(&first) + promotions(&second), 1, "promotions by both proxies");
+    // It comes back, writable as its configuration says: fenced, and a replica again.
+    cluster.nodes[0].start(&[])?;
+    let (old, primary) = (&cluster.nodes[0], &cluster.nodes[index]);
+    old.wait_sql(READ_ONLY, "1", Duration::from_secs(20))
+        .and_then(|()| follows(old, primary))
+        .map_err(|reason| format!("{reason}\n{}\n{}", first.log_tail(40), second.log_tail(40)))?;
+    same!(primary.sql(READ_ONLY)?, "0", "the primary stays");
+    write(port, 3)?;
+    let count = primary.sql("SELECT COUNT(*) FROM shop.row")?;
+    same!(count, "4", "rows");
+    for node in &cluster.nodes {
+        node.wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+    }
+    wait_writer(&first, &new)?;
+    wait_writer(&second, &new)
+}
+
+fn errant_primary_stays_fenced() -> Verdict {
+    let mut cluster = three("errant")?;
+    let port = free_port()?;
+    let keys = replication_toml(", failover = \"auto\", failover_after = \"500ms\"");
+    let spillway = front("spillway-errant", "replication", &cluster.toml_nodes(), &keys, port)?;
+    for replica in &cluster.nodes[1..] {
+        replica.sql("STOP SLAVE IO_THREAD")?;
+    }
+    // Nobody gets this.
+    cluster.nodes[0].sql("INSERT INTO shop.row VALUES (7, 7)")?;
+    let errant = cluster.nodes[0].sql("SELECT @@gtid_binlog_pos")?;
+    cluster.nodes[0].kill();
+    wait_for("a new primary", Duration::from_secs(30), || {
+        let name = writer(&spillway)?;
+        if cluster.nodes[1..].iter().any(|node| node.name == name) { Ok(()) } else { Err(name) }
+    })
+    .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    write(port, 8)?;
+    cluster.nodes[0].start(&[])?;
+    cluster.nodes[0].wait_sql(READ_ONLY, "1", Duration::from_secs(20))?;
+    let number = errant.rsplit('-').next().unwrap_or_default();
+    wait_for("the alarm", Duration::from_secs(20), || {
+        let log = spillway.log();
+        let named = log.lines().any(|line| line.contains("lacks") && line.contains(&format!(":{number}")));
+        if named { Ok(()) } else { Err(format!("no word of {errant}\n{}", spillway.log_tail(20))) }
+    })?;
+    same!(cluster.nodes[0].sql("SHOW ALL SLAVES STATUS")?, "", "it follows nobody");
+    let rows = cluster.nodes[0].sql("SELECT number FROM shop.row")?;
+    same!(rows, "7", "nothing reached it");
+    Ok(())
+}
