@@ -21,9 +21,9 @@ use super::reader::{Entry, Field, Section, one_of};
 use super::tls::{node_tls, tls};
 use super::unix_account;
 use super::{
-    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Handover, Links, Log,
-    LogFormat, Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route, Runtime,
-    Service,
+    Admin, Backoff, ClientAddress, Cluster, ClusterKind, Config, ConfigErrors, Discover, Handover, Links,
+    Log, LogFormat, Monitor, Moves, Node, NodeChoice, ProxyProtocol, RevokedSessions, RoleRules, Route,
+    Runtime, Service,
 };
 
 const KINDS: [(&str, ClusterKind); 5] = [
@@ -130,6 +130,7 @@ impl<'a> Checker<'a> {
             .require("kind", &one_of(KINDS.map(|(word, _)| word)))
             .and_then(|field| field.word("kind", &KINDS));
         let nodes = section.require("nodes", A_NODE).and_then(|field| self.nodes(&field));
+        let discover = section.or("discover", None, |field| Discover::read(field, kind).map(Some));
         let monitor = section
             .require("monitor", "a table with user and password, password_file or password_env")
             .and_then(|field| field.section())
@@ -162,6 +163,10 @@ impl<'a> Checker<'a> {
                 .and_then(|section| node_tls(&section, &self.around))
                 .map(|tls| Some(Arc::new(tls)))
         });
+        if matches!((&discover, &tls), (Some(Some(_)), Some(None))) {
+            let message = "without tls, whoever has an address in these networks and gets it listed can have the password of the monitor account";
+            self.report.warn(&section.place_of("discover"), message);
+        }
         let links = section
             .or("links", Links::default(), |field| field.section().and_then(|section| links(&section)));
         let moves = section
@@ -177,6 +182,7 @@ impl<'a> Checker<'a> {
             name: name?,
             kind: kind?,
             nodes: nodes?,
+            discover: discover?,
             monitor: monitor?,
             roles: roles?,
             connect_timeout: connect_timeout?,

@@ -90,7 +90,7 @@ impl ProxyProtocol {
 }
 
 /// A network, or one address.
-fn network(field: &Field<'_>) -> Option<IpNet> {
+pub(super) fn network(field: &Field<'_>) -> Option<IpNet> {
     field.parsed("a network", "a network such as 10.0.0.0/24, or an IP address", |text| {
         text.parse::<IpAddr>()
             .map(IpNet::from)

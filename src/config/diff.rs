@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::reader::human;
 use super::{
-    Account, Admin, Cluster, Config, Handover, Links, Log, Monitor, Moves, Node, NodeTls, RoleRules, Route,
-    Runtime, Secret, Service, Tls, UnixAccount,
+    Account, Admin, Cluster, Config, Discover, Handover, Links, Log, Monitor, Moves, Node, NodeTls,
+    RoleRules, Route, Runtime, Secret, Service, Tls, UnixAccount,
 };
 
 /// One difference between two configurations. `Display` gives it as one line without any secret.
@@ -71,6 +71,7 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
         name: _,
         kind,
         nodes,
+        discover,
         monitor,
         roles,
         connect_timeout,
@@ -101,6 +102,9 @@ fn cluster(changes: &mut Changes, old: &Cluster, new: &Cluster) {
             }
         }
     }
+    let members =
+        |discover: &Option<Discover>| discover.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string);
+    changes.value("discover", &members(discover), &members(&new.discover));
     let Monitor {
         user,
         secret,

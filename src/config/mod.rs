@@ -14,6 +14,7 @@ mod client_address;
 mod credential;
 mod cross;
 mod diff;
+mod discover;
 mod handover;
 mod monitor;
 mod moves;
@@ -42,6 +43,7 @@ use zeroize::Zeroizing;
 pub use backoff::Backoff;
 pub use client_address::{ClientAddress, HeaderVersion, ProxyProtocol};
 pub use diff::Change;
+pub use discover::Discover;
 pub use handover::{Account, Failover, Handover};
 pub use monitor::Monitor;
 pub use moves::Moves;
@@ -98,6 +100,8 @@ pub struct Cluster {
     pub kind: ClusterKind,
     /// Its nodes, at least one, in the order of their names.
     pub nodes: Vec<Node>,
+    /// How members are found that are not among `nodes`; `None` (default): the nodes are those of the file.
+    pub discover: Option<Discover>,
     /// How its nodes are probed and its accounts loaded.
     pub monitor: Monitor,
     /// How its nodes are given their roles.

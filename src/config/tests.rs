@@ -393,6 +393,9 @@ fn the_shipped_example_is_right_and_says_everything() {
         "failback",
         "split_brain",
         "max_ejected",
+        "discover",
+        "networks",
+        "forget_after",
         "unix_accounts",
         "uid",
         "proxy_protocol",
@@ -433,7 +436,17 @@ fn every_single_fault_is_one_exact_line() {
         (
             "kind = \"galera\"",
             "kind = \"galera\"\nkimd = 1",
-            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, failback, handover, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
+            "3: cluster.shop.kimd: unknown key; expected one of: accounts_refresh, client_address, connect_timeout, discover, failback, handover, kind, links, max_ejected, monitor, moves, nodes, resolve_names, revoked_sessions, slow_start, source_address, split_brain, tls, unix_accounts (did you mean \"kind\"?)",
+        ),
+        (
+            "kind = \"galera\"",
+            "kind = \"galera\"\ndiscover = true",
+            "3: cluster.shop.discover: found a boolean; expected a table",
+        ),
+        (
+            "kind = \"galera\"",
+            "kind = \"galera\"\ndiscover = { networks = [] }",
+            "3: cluster.shop.discover.networks: no member could be anywhere; expected a list with at least one network such as 10.0.0.0/24",
         ),
         (
             "weight = 50",

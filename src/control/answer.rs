@@ -103,6 +103,7 @@ pub struct NodeRow {
     pub since: String,
     pub version: Option<String>,
     pub accounts: Option<String>,
+    pub discovered: bool,
 }
 
 /// Columns of [`NodeRow`].
@@ -126,6 +127,12 @@ pub const NODE_COLUMNS: &[Column] = &[
         Cell::MaybeText,
         "read from it, same as those, unknown, or how accounts and settings for logins differ",
     ),
+    column(
+        "discovered",
+        "discovered",
+        Cell::YesNo,
+        "whether the nodes list it and the configuration does not name it",
+    ),
 ];
 
 /// Something that changed in a cluster.
@@ -148,7 +155,7 @@ pub const EVENT_COLUMNS: &[Column] = &[
     column("at", "at", Cell::Moment, "when it was noticed"),
     column("cluster", "cluster", Cell::Text, "the cluster"),
     column("node", "node", Cell::MaybeText, "the node; none: the cluster as a whole"),
-    column("what", "what", Cell::Text, "observed, desired, writer or alarm"),
+    column("what", "what", Cell::Text, "observed, desired, writer, alarm or member"),
     column("before", "before", Cell::Text, "how it was"),
     column("after", "after", Cell::Text, "how it is since then"),
     column("evidence", "evidence", Cell::MaybeText, "what traffic had told of the node shortly before"),

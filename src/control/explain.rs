@@ -18,6 +18,9 @@ impl Control {
             fact("role", "role", cluster.role(node).as_str()),
             fact("role", "why", why(cluster, node)),
         ];
+        if let Some(listed_by) = &node.discovered {
+            facts.push(fact("role", "discovered", format!("listed by {listed_by}")));
+        }
         if let Some(alarm) = &cluster.leadership.alarm {
             facts.push(fact("role", "alarm", alarm));
         }

@@ -95,6 +95,7 @@ impl Control {
                     since: moment(node.since),
                     version: node.facts.as_ref().map(|f| f.version.clone()),
                     accounts: self.accounts_of_node(cluster, node),
+                    discovered: node.discovered.is_some(),
                 },
             )
         });

@@ -92,6 +92,8 @@ impl StateFile {
                 let state = desired.as_str();
                 if topology.set_desired(cluster.as_str(), node.as_str(), *desired).is_some() {
                     info!(%cluster, %node, state, "state kept from before");
+                } else if topology.wish_for_guest(cluster, node, *desired) {
+                    info!(%cluster, %node, state, "state kept from before for a node that may be discovered");
                 } else {
                     warn!(%cluster, %node, state, "the state file names a node that is not configured");
                 }
@@ -185,7 +187,8 @@ impl StateFile {
 /// What is wanted of every node now.
 fn wishes(topology: &Topology) -> DesiredStates {
     let of = |cluster: &Cluster| {
-        cluster.nodes.iter().map(|n| (n.name.clone(), n.desired)).collect::<BTreeMap<_, _>>()
+        let absent = cluster.guests.iter().flat_map(|guests| guests.wishes.clone());
+        absent.chain(cluster.nodes.iter().map(|n| (n.name.clone(), n.desired))).collect::<BTreeMap<_, _>>()
     };
     topology.clusters.iter().map(|(name, cluster)| (name.clone(), of(cluster))).collect()
 }

@@ -156,7 +156,7 @@ async fn heartbeat(client: &mut Client, table: &str, limit: Duration) -> Result<
     Ok(age.parse::<i64>().ok().map(|age| Duration::from_micros(age.max(0).unsigned_abs())))
 }
 
-fn column(row: &Row, name: &'static str) -> Result<String, AskError> {
+pub(super) fn column(row: &Row, name: &'static str) -> Result<String, AskError> {
     let index = row.columns().iter().position(|column| column.eq_ignore_ascii_case(name));
     index.map_or(Err(AskError::Shape(name)), |i| text(row, i))
 }

@@ -37,6 +37,7 @@ fn log(event: &Event) {
         }
         EventKind::Observed => info!(%cluster, node, before, now = after, evidence, "node state changed"),
         EventKind::Desired => info!(%cluster, node, before, now = after, "an operator wants another state"),
+        EventKind::Member => info!(%cluster, node, before, now = after, "the cluster has other members"),
         EventKind::Writer if after == "none" => warn!(%cluster, before, "the cluster has no writer"),
         EventKind::Writer => info!(%cluster, before, now = after, "the cluster has another writer"),
         EventKind::Alarm if after == "none" => info!(%cluster, was = before, "alarm is over"),

@@ -62,6 +62,11 @@ impl Client {
         &self.0.origin.facts.version
     }
 
+    /// Where the node is.
+    pub(super) fn peer_ip(&self) -> Option<IpAddr> {
+        self.0.stream.peer_ip()
+    }
+
     /// All rows of a query, within `limit`. Drop the client after an error that is not the server's, and if the future is
     /// dropped.
     pub(super) async fn rows(&mut self, query: &str, limit: Duration) -> Result<Vec<Row>, AskError> {

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 
 use super::asking::replica_query;
 use super::client::{AskError, Client, own_login, takes_header};
+use super::members::replicas_query;
 use super::mysql_tables;
 use crate::config::{ClientAddress, Cluster, ClusterKind, Config, Node};
 use crate::grants::Product;
@@ -113,7 +114,18 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
     let needed = match cluster.kind {
         ClusterKind::Galera | ClusterKind::Static => Vec::new(),
         ClusterKind::Replication | ClusterKind::MultiPrimary => {
-            vec![(replica_query(&product).to_owned(), replica)]
+            let mut needed = vec![(replica_query(&product).to_owned(), replica)];
+            if cluster.discover.is_some() {
+                let lists = match product {
+                    Product::MySql { .. } => "REPLICATION SLAVE",
+                    _ => "REPLICATION MASTER ADMIN",
+                };
+                needed.push((
+                    replicas_query(&product).to_owned(),
+                    format!("GRANT {lists} ON *.* TO {account};"),
+                ));
+            }
+            needed
         }
         ClusterKind::GroupReplication => {
             vec![members("replication_group_members"), members("replication_group_member_stats")]

@@ -67,7 +67,7 @@ impl Loader {
             tasks.spawn(async move {
                 let mut last = String::from("no attempt ended in time");
                 let attempts = async {
-                    while let Err(reason) = load(&monitors, &cluster).await {
+                    while let Err(reason) = load(&monitors, &monitors.with_guests(cluster.clone())).await {
                         last = reason;
                         tokio::time::sleep(RETRY).await;
                     }
@@ -88,8 +88,9 @@ impl Loader {
     /// requests stays with the loader, so it is given a new configuration through `configs`.
     pub async fn run(mut self, mut configs: mpsc::Receiver<Arc<Config>>) -> Infallible {
         let mut due: BTreeMap<ClusterName, Instant> = BTreeMap::new();
-        for cluster in self.clusters.clone().values() {
-            self.compare(cluster);
+        for cluster in self.clusters.clone().into_values() {
+            let cluster = self.monitors.with_guests(cluster);
+            self.compare(&cluster);
         }
         loop {
             for cluster in self.clusters.values() {
@@ -116,7 +117,7 @@ impl Loader {
                 () = wait => {
                     if let Some((name, _)) = next {
                         due.remove(&name);
-                        if let Some(cluster) = self.clusters.get(&name).cloned() {
+                        if let Some(cluster) = self.cluster(&name) {
                             // Failures are noted in the store and logged there.
                             let _ = load(&self.monitors, &cluster).await;
                             self.compare(&cluster);
@@ -127,6 +128,10 @@ impl Loader {
         }
     }
 
+    fn cluster(&self, name: &ClusterName) -> Option<Cluster> {
+        Some(self.monitors.with_guests(self.clusters.get(name)?.clone()))
+    }
+
     fn interval(&self, cluster: &Cluster) -> Option<Duration> {
         if self.monitors.accounts.cluster(&cluster.name).is_none() {
             return Some(RETRY);
@@ -135,7 +140,7 @@ impl Loader {
     }
 
     async fn serve(&mut self, name: ClusterName, done: oneshot::Sender<Result<(), String>>) {
-        let Some(cluster) = self.clusters.get(&name).cloned() else {
+        let Some(cluster) = self.cluster(&name) else {
             // Whoever asked may have gone, here and below.
             let _ = done.send(Err(format!("no cluster {name}")));
             return;

@@ -1,4 +1,5 @@
-//! Asks the nodes: one probe task per node, and one account loader per cluster.
+//! Asks the nodes: one probe task per node, one account loader per cluster, and one task for each cluster that discovers
+//! members.
 //!
 //! The tasks end only when their handle is dropped or the process stops; a failure of theirs is a
 //! verdict about a node or cluster, never the end of the task.
@@ -6,13 +7,16 @@
 mod asking;
 mod chronicle;
 mod client;
+mod discovery;
 mod fingerprint;
 pub mod live;
 mod loader;
+mod members;
 mod mysql_tables;
 mod nodes;
 mod probe;
 mod verdict;
+mod whereabouts;
 
 use std::sync::Arc;
 
@@ -20,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::accounts::{AccountStore, ReloadRequest};
-use crate::config::Config;
+use crate::config::{Cluster, Config};
 use crate::metrics::Metrics;
 use crate::net::Names;
 use crate::topology::TopologyStore;
@@ -41,15 +45,30 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Starts a probe task for every node of the configuration. Dropping the set ends them.
+    /// Starts a probe task for every node of the configuration, and what discovers and probes others. Dropping the set
+    /// ends them all.
     pub fn probe(&self, config: &Config) -> JoinSet<std::convert::Infallible> {
         let mut tasks = JoinSet::new();
         for cluster in config.clusters.values() {
             for node in &cluster.nodes {
                 tasks.spawn(probe::run(self.clone(), cluster.clone(), node.clone()));
             }
+            if let Some(discover) = cluster.discover.clone() {
+                tasks.spawn(discovery::run(self.clone(), cluster.clone(), discover));
+            }
         }
         tasks
+    }
+
+    /// A cluster of the configuration together with the members that were discovered.
+    fn with_guests(&self, mut cluster: Cluster) -> Cluster {
+        if cluster.discover.is_some() {
+            let topology = self.topology.load();
+            let nodes = topology.cluster(cluster.name.as_str()).map_or(&[][..], |known| &known.nodes);
+            let guests = nodes.iter().filter(|node| node.discovered.is_some());
+            cluster.nodes.extend(guests.map(discovery::as_configured));
+        }
+        cluster
     }
 
     /// Logs every change of a cluster or node, for ever.

@@ -10,6 +10,7 @@ use super::Monitors;
 use super::asking;
 use super::client::{AskError, Client, own_login, takes_header};
 use super::verdict::{Findings, judge};
+use super::whereabouts::Whereabouts;
 use crate::config::{ClientAddress, Cluster, Node};
 use crate::topology::{self, Facts, Observed, Sighting, Topology};
 
@@ -27,8 +28,16 @@ const FULL: &[u16] = &[1040, 1203, 1226];
 
 /// Probes a node for ever.
 pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Infallible {
-    let mut probe =
-        Probe { monitors, cluster, node, client: None, good: 0, paused: None, proved: Instant::now() };
+    let mut probe = Probe {
+        monitors,
+        cluster,
+        node,
+        client: None,
+        whereabouts: Whereabouts::new(),
+        good: 0,
+        paused: None,
+        proved: Instant::now(),
+    };
     loop {
         let begun = Instant::now();
         let seen = probe.look().await;
@@ -39,7 +48,7 @@ pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Inf
 
 /// The interval, longer or shorter by at most that share of it, so that probes of many proxies do
 /// not fall together.
-fn jittered(interval: Duration, jitter: f64) -> Duration {
+pub(super) fn jittered(interval: Duration, jitter: f64) -> Duration {
     let mut byte = [0];
     // Without random numbers the interval is just exact.
     let _ = getrandom::fill(&mut byte);
@@ -52,6 +61,8 @@ struct Probe {
     cluster: Cluster,
     node: Node,
     client: Option<Client>,
+    /// Where the node's name leads, as against where the client is.
+    whereabouts: Whereabouts,
     /// Good probes in a row.
     good: u32,
     /// How long flow control had stopped the node in all, when that was last read.
@@ -64,6 +75,9 @@ impl Probe {
     /// One verdict. A kept connection that fails says little about the node: a fresh one decides. And an answer that
     /// does not come is asked for again, until enough were missed.
     async fn look(&mut self) -> Observed {
+        if let Some(moved) = self.moved().await {
+            return moved;
+        }
         let mut missed = 0;
         loop {
             let kept = self.client.is_some();
@@ -88,6 +102,17 @@ impl Probe {
                 error => Observed::down(error.to_string()),
             };
         }
+    }
+
+    /// The verdict over a node whose name leads elsewhere now: it is down for one probe, so that sessions and links leave
+    /// the server that it was, and what answers next is greeted as another one.
+    async fn moved(&mut self) -> Option<Observed> {
+        let connected = self.client.as_ref()?.peer_ip();
+        let found = self.whereabouts.left(&self.node.address, connected).await?;
+        self.client = None;
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let (host, from) = (&self.node.address.host, connected.map_or_else(String::new, |ip| ip.to_string()));
+        Some(Observed::down(format!("{host} leads to {} now, no longer to {from}", found.join(", "))))
     }
 
     /// A node that is full takes no probe either, but serves those who are there.
@@ -130,9 +155,11 @@ impl Probe {
     async fn ask(&mut self) -> Result<Findings, AskError> {
         let begun = Instant::now();
         let limit = self.cluster.monitor.timeout;
-        let mut client = match self.client.take() {
-            Some(client) => client,
-            None => Client::connect(&self.cluster, &self.node, limit).await?,
+        let mut client = if let Some(client) = self.client.take() {
+            client
+        } else {
+            self.whereabouts = Whereabouts::new();
+            Client::connect(&self.cluster, &self.node, limit).await?
         };
         let mut findings = asking::ask(&mut client, self.cluster.kind, &self.cluster.monitor).await?;
         self.client = Some(client);

@@ -72,6 +72,15 @@ impl Stream {
         }
     }
 
+    /// The address of the other end; none for a Unix socket.
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(s) => s.peer_addr().ok().map(|address| address.ip().to_canonical()),
+            Self::Unix(_) => None,
+            Self::Tls(s) => s.get_ref().0.stream().peer_ip(),
+        }
+    }
+
     /// Whether the peer said nothing since it was last heard, not even goodbye. A byte that it did say is lost.
     pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];

@@ -24,6 +24,8 @@ pub enum EventKind {
     Writer,
     /// Something that a person must look at, or its end.
     Alarm,
+    /// A member that was discovered, or is no longer there.
+    Member,
 }
 
 impl EventKind {
@@ -34,6 +36,7 @@ impl EventKind {
             Self::Desired => "desired",
             Self::Writer => "writer",
             Self::Alarm => "alarm",
+            Self::Member => "member",
         }
     }
 }
@@ -91,11 +94,12 @@ impl Journal {
     }
 }
 
-/// The changes of clusters and nodes that are in both.
+/// The changes of clusters and nodes that are in both, and the discovered members that are in one only.
 fn between(old: &Topology, new: &Topology) -> Vec<Event> {
     let mut events = Vec::new();
     for (name, cluster) in &new.clusters {
         let Some(before) = old.clusters.get(name) else { continue };
+        of_members(before, cluster, &mut events);
         for node in &cluster.nodes {
             if let Some(known) = before.node(node.name.as_str()) {
                 of_node(cluster, known, node, &mut events);
@@ -104,6 +108,24 @@ fn between(old: &Topology, new: &Topology) -> Vec<Event> {
         of_cluster(before, cluster, &mut events);
     }
     events
+}
+
+fn of_members(old: &Cluster, new: &Cluster, events: &mut Vec<Event>) {
+    let mut add = |node: &Node, before, after| {
+        let (number, at, kind) = (0, SystemTime::now(), EventKind::Member);
+        let (cluster, node) = (new.name.clone(), Some(node.name.clone()));
+        events.push(Event { number, at, cluster, node, kind, before, after, evidence: None });
+    };
+    let only_in = |one: &'_ Cluster, other: &Cluster| -> Vec<(Node, String)> {
+        let alone = one.nodes.iter().filter(|node| other.node(node.name.as_str()).is_none());
+        alone.filter_map(|node| Some((node.clone(), node.discovered.clone()?))).collect()
+    };
+    for (node, listed_by) in only_in(new, old) {
+        add(&node, "none".to_owned(), format!("joined at {}, listed by {listed_by}", node.address));
+    }
+    for (node, _) in only_in(old, new) {
+        add(&node, in_words(&node), "left".to_owned());
+    }
 }
 
 fn of_node(cluster: &Cluster, old: &Node, new: &Node, events: &mut Vec<Event>) {

@@ -34,9 +34,9 @@ pub(super) fn decide(cluster: &Cluster, now: Instant) -> Leadership {
     }
 }
 
-/// Higher priority first, then by name.
-fn rank(node: &Node) -> (std::cmp::Reverse<u16>, &NodeName) {
-    (std::cmp::Reverse(node.priority), &node.name)
+/// Higher priority first, those of the configuration before those that were discovered, then by name.
+fn rank(node: &Node) -> (std::cmp::Reverse<u16>, bool, &NodeName) {
+    (std::cmp::Reverse(node.priority), node.discovered.is_some(), &node.name)
 }
 
 /// Every node that can write may be the writer: the one before, or the best.
@@ -61,6 +61,9 @@ fn by_preference(cluster: &Cluster, now: Instant) -> Leadership {
 /// decide, and two proxies could choose differently.
 fn awaits(cluster: &Cluster, best: &Node) -> bool {
     let agreed = cluster.leadership.agreed.as_ref();
+    if agreed.is_some_and(|agreed| cluster.may_yet_join(agreed)) {
+        return true;
+    }
     cluster.nodes.iter().any(|node| {
         let comes_first = match agreed {
             Some(agreed) => *agreed == node.name,

@@ -5,6 +5,7 @@
 //! whole by its [`TopologyStore`]; whoever routes a session reads the latest one without a lock.
 
 mod events;
+mod guests;
 mod leadership;
 mod membership;
 mod node;
@@ -19,6 +20,7 @@ use crate::config::{ClusterKind, Config, NodeChoice, RoleRules};
 use crate::ids::{ClusterName, NodeName};
 
 pub use events::{Event, EventKind};
+pub use guests::Guests;
 pub use leadership::Leadership;
 pub use node::{Desired, Facts, Load, LoadGuard, Node, Observed, Role, Sighting};
 pub use store::{Change, NotWriter, TopologyStore};
@@ -31,8 +33,10 @@ pub struct Cluster {
     pub name: ClusterName,
     /// How its nodes replicate.
     pub kind: ClusterKind,
-    /// In the order of the configuration.
+    /// In the order of the configuration, then those that were discovered.
     pub nodes: Vec<Node>,
+    /// What is kept for members that may be discovered; none: there is no discovery.
+    pub guests: Option<Guests>,
     /// How roles are given.
     pub rules: RoleRules,
     /// Who serves writes.
@@ -157,7 +161,8 @@ impl Topology {
             .map(|c| {
                 let nodes = c.nodes.iter().map(Node::new).collect();
                 let (name, kind, rules) = (c.name.clone(), c.kind, c.roles);
-                let cluster = Cluster { name, kind, nodes, rules, leadership: Leadership::default() };
+                let guests = c.discover.as_ref().map(|_| Guests::default());
+                let cluster = Cluster { name, kind, nodes, guests, rules, leadership: Leadership::default() };
                 (c.name.clone(), Arc::new(cluster))
             })
             .collect();
@@ -195,6 +200,7 @@ impl Topology {
             if old.kind == cluster.kind {
                 cluster.leadership = old.leadership.clone();
             }
+            cluster.keep_guests(old, config);
             for node in &mut cluster.nodes {
                 let Some(known) = old.node(node.name.as_str()) else { continue };
                 node.desired = known.desired;

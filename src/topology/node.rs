@@ -211,6 +211,8 @@ pub struct Node {
     pub weight: u16,
     /// Preference as the writer; higher first.
     pub priority: u16,
+    /// Who listed it, where it was discovered; none: the configuration names it.
+    pub discovered: Option<String>,
     /// The operator's wish.
     pub desired: Desired,
     /// The probes' verdict.
@@ -240,6 +242,7 @@ impl Node {
             address: from.address.clone(),
             weight: from.weight,
             priority: from.priority,
+            discovered: None,
             desired: Desired::Enabled,
             observed: Observed::Unknown,
             since: SystemTime::now(),

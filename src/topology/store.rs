@@ -28,7 +28,9 @@ pub enum NotWriter {
     #[error("there is no such node")]
     Unknown,
     /// The servers say who may write, and Spillway follows.
-    #[error("in a cluster of kind {0} the writer is the node that accepts writes; switch changes that where nodes replicate")]
+    #[error(
+        "in a cluster of kind {0} the writer is the node that accepts writes; switch changes that where nodes replicate"
+    )]
     Kind(ClusterKind),
     /// The node can not write now, and why.
     #[error("it can not be the writer now ({0})")]
@@ -133,12 +135,12 @@ impl TopologyStore {
     }
 
     /// Takes a writer that was agreed on before this process began, so that it stays where it was. Whether there is such
-    /// a node.
+    /// a node, or may be once members were looked for.
     pub fn recall_writer(&self, cluster: &ClusterName, node: &NodeName) -> bool {
         let mut known = false;
         self.replace(|old| {
             let old_cluster = old.cluster(cluster.as_str())?;
-            known = old_cluster.node(node.as_str()).is_some();
+            known = old_cluster.node(node.as_str()).is_some() || old_cluster.may_yet_join(node);
             known.then(|| old.with_agreed(old_cluster, node.clone()))
         });
         known
@@ -183,7 +185,7 @@ impl TopologyStore {
         told
     }
 
-    fn replace(&self, make: impl FnOnce(&Topology) -> Option<Topology>) {
+    pub(super) fn replace(&self, make: impl FnOnce(&Topology) -> Option<Topology>) {
         let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.current.load_full();
         if let Some(new) = make(&old) {

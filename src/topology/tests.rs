@@ -434,3 +434,96 @@ fn a_new_configuration_keeps_what_stays() {
     assert_eq!(cluster.node("n2").unwrap().observed, Observed::Unknown, "another address, another server");
     drop(guard);
 }
+
+// === members that are discovered ===
+
+const DISCOVER: &str = "discover = { networks = [\"10.0.0.0/8\"] }";
+
+fn member(node: &str, address: &str) -> crate::config::Node {
+    let address = address.parse().expect("address");
+    crate::config::Node { name: name(node), address, weight: 100, priority: 0 }
+}
+
+fn has(store: &TopologyStore, node: &str) -> bool {
+    store.load().cluster("a").unwrap().node(node).is_some()
+}
+
+#[test]
+fn a_member_joins_once_and_leaves_with_its_wish_kept() {
+    let store = trio("galera", DISCOVER);
+    let four = member("10.0.0.4-3306", "10.0.0.4:3306");
+    assert!(store.join(&a(), &four, "n1"));
+    assert!(!store.join(&a(), &four, "n2"), "it is there");
+    assert!(!store.join(&a(), &member("other", "127.0.0.1:1001"), "n1"), "its address is that of n1");
+    assert!(!store.part(&a(), &name("n1")), "the configuration names it");
+    store.set_desired("a", "10.0.0.4-3306", Desired::Drain);
+    assert!(store.part(&a(), &four.name));
+    assert!(!has(&store, "10.0.0.4-3306"));
+    assert!(store.join(&a(), &four, "n1"));
+    let topology = store.load();
+    assert_eq!(topology.cluster("a").unwrap().node("10.0.0.4-3306").unwrap().desired, Desired::Drain);
+    let members: Vec<String> = store
+        .events(0)
+        .into_iter()
+        .filter(|event| event.kind == EventKind::Member)
+        .map(|event| event.after)
+        .collect();
+    assert_eq!(
+        members,
+        ["joined at 10.0.0.4:3306, listed by n1", "left", "joined at 10.0.0.4:3306, listed by n1"]
+    );
+}
+
+#[test]
+fn nobody_joins_where_nobody_is_looked_for() {
+    let store = trio("galera", "");
+    assert!(!store.join(&a(), &member("10.0.0.4-3306", "10.0.0.4:3306"), "n1"));
+    assert!(!store.wish_for_guest(&a(), &name("10.0.0.4-3306"), Desired::Drain));
+}
+
+#[test]
+fn a_new_configuration_keeps_members_that_it_allows_and_does_not_name() {
+    let store = trio("galera", DISCOVER);
+    for (node, address) in [("10.0.0.4-3306", "10.0.0.4:3306"), ("10.0.0.5-3306", "10.0.0.5:3306")] {
+        assert!(store.join(&a(), &member(node, address), "n1"));
+        store.observe(&a(), &name(node), up());
+    }
+    store.reconfigure(&trio_config("galera", "discover = { networks = [\"10.0.0.4\"] }"));
+    assert!(has(&store, "10.0.0.4-3306") && !has(&store, "10.0.0.5-3306"));
+    assert!(store.load().cluster("a").unwrap().node("10.0.0.4-3306").unwrap().observed.is_up());
+    store.reconfigure(&trio_config("galera", ""));
+    assert!(!has(&store, "10.0.0.4-3306"));
+}
+
+#[test]
+fn a_seed_is_preferred_to_a_member_whose_name_comes_first() {
+    let store = trio("galera", DISCOVER);
+    assert!(store.join(&a(), &member("10.0.0.4-3306", "10.0.0.4:3306"), "n1"));
+    store.observe(&a(), &name("10.0.0.4-3306"), up());
+    see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);
+    assert_eq!(store.load().cluster("a").unwrap().writer().map(|node| node.name.clone()), Some(name("n1")));
+}
+
+#[test]
+fn the_writer_from_before_is_waited_for_until_members_were_looked_for() {
+    let writer =
+        |store: &TopologyStore| store.load().cluster("a").unwrap().writer().map(|node| node.name.to_string());
+    let four = member("10.0.0.4-3306", "10.0.0.4:3306");
+    let recalled = || {
+        let store = trio("galera", DISCOVER);
+        assert!(store.recall_writer(&a(), &four.name));
+        see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);
+        assert_eq!(writer(&store), None, "it may be found yet");
+        store
+    };
+    let store = recalled();
+    store.surveyed(&a());
+    assert_eq!(writer(&store).as_deref(), Some("n1"), "it was not found");
+    let store = recalled();
+    assert!(store.join(&a(), &four, "n1"));
+    store.surveyed(&a());
+    assert_eq!(writer(&store), None, "it was found, and not probed yet");
+    store.observe(&a(), &four.name, up());
+    assert_eq!(writer(&store).as_deref(), Some("10.0.0.4-3306"));
+    assert!(!trio("galera", "").recall_writer(&a(), &four.name), "nobody is looked for");
+}

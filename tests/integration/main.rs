@@ -23,6 +23,7 @@ mod cases;
 mod chaos;
 mod commands;
 mod differential;
+mod discovery;
 mod handover;
 mod health;
 mod lab;
@@ -137,6 +138,7 @@ fn main() {
         cases::trials(),
         proxy_protocol::trials(),
         differential::trials(),
+        discovery::trials(),
         operations::trials(),
         plugins::trials(),
         startup::trials(),
