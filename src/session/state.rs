@@ -179,7 +179,11 @@ impl SessionState {
 
     /// The first of [`Self::pins`].
     pub fn pin(&self) -> Option<Pin> {
-        self.each_pin().next()
+        // After each statement somebody asks, and most sessions have none.
+        let is_free = !(self.in_transaction || self.locks || self.counted_rows)
+            && self.unknown.is_none()
+            && self.prepared.is_empty();
+        if is_free { None } else { self.each_pin().next() }
     }
 
     fn each_pin(&self) -> impl Iterator<Item = Pin> {

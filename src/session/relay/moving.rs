@@ -151,8 +151,11 @@ impl Relay {
         self.state.pin()
     }
 
-    /// Lets operators see the pin.
+    /// Lets operators see the pin, unless there is nowhere to go: then statements are not followed.
     pub(super) fn tell_pin(&mut self, entry: &Entry) {
+        if self.follow == Follow::None {
+            return;
+        }
         let pin = self.pin();
         if self.told != pin {
             self.told = pin;
