@@ -28,7 +28,9 @@
 //! 4. [`backend`] leases a link: one that served the same login before, or a new one, logged in as the client's own
 //!    user.
 //! 5. [`session::relay`] forwards bytes both ways and follows every reply to its end.
-//! 6. The session ends with one [`fault::Outcome`], one metric update and one log line. Its link serves another session
+//! 6. When its node is lost, drained or no longer the writer, the session goes on at another one between two statements,
+//!    unless something pins it ([`session::settle`], [`session::state`]).
+//! 7. The session ends with one [`fault::Outcome`], one metric update and one log line. Its link serves another session
 //!    if nothing of this one can be left on it.
 
 pub mod accounts;

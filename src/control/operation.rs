@@ -155,7 +155,7 @@ const STATE: Argument = Argument {
     name: "state",
     kind: Kind::Word(DESIRED),
     required: true,
-    help: "enabled: serve; drain: take no new sessions; maintenance: end sessions, too",
+    help: "enabled: serve; drain: sessions go on at other nodes as they can; maintenance: the others end soon, too",
 };
 const HELD: Argument = Argument {
     name: "who",

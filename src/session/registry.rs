@@ -22,8 +22,6 @@ use crate::tls::Encryption;
 pub enum Ending {
     /// An operator asked for it.
     Killed,
-    /// Its node must be left: the node's name with the reason.
-    NodeLeft(String),
     /// Its account may not log in any more: the account with the reason.
     Revoked(String),
     /// Its cluster or service is no longer configured.
@@ -39,7 +37,6 @@ impl Ending {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Killed => Fault::killed("killed", Blame::Proxy, "by an operator"),
-            Self::NodeLeft(reason) => Fault::killed("node_left", Blame::Server, reason),
             Self::Revoked(reason) => Fault::killed("account_revoked", Blame::Client, reason),
             Self::Unconfigured(reason) => Fault::killed("unconfigured", Blame::Proxy, reason),
             Self::Idle(limit) => Fault::idle(*limit),

@@ -20,9 +20,9 @@ pub enum Desired {
     /// Serve.
     #[default]
     Enabled,
-    /// Take no new sessions; those that are there may go on.
+    /// Take no new sessions; those that are there go on at other nodes as they can.
     Drain,
-    /// Serve nothing; sessions are ended.
+    /// Serve nothing; sessions that cannot go on elsewhere in time are ended.
     Maintenance,
 }
 
@@ -261,13 +261,18 @@ impl Node {
         self.desired == Desired::Enabled && self.observed.is_up() && self.stranger.is_none()
     }
 
-    /// Why sessions that are here now must end; none if they may stay.
-    pub fn must_be_left(&self) -> Option<String> {
-        match (&self.observed, self.desired) {
-            (Observed::Down { reason }, _) => Some(reason.clone()),
-            (_, Desired::Maintenance) => Some("maintenance".to_owned()),
-            _ => self.stranger.clone(),
+    /// Why nothing may be asked of it any more: it is down, or a member of another cluster; none: it serves.
+    pub fn lost(&self) -> Option<&str> {
+        match &self.observed {
+            Observed::Down { reason } => Some(reason),
+            _ => self.stranger.as_deref(),
         }
+    }
+
+    /// Why sessions that are here now must go; none if they may stay.
+    pub fn must_be_left(&self) -> Option<String> {
+        let maintained = || (self.desired == Desired::Maintenance).then_some("maintenance");
+        self.lost().or_else(maintained).map(str::to_owned)
     }
 
     /// Whether it accepts writes, whatever an operator wants of it.
@@ -281,7 +286,6 @@ impl Node {
     }
 
     /// Whether it may serve reads now.
-    /// Whether it may answer reads now.
     pub fn readable(&self) -> bool {
         self.takes_sessions() && !self.spared && matches!(self.observed, Observed::Up { readable: true, .. })
     }
