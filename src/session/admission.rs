@@ -18,7 +18,8 @@ use crate::auth::{self, Privacy, Proof};
 use crate::backend::Reuse;
 use crate::fault::{Blame, Fault, Login, PasswordUse};
 use crate::grants::{
-    Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, decide,
+    Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, asks_the_system,
+    decide,
 };
 use crate::ids::ClusterName;
 use crate::net::PacketStream;
@@ -304,7 +305,7 @@ impl Session {
     }
 
     /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
-    /// always the same for the same name.
+    /// always the same for the same name. As on a server, an account of `unix_socket` alone asks for nothing.
     fn question(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Question {
         let privacy = self.privacy(cluster);
         let of = |account: &Account| {
@@ -315,10 +316,13 @@ impl Session {
             Some(Question { way, anew: unix_accounts::comes_first(account) })
         };
         let client = self.identity(cluster, accounts);
-        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client)
-            && let Some(question) = of(account)
-        {
-            return question;
+        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client) {
+            if account.authentication.iter().all(|a| asks_the_system(&a.plugin)) {
+                return Question { way: Way::Unasked, anew: false };
+            }
+            if let Some(question) = of(account) {
+                return question;
+            }
         }
         let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
         let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;

@@ -42,6 +42,8 @@ pub(super) enum Way {
     Relayed,
     /// Like that, for a name without an account.
     Decoy,
+    /// Not at all: the account lets in users of the server's own machine alone, who show nothing.
+    Unasked,
 }
 
 /// What a client replied.
@@ -82,7 +84,7 @@ impl Way {
             Self::Native => native::PLUGIN,
             Self::CachingSha2 => caching_sha2::PLUGIN,
             Self::Sha256 => sha256_password::PLUGIN,
-            Self::Relayed | Self::Decoy => "",
+            Self::Relayed | Self::Decoy | Self::Unasked => "",
         }
     }
 }
@@ -111,6 +113,9 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        if way == Way::Unasked {
+            return Ok(Shown::Relayed);
+        }
         if way == Way::Decoy && asked.capabilities.contains(Capabilities::PLUGIN_AUTH) {
             let nonce =
                 auth::nonce().map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
@@ -155,7 +160,7 @@ impl Session {
             }
             Way::Sha256 if sha256_password::is_empty(&reply) => Ok(Shown::Password(Some(Password::new(b"")))),
             Way::Sha256 => self.password(packets, reply, sha256_password::REQUEST_KEY, &scramble).await,
-            Way::Native | Way::CachingSha2 | Way::Relayed | Way::Decoy => {
+            Way::Native | Way::CachingSha2 | Way::Relayed | Way::Decoy | Way::Unasked => {
                 Err(Fault::bad_handshake("a password reply of an odd length"))
             }
         }
@@ -290,7 +295,7 @@ impl Session {
             let text = authentication.string.as_str();
             let stored = match Way::of(&authentication.plugin) {
                 Some(Way::Native) if native.satisfies(&native::Stored::parse(text)) => return true,
-                Some(Way::Native | Way::Relayed | Way::Decoy) | None => continue,
+                Some(Way::Native | Way::Relayed | Way::Decoy | Way::Unasked) | None => continue,
                 Some(Way::CachingSha2) => caching_sha2::parse(text.as_bytes()),
                 Some(Way::Sha256) => sha256_password::parse(text.as_bytes()),
             };

@@ -92,6 +92,13 @@ impl Spillway {
         std::fs::read_to_string(self.directory.join("spillway.log")).unwrap_or_default()
     }
 
+    /// Waits until the log has the words: a session is logged when it is over, a moment after its client was told.
+    pub(crate) fn wait_log(&self, words: &str) -> Outcome<()> {
+        wait_for(&format!("{words:?} in the log"), Duration::from_secs(5), || {
+            if self.log().contains(words) { Ok(()) } else { Err(self.log_tail(30)) }
+        })
+    }
+
     /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()

@@ -183,11 +183,7 @@ fn a_failed_lookup() -> Verdict {
     for user in ["both", "exact", "wild"] {
         same!(stage.who(user, WEB1)?, "1045", "{user}\n{}", stage.spillway.log_tail(5));
     }
-    // A session is logged when it is over, a moment after its client was told.
-    crate::harness::wait_for("the reason in the log", std::time::Duration::from_secs(5), || {
-        let log = stage.spillway.log();
-        if log.contains("which is not known here") { Ok(()) } else { Err(log) }
-    })?;
+    stage.spillway.wait_log("which is not known here")?;
     let answer = stage.spillway.ask(&format!("explain login both {WEB1}"))?;
     ensure!(answer.contains("cannot be told now") && answer.contains("refused"), "{answer}");
     // Names that are found, and users whom no name concerns, go on.

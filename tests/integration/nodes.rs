@@ -232,6 +232,5 @@ fn a_replica_that_differs_is_judged_by_its_own() -> Verdict {
     replica.sql("SET sql_log_bin = 0; DELETE FROM mysql.db WHERE User = 'app'; FLUSH PRIVILEGES")?;
     wait_accounts(&spillway, &replica.name, "same")?;
     login()?.map(drop).map_err(|e| format!("afterwards: {e:?}"))?;
-    ensure!(spillway.log().contains("the same again"), "{}", spillway.log_tail(20));
-    Ok(())
+    spillway.wait_log("the same again")
 }

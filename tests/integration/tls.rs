@@ -456,7 +456,7 @@ fn renewed_certificate() -> Verdict {
         if enters(&successor)? { Ok(()) } else { Err(own.spillway.log_tail(5)) }
     })?;
     same!(enters(&own.servers)?, false, "the old certificate is still served");
-    ensure!(own.spillway.log().contains("service lab: tls certificate renewed"), "{}", own.spillway.log());
+    own.spillway.wait_log("service lab: tls certificate renewed")?;
     same!(first_value(&old.query("SELECT 1")?)?, "1", "the session from before");
     Ok(())
 }

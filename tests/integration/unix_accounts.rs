@@ -250,7 +250,7 @@ fn what_stays_closed() -> Verdict {
         same!(came(client.ways().direct, user, "")?, Ok((account_on_socket(user), 3)), "{user} directly");
         let refusal = came(client.ways().proxied, user, "")?.err();
         ensure!(refusal.as_ref().is_some_and(|text| text.starts_with("1698 28000")), "{user}: {refusal:?}");
-        ensure!(stage.spillway.log().contains(reason), "no {reason:?} in\n{}", stage.spillway.log());
+        stage.spillway.wait_log(reason)?;
         let answer = stage.spillway.ask(&format!("explain login {user} socket:{uid}"))?;
         ensure!(answer.contains(reason), "no {reason:?} in {answer}");
     }
