@@ -247,9 +247,8 @@ impl App {
                         warn!(sessions = ended, "sessions ended because their accounts may not log in any more");
                     }
                 }
-                Ok(()) = changes.changed() => {
-                    self.settle();
-                }
+                Ok(()) = changes.changed() => self.settle(),
+                () = calmed(self.shared.topology.load()) => self.settle(),
             }
         };
         self.drain(signal, &mut signals).await;
@@ -358,6 +357,14 @@ fn check_accounts(
     }
     let problems = routing::ambiguous_schemas(config, &shared.accounts.load());
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
+}
+
+/// Waits until connections to some node need not be watched closely any more.
+async fn calmed(topology: Arc<Topology>) {
+    match topology.watched_until(std::time::Instant::now()) {
+        Some(end) => tokio::time::sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits a moment for the first verdict about every node, so that the first clients find them.

@@ -92,6 +92,12 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
 /// an answer the link is gone.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// The same for a link that is watched closely, which is gone after three times as long.
+const QUIET_WATCHED: Duration = Duration::from_secs(1);
+
+/// How long bytes that were sent on a link that is watched closely may go unacknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
+
 /// Longest reply to [`Link::command`].
 const REPLY_LIMIT: usize = 64 * 1024;
 
@@ -230,14 +236,19 @@ async fn dial(approach: &Approach<'_>) -> io::Result<TcpStream> {
         Some(source) => dial_from(address, source).await?,
     };
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(QUIET).with_interval(QUIET / 3).with_retries(3);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive(false))?;
     let header = match announce {
         Announce::Nothing => return Ok(stream),
         Announce::Client(version, client) => write_header(version, client, stream.peer_addr()?)?,
     };
     stream.write_all(&header).await?;
     Ok(stream)
+}
+
+fn keepalive(closely: bool) -> TcpKeepalive {
+    let (time, interval, retries) =
+        if closely { (QUIET_WATCHED, QUIET_WATCHED, 2) } else { (QUIET, QUIET / 3, 3) };
+    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries)
 }
 
 /// Dials from an address of this machine, every address of the node's name in turn.
@@ -445,6 +456,21 @@ impl Link {
             stream,
             capabilities,
             origin: Box::new(Origin { facts, thread_id, ok, scramble: [0; SCRAMBLE], lease: None }),
+        }
+    }
+
+    /// Has the system notice within seconds when the node's machine answers no more, or as late as usual.
+    ///
+    /// `stalled`: the node takes no bytes now, as one does that is busy with a long upload. Its machine acknowledges nothing
+    /// either then, as far as `TCP_USER_TIMEOUT` goes, which counts a closed window as silence: only keepalive is right.
+    pub fn watch(&self, closely: bool, stalled: bool) {
+        let Some(stream) = self.stream.tcp() else { return };
+        let socket = SockRef::from(stream);
+        let limit = (closely && !stalled).then_some(UNACKNOWLEDGED);
+        let set =
+            socket.set_tcp_keepalive(&keepalive(closely)).and_then(|()| socket.set_tcp_user_timeout(limit));
+        if let Err(error) = set {
+            tracing::debug!(%error, "the watch over a link could not be changed");
         }
     }
 

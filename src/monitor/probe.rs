@@ -89,6 +89,7 @@ impl Probe {
             self.monitors.metrics.probe_failed(&self.cluster.name, &self.node.name);
             let again = match error {
                 AskError::TimedOut(_) => {
+                    self.monitors.topology.unanswered(&self.cluster.name, &self.node.name);
                     missed += 1;
                     missed < self.cluster.monitor.fall
                 }

@@ -63,22 +63,23 @@ impl StdStream {
 }
 
 impl Stream {
+    /// The socket, where it is one of TCP.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(s) => Some(s),
+            Self::Unix(_) => None,
+            Self::Tls(s) => s.get_ref().0.stream().tcp(),
+        }
+    }
+
     /// The address of this end; none for a Unix socket.
     pub fn local_ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(s) => s.local_addr().ok().map(|address| address.ip().to_canonical()),
-            Self::Unix(_) => None,
-            Self::Tls(s) => s.get_ref().0.stream().local_ip(),
-        }
+        self.tcp()?.local_addr().ok().map(|address| address.ip().to_canonical())
     }
 
     /// The address of the other end; none for a Unix socket.
     pub fn peer_ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(s) => s.peer_addr().ok().map(|address| address.ip().to_canonical()),
-            Self::Unix(_) => None,
-            Self::Tls(s) => s.get_ref().0.stream().peer_ip(),
-        }
+        self.tcp()?.peer_addr().ok().map(|address| address.ip().to_canonical())
     }
 
     /// Whether the peer said nothing since it was last heard, not even goodbye. A byte that it did say is lost.

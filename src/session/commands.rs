@@ -58,6 +58,28 @@ impl<'a> Conversation<'a> {
     }
 }
 
+/// Answers the command at which the relay is stopped with what the fault says.
+pub(super) async fn refuse(relay: &mut Relay, fault: Option<Fault>) -> Result<(), Fault> {
+    let Some(fault) = fault else { return Ok(()) };
+    let mut talk = Conversation::with(relay);
+    talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;
+    debug!(reason = fault.detail, "a command was refused");
+    talk.answer(&fault).await?;
+    talk.end();
+    Ok(())
+}
+
+/// Answers a command that was read already.
+pub(super) async fn refuse_read(relay: &mut Relay, fault: &Fault) -> Result<(), Fault> {
+    let Some(error) = &fault.reply else { return Err(fault.clone()) };
+    let mut talk = Conversation::with(relay);
+    let mut out = BytesMut::new();
+    error.put(&mut out, 1);
+    talk.packets.write_framed(&out).await.map_err(Fault::client_gone)?;
+    talk.end();
+    Ok(())
+}
+
 impl Session {
     /// Re-authenticates the client and gives it a fresh link as the new user.
     ///

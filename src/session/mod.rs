@@ -306,7 +306,11 @@ impl Session {
                 }
                 () = Leaving::deadline(&mut leaving, &entry) => break overdue(leaving.as_deref(), &relay),
             };
+            let barred = relay.take_bar();
             let done = match event {
+                Event::Command(_) if barred.is_some() => {
+                    within(limit, &entry, Box::pin(commands::refuse(&mut relay, barred))).await
+                }
                 Event::Command(Command::Quit) | Event::ClientClosed => {
                     self.give_back(relay, &credential);
                     return Outcome::Completed;
@@ -324,6 +328,9 @@ impl Session {
                 }
                 Event::NodeClosed(words) => {
                     unless_ended(&entry, Box::pin(self.link_lost(&mut relay, &credential, words))).await
+                }
+                Event::NodeSilent => {
+                    unless_ended(&entry, Box::pin(self.link_died(&mut relay, &credential))).await
                 }
                 Event::Movable => {
                     let wish = leaving.as_deref().map(|leaving| &leaving.wish);
@@ -402,6 +409,15 @@ impl Session {
                 format!("node {node} of cluster {cluster} closed the connection"),
             ),
         }
+    }
+
+    /// What a client is told when its link died without a word.
+    fn node_silent(&self) -> Fault {
+        let place = self.registered.entry.place();
+        let node = place.node.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        let cluster = place.cluster.map_or_else(|| "?".to_owned(), |c| c.to_string());
+        let detail = format!("node {node} of cluster {cluster} does not answer on the connection any more");
+        Fault::killed("node_silent", Blame::Server, detail)
     }
 
     /// Exactly one log line and one metric update for every session.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
-use super::commands::Conversation;
+use super::commands::{Conversation, refuse_read};
 use super::handshake::read_fault;
 use super::hold::Patience;
 use super::registry::Leave;
@@ -79,6 +79,19 @@ impl Session {
         self.relocate(relay, credential, "its node is gone").await
     }
 
+    /// The link died without a word. Nobody closed it, so the session goes on, if it can: at another node, or the same one.
+    pub(super) async fn link_died(
+        &mut self,
+        relay: &mut Relay,
+        credential: &Credential,
+    ) -> Result<(), Fault> {
+        self.suspect(Evidence::Silence);
+        if !can_move(relay, credential) {
+            return Err(with_pin(self.node_silent(), relay, credential));
+        }
+        self.relocate(relay, credential, "its connection died").await
+    }
+
     /// The wish that the session leaves its node changed, or may be possible now.
     pub(super) async fn wished(
         &mut self,
@@ -87,6 +100,7 @@ impl Session {
         leaving: &mut Option<Box<Leaving>>,
     ) -> Result<(), Fault> {
         let entry = Arc::clone(&self.registered.entry);
+        relay.watch(entry.is_watched());
         let Some(wish) = entry.wish_now() else {
             *leaving = None;
             relay.leave(false);
@@ -157,7 +171,11 @@ impl Session {
         while !(self.has_better_node() || self.has_node() && Instant::now() >= again) {
             let (held, cluster) = (&self.shared.held, &credential.cluster);
             let until = if self.has_node() { again.min(deadline) } else { deadline };
-            let waited = patience.wait(held, cluster, &moves, timeout_at(until, changes.changed())).await;
+            let change = timeout_at(until, changes.changed());
+            let waited = tokio::select! {
+                waited = patience.wait(held, cluster, &moves, change) => waited,
+                gone = relay.client_gone() => return Err(gone),
+            };
             if !waited || Instant::now() >= deadline {
                 relay.pass_refusal(refusal);
                 return Ok(());
@@ -172,7 +190,10 @@ impl Session {
         let payload = talk.packets.read(EXECUTE_LIMIT).await;
         talk.end();
         match payload {
-            Ok(payload) => relay.rewrite_execute(&payload),
+            Ok(payload) => match relay.rewrite_execute(&payload) {
+                Err(fault) => refuse_read(relay, &fault).await,
+                Ok(()) => Ok(()),
+            },
             Err(crate::net::ReadError::TooLong(_)) => Err(needs_reprepare()),
             Err(error) => Err(read_fault(error)),
         }
@@ -271,13 +292,15 @@ impl Session {
         let wanted = Credential { database: schema, ..credential.clone() };
         let mut settings = state.settings().to_vec();
         settings.extend(state.insert_id().map(|id| format!("DO LAST_INSERT_ID({id})").into_bytes()));
-        let statements: Vec<(u32, &[u8])> = state.prepared().texts().collect();
-        let texts: Vec<&[u8]> = statements.iter().map(|(_, text)| *text).collect();
         let limit = self.connect_timeout(&credential.cluster);
         let mut attempts = 0;
         let (placed, answers) = loop {
             attempts += 1;
-            let mut placed = self.place(&wanted, None).await?;
+            let mut placed = tokio::select! {
+                placed = self.place(&wanted, None) => placed?,
+                gone = relay.client_gone() => return Err(gone),
+            };
+            let texts: Vec<&[u8]> = relay.state.prepared().texts().map(|(_, text)| text).collect();
             let brought = async {
                 let link =
                     if placed.link.is_used() { placed.link.tidy(None, limit).await? } else { placed.link };
@@ -297,13 +320,15 @@ impl Session {
                 }
             }
         };
-        let numbers: Vec<_> = statements.iter().map(|(number, _)| *number).zip(answers).collect();
+        let statements = relay.state.prepared().texts();
+        let numbers: Vec<_> = statements.map(|(number, _)| number).zip(answers).collect();
         let (from, to) = (self.registered.entry.place().node, placed.node.clone());
         relay.state.relocated(&numbers);
         self.registered.entry.set_place(|place| place.node = Some(placed.node));
         self.look_at_place();
         self.link_load = Some(placed.load);
         relay.replace_link(placed.link);
+        relay.watch(self.registered.entry.is_watched());
         self.shared.metrics.session_moved(&credential.cluster);
         info!(
             session = self.registered.entry.id.0,

@@ -26,6 +26,8 @@ pub struct Preparing {
     pub plain: bool,
     /// Whether its execution leaves a number for `FOUND_ROWS()` that the client wants to know.
     pub counts: bool,
+    /// Whether its execution asks for what the statement before it left.
+    pub looks_back: bool,
     /// The node's answer, with the number that the client is told.
     answer: Option<(PrepareOk, u32)>,
 }
@@ -38,6 +40,7 @@ struct Statement {
     repeats: bool,
     plain: bool,
     counts: bool,
+    looks_back: bool,
     /// Its number on the link.
     on_link: u32,
     parameters: u16,
@@ -83,7 +86,7 @@ pub struct PreparedStatements {
 impl Preparing {
     /// A statement with this text; none: not followed.
     pub fn new(text: Option<&[u8]>, repeats: bool, plain: bool) -> Self {
-        Self { text: text.map(Box::from), repeats, plain, counts: false, answer: None }
+        Self { text: text.map(Box::from), repeats, plain, counts: false, looks_back: false, answer: None }
     }
 }
 
@@ -140,6 +143,7 @@ impl PreparedStatements {
             repeats: preparing.repeats,
             plain: preparing.plain,
             counts: preparing.counts,
+            looks_back: preparing.looks_back,
             on_link: ok.id,
             parameters: ok.parameters,
             types: None,
@@ -223,6 +227,11 @@ impl PreparedStatements {
     /// Whether an execution leaves a number for `FOUND_ROWS()` that the client wants to know.
     pub fn counts(&self, number: u32) -> bool {
         self.by_number.get(&number).is_some_and(|s| s.counts)
+    }
+
+    /// Whether an execution asks for what the statement before it left.
+    pub fn looks_back(&self, number: u32) -> bool {
+        self.by_number.get(&number).is_some_and(|s| s.looks_back)
     }
 
     /// The numbers of the client with their texts, in the order in which they were prepared: the last one is

@@ -97,6 +97,8 @@ pub struct Entry {
     end: Notify,
     leave: Mutex<Option<Leave>>,
     wished: Notify,
+    /// Whether its link is to be watched closely.
+    watched: AtomicBool,
     /// Why it cannot leave its link.
     pin: Mutex<Option<Pin>>,
 }
@@ -210,6 +212,18 @@ impl Entry {
         self.wished.notified().await;
     }
 
+    /// Wishes that the session's link is watched closely, or no longer.
+    pub fn watch(&self, closely: bool) {
+        if self.watched.swap(closely, Ordering::Relaxed) != closely {
+            self.wished.notify_one();
+        }
+    }
+
+    /// Whether the session's link is to be watched closely.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
     /// Notes why the session cannot leave its link; none: it can.
     pub fn set_pin(&self, pin: Option<Pin>) {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
@@ -264,6 +278,7 @@ impl Registry {
             end: Notify::new(),
             leave: Mutex::default(),
             wished: Notify::new(),
+            watched: AtomicBool::new(false),
             pin: Mutex::default(),
         });
         self.lock().insert(id, Arc::clone(&entry));

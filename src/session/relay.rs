@@ -21,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 use awaited::Awaited;
-use flow::{Held, flush, is_disconnect, pass_on, read};
+use flow::{Held, flush, is_disconnect, is_silence, pass_on, read};
 use leftovers::Leftovers;
 use moving::{InFlight, Patch};
 
@@ -66,6 +66,8 @@ pub enum Event {
     ClientClosed,
     /// The node closed its connection, perhaps after a last word.
     NodeClosed(Option<ErrPacket>),
+    /// The node's machine answers no more on this connection.
+    NodeSilent,
     /// The session was asked to leave its link and can do so now: nothing is under way, and nothing pins it.
     Movable,
     /// The node refused the only statement under way because it takes none of its kind now; nothing has happened, and the
@@ -128,6 +130,8 @@ pub struct Relay {
     leftovers: Leftovers,
     /// The session is to leave its link as soon as it can.
     leaving: bool,
+    /// The link is watched closely.
+    watched: bool,
     /// The only command under way, for as long as it could be sent again.
     in_flight: Option<InFlight>,
     /// The command that goes out next did so before, on a link that was lost.
@@ -136,6 +140,8 @@ pub struct Relay {
     patches: Vec<Patch>,
     /// What operators were told last of why the session cannot leave its link.
     told: Option<Pin>,
+    /// Why the command at which the client's stream is stopped goes nowhere; none: it is for Spillway.
+    barred: Option<Fault>,
     /// The packet by which the node refused the only statement under way.
     rejected: Option<ErrPacket>,
     /// Which statements are classified, so that pins are known and another session may have the link.
@@ -170,9 +176,11 @@ impl Relay {
             next_sequence: 1,
             last_words: None,
             leaving: false,
+            watched: false,
             in_flight: None,
             lost_before: false,
             patches: Vec::new(),
+            barred: None,
             rejected: None,
             told: None,
             follow,
@@ -388,12 +396,7 @@ impl Relay {
             }
             self.send_own(own);
         }
-        if self.state.has_forgotten(effect.as_ref(), text) {
-            let detail =
-                "it asks for what the statement before left on a node that the session is no longer on";
-            return Err(Fault::refused("forgotten", detail));
-        }
-        if !self.take_statement(command, head) {
+        if self.bars(command, head, effect.as_ref(), text) || !self.take_statement(command, head) {
             self.stopped_at = Some(command);
             return Ok(false);
         }
@@ -564,6 +567,7 @@ impl Relay {
         let event = match self.last_words.take() {
             Some(words) => Event::NodeClosed(Some(words)),
             None if is_disconnect(e) => Event::NodeClosed(None),
+            None if is_silence(e) => Event::NodeSilent,
             None => {
                 Event::Failed(Fault::killed("node_failed", Blame::Server, format!("link to the server: {e}")))
             }

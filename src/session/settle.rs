@@ -1,6 +1,6 @@
 //! Which sessions are to leave their nodes, by what the topology says now. Called by the control side after every change.
 
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ pub fn settle(registry: &Registry, topology: &Topology, config: &Config) -> usiz
 
 /// Tells one session. Whether it was ended or has to leave at once.
 pub(super) fn tell(entry: &Entry, topology: &Topology, config: &Config) -> bool {
+    entry.watch(is_watched(entry, topology));
     match judge(entry, topology, config) {
         Judgement::Stays => {
             entry.wish(None);
@@ -32,6 +33,13 @@ pub(super) fn tell(entry: &Entry, topology: &Topology, config: &Config) -> bool 
             true
         }
     }
+}
+
+/// Whether the session's node did not answer not long ago, so that the session's link may be dead without a word.
+fn is_watched(entry: &Entry, topology: &Topology) -> bool {
+    let Place { cluster: Some(cluster), node: Some(name), .. } = entry.place() else { return false };
+    let node = topology.cluster(cluster.as_str()).and_then(|cluster| cluster.node(name.as_str()));
+    node.is_some_and(|node| node.suspicion.watched_until(time::Instant::now()).is_some())
 }
 
 #[derive(Debug, PartialEq)]

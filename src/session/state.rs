@@ -136,10 +136,12 @@ impl SessionState {
 
     /// Whether a statement with this effect asks for what is gone since the session moved.
     pub fn has_forgotten(&self, effect: Option<&Effect>, text: &[u8]) -> bool {
-        const LOST: [&[u8]; 2] = [b"found_rows", b"row_count"];
-        self.forgotten
-            && matches!(effect, Some(Effect::Recalls(_) | Effect::Cleared(_)))
-            && LOST.iter().any(|word| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+        self.forgotten && effect.is_some_and(|effect| looks_back(effect, text))
+    }
+
+    /// The same of the execution of a prepared statement.
+    pub fn has_forgotten_for(&self, number: u32) -> bool {
+        self.forgotten && self.prepared.looks_back(number)
     }
 
     /// The prepared statements.
@@ -225,6 +227,7 @@ impl SessionState {
                 let counts = effect == Effect::Recalls("SELECT") && sql::counts_found_rows(body);
                 let mut preparing = Preparing::new(Some(body), repeats, effect == Effect::None);
                 preparing.counts = counts;
+                preparing.looks_back = looks_back(&effect, body);
                 Pending::Prepare(preparing)
             }
             Command::Query => {
@@ -392,6 +395,13 @@ pub fn query_text(body: &[u8], capabilities: Capabilities) -> Option<&[u8]> {
         [0, 1, text @ ..] => Some(text),
         _ => None,
     }
+}
+
+/// Whether a statement with this effect asks for what the one before it left.
+fn looks_back(effect: &Effect, text: &[u8]) -> bool {
+    const LEFT: [&[u8]; 2] = [b"found_rows", b"row_count"];
+    matches!(effect, Effect::Recalls(_) | Effect::Cleared(_))
+        && LEFT.iter().any(|word| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
 }
 
 #[cfg(test)]

@@ -153,6 +153,12 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// The first time at which connections to some node need not be watched closely any more, if there are any.
+    pub fn watched_until(&self, now: Instant) -> Option<Instant> {
+        let nodes = self.clusters.values().flat_map(|cluster| &cluster.nodes);
+        nodes.filter_map(|node| node.suspicion.watched_until(now)).min()
+    }
+
     /// The clusters of a configuration, with nothing observed yet.
     pub fn new(config: &Config) -> Self {
         let clusters = config

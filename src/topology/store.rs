@@ -62,7 +62,7 @@ impl TopologyStore {
         self.current.load_full()
     }
 
-    /// Tells of every replacement. The number counts them.
+    /// Tells of every replacement, and of nodes that are watched closely from now on. The number counts both.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -104,6 +104,23 @@ impl TopologyStore {
         let topology = self.current.load();
         if let Some(node) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) {
             node.suspicion.rouse(evidence);
+            if evidence.is_silence() {
+                self.watch(node);
+            }
+        }
+    }
+
+    /// Tells that a node did not answer a probe in time: connections to it are watched closely for a while.
+    pub fn unanswered(&self, cluster: &ClusterName, node: &NodeName) {
+        let topology = self.current.load();
+        if let Some(node) = topology.cluster(cluster.as_str()).and_then(|c| c.node(node.as_str())) {
+            self.watch(node);
+        }
+    }
+
+    fn watch(&self, node: &Node) {
+        if node.suspicion.watch(Instant::now()) {
+            self.changed.send_modify(|count| *count += 1);
         }
     }
 

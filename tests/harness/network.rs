@@ -77,6 +77,16 @@ impl Host {
         ip(&["link", "set", &self.cable, if cut { "down" } else { "up" }]).map(drop)
     }
 
+    /// What the host would send to a port of this machine vanishes from now on, or no longer: one connection dies, and
+    /// neither side is told, while all others go on.
+    pub(crate) fn mute(&self, port: u16, muted: bool) -> Outcome<()> {
+        let [a, b, c, _] = self.address.octets();
+        let machine = Ipv4Addr::new(a, b, c, 1).to_string();
+        let (verb, port) = (if muted { "add" } else { "del" }, port.to_string());
+        let rule = ["to", &machine, "ipproto", "tcp", "dport", &port, "blackhole"];
+        ip(&[&["-n", &self.namespace, "rule", verb][..], &rule].concat()).map(drop)
+    }
+
     /// Makes a program in `directory` that starts `program` on this host, as the user that servers run as.
     pub(crate) fn wrap(&self, program: &Path, directory: &Path) -> Outcome<PathBuf> {
         let path = directory.join("on-its-host.sh");

@@ -43,6 +43,7 @@ mod proxy_protocol;
 mod raw;
 mod roles;
 mod routing;
+mod silence;
 mod startup;
 mod statements;
 mod tls;
@@ -141,6 +142,7 @@ fn main() {
         discovery::trials(),
         operations::trials(),
         plugins::trials(),
+        silence::trials(),
         startup::trials(),
         tls::trials(),
         mysql::trials(),

@@ -46,6 +46,12 @@ pub(super) fn is_disconnect(e: &io::Error) -> bool {
     )
 }
 
+/// Whether the system gave up because nothing came back: nobody closed the connection, and nobody was told.
+pub(super) fn is_silence(e: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    matches!(e.kind(), TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown)
+}
+
 pub(super) fn read<S: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
     from: &mut S,

@@ -27,6 +27,8 @@ use crate::wire::walk::{Head, Walker};
 const OPTION_PREVENTS: u16 = 1290;
 /// `ER_READ_ONLY_MODE`.
 const READ_ONLY_MODE: u16 = 1836;
+/// Bytes of a client that are read while nobody can answer it.
+const HEARD: usize = 64 * 1024;
 /// Buffers that wait for the next command of any session of this worker.
 const MAX_SPARE: usize = 64;
 
@@ -126,6 +128,14 @@ impl Relay {
             && (self.from_client.unsent.is_empty() || self.in_flight.is_some())
     }
 
+    /// Has the link watched closely, or as usual.
+    pub fn watch(&mut self, closely: bool) {
+        if self.watched != closely {
+            self.watched = closely;
+            self.link.watch(closely, !self.from_client.unsent.is_empty());
+        }
+    }
+
     /// Whether the client wants nothing now.
     pub fn is_silent(&self) -> bool {
         self.in_flight.is_none() && self.from_client.unread.is_empty() && self.stopped_at.is_none()
@@ -136,6 +146,10 @@ impl Relay {
     /// # Errors
     /// When the client is gone.
     pub async fn hear(&mut self) -> Result<(), Fault> {
+        if self.from_client.unread.len() > HEARD {
+            // It says more than anybody wants to keep: only what it says later tells whether it is there.
+            return std::future::pending().await;
+        }
         match self.client.read_buf(&mut self.from_client.unread).await {
             Ok(0) => Err(Fault::client_gone("closed while no node was there")),
             Ok(_) => {
@@ -143,6 +157,15 @@ impl Relay {
                 Ok(())
             }
             Err(e) => Err(Fault::client_gone(e)),
+        }
+    }
+
+    /// Waits until the client is gone. Cancel safe: what it says meanwhile is kept.
+    pub async fn client_gone(&mut self) -> Fault {
+        loop {
+            if let Err(fault) = self.hear().await {
+                return fault;
+            }
         }
     }
 
@@ -165,7 +188,7 @@ impl Relay {
 
     /// Takes the link out of a session that is over, if everything that was sent on it is answered, with what the
     /// session left behind there. What a node that is in the middle of something holds is nobody's to know.
-    pub fn into_idle_link(self) -> Option<(Link, SessionState)> {
+    pub fn into_idle_link(mut self) -> Option<(Link, SessionState)> {
         let between_commands = self.awaited.is_empty()
             && self.tracker.is_idle()
             && self.client_sends == ClientSends::Commands
@@ -174,7 +197,11 @@ impl Relay {
             && self.from_client.unsent.is_empty()
             && self.from_node.unread.is_empty()
             && self.last_words.is_none();
-        between_commands.then_some((self.link, self.state))
+        if !between_commands {
+            return None;
+        }
+        self.watch(false);
+        Some((self.link, self.state))
     }
 
     /// The sequence number of an error that ends the session, and whether the client stands at a
@@ -207,6 +234,7 @@ impl Relay {
         self.look_again |= !self.from_client.unread.is_empty();
         self.leftovers = Leftovers::of(&link);
         self.link = link;
+        self.watched = false;
     }
 
     /// Tells the client that its statement was refused, as the node said.
@@ -275,6 +303,32 @@ impl Relay {
             self.rejected = Some(error);
         }
         of_the_node
+    }
+
+    /// Whether a command asks for what stayed on a node that the session left, so that it goes nowhere.
+    pub(super) fn bars(
+        &mut self,
+        command: Command,
+        head: &Head<'_>,
+        effect: Option<&Effect>,
+        text: &[u8],
+    ) -> bool {
+        let barred = match command {
+            Command::StmtExecute => statement::id_of(command, head.payload)
+                .is_some_and(|number| self.state.has_forgotten_for(number)),
+            _ => self.state.has_forgotten(effect, text),
+        };
+        if barred {
+            let detail =
+                "it asks for what the statement before left on a node that the session is no longer on";
+            self.barred = Some(Fault::refused("forgotten", detail));
+        }
+        barred
+    }
+
+    /// Why the command at which the client's stream is stopped goes nowhere, once.
+    pub fn take_bar(&mut self) -> Option<Fault> {
+        self.barred.take()
     }
 
     /// A command about a prepared statement goes out with the number that its link knows. False: it has to be rewritten, and
