@@ -45,8 +45,8 @@ pub struct ServiceMetrics {
 pub struct Observations {
     /// Every node of every cluster.
     pub nodes: Vec<NodeObservation>,
-    /// Every cluster, with whether there is an alarm about it.
-    pub alarms: Vec<(ClusterName, bool)>,
+    /// Every cluster.
+    pub clusters: Vec<ClusterObservation>,
     /// Every cluster whose accounts were read at least once.
     pub accounts: Vec<AccountObservation>,
 }
@@ -74,6 +74,17 @@ pub struct NodeObservation {
     pub waiting: u32,
     /// Whether its accounts differ from those that were read from another node; none: it is not known.
     pub accounts_differ: Option<bool>,
+}
+
+/// One cluster, as it is now.
+#[derive(Debug, Clone)]
+pub struct ClusterObservation {
+    /// Its name.
+    pub cluster: ClusterName,
+    /// Whether a person must look at it.
+    pub alarm: bool,
+    /// Sessions that wait because there is no node for them.
+    pub held: u32,
 }
 
 /// The accounts of one cluster, as they are now.
@@ -118,6 +129,13 @@ struct OfNode {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfHandover {
+    cluster: Arc<str>,
+    what: &'static str,
+    ending: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRole {
     cluster: Arc<str>,
     node: Arc<str>,
@@ -146,6 +164,7 @@ struct States {
     waiting: Family<OfNode, Gauge>,
     accounts_differ: Family<OfNode, Gauge>,
     alarm: Family<OfCluster, Gauge>,
+    held: Family<OfCluster, Gauge>,
     account_age: Family<OfCluster, Fractions>,
     accounts: Family<OfCluster, Gauge>,
     accounts_failing: Family<OfCluster, Gauge>,
@@ -167,6 +186,7 @@ pub struct Metrics {
     sessions_moved: Family<OfCluster, Counter>,
     probes_failed: Family<OfNode, Counter>,
     writer_changes: Family<OfCluster, Counter>,
+    handovers: Family<OfHandover, Counter>,
     states: States,
     /// The lock keeps two texts from filling the states at once. The data path never takes it.
     registry: Mutex<Registry>,
@@ -194,6 +214,7 @@ impl Metrics {
             sessions_moved: Family::default(),
             probes_failed: Family::default(),
             writer_changes: Family::default(),
+            handovers: Family::default(),
             states: States::default(),
             registry: Mutex::default(),
         };
@@ -219,6 +240,8 @@ impl Metrics {
         r.register("probes_failed", "Probes that failed", metrics.probes_failed.clone());
         let changes = metrics.writer_changes.clone();
         r.register("writer_changes", "How often the cluster got another writer, or none", changes);
+        let handovers = metrics.handovers.clone();
+        r.register("handovers", "Changes of writers by Spillway, by how they ended", handovers);
         metrics.states.register(r);
         Self { registry: Mutex::new(registry), ..metrics }
     }
@@ -275,6 +298,11 @@ impl Metrics {
         self.writer_changes.get_or_create(&OfCluster { cluster: cluster.as_str().into() }).inc();
     }
 
+    /// Counts a handover that ended: `what` was done, and one word for how it ended.
+    pub fn handed_over(&self, cluster: &ClusterName, what: &'static str, ending: &'static str) {
+        self.handovers.get_or_create(&OfHandover { cluster: cluster.as_str().into(), what, ending }).inc();
+    }
+
     /// Everything as OpenMetrics text of the type [`CONTENT_TYPE`], with the states as they are `now`.
     pub fn encode(&self, now: &Observations) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -305,6 +333,8 @@ impl States {
         );
         let alarm = self.alarm.clone();
         r.register("cluster_alarm", "Whether a person must look at the cluster", alarm);
+        let held = self.held.clone();
+        r.register("cluster_sessions_held", "Sessions that wait for a node that can serve them", held);
         let age = self.account_age.clone();
         r.register_with_unit("accounts_age", "Time since accounts were read", Unit::Seconds, age);
         r.register("accounts", "Accounts that were read", self.accounts.clone());
@@ -323,6 +353,7 @@ impl States {
         self.waiting.clear();
         self.accounts_differ.clear();
         self.alarm.clear();
+        self.held.clear();
         self.account_age.clear();
         self.accounts.clear();
         self.accounts_failing.clear();
@@ -341,9 +372,10 @@ impl States {
             self.role.get_or_create(&role).set(1);
             self.desired.get_or_create(&OfDesired { cluster, node, state: seen.desired }).set(1);
         }
-        for (cluster, alarm) in &now.alarms {
-            let labels = OfCluster { cluster: cluster.as_str().into() };
-            self.alarm.get_or_create(&labels).set(i64::from(*alarm));
+        for seen in &now.clusters {
+            let labels = OfCluster { cluster: seen.cluster.as_str().into() };
+            self.alarm.get_or_create(&labels).set(i64::from(seen.alarm));
+            self.held.get_or_create(&labels).set(i64::from(seen.held));
         }
         for seen in &now.accounts {
             let labels = OfCluster { cluster: seen.cluster.as_str().into() };
@@ -398,17 +430,20 @@ mod tests {
         metrics.link_failed(&cluster, &name);
         metrics.probe_failed(&cluster, &name);
         metrics.writer_changed(&cluster);
-        let alarms = vec![(cluster.clone(), true)];
+        metrics.handed_over(&cluster, "switch", "rolled back");
+        let clusters = vec![ClusterObservation { cluster: cluster.clone(), alarm: true, held: 3 }];
         let accounts = AccountObservation { cluster, age_seconds: 1.5, accounts: 12, failing: false };
         let text = metrics.encode(&Observations {
             nodes: vec![node("db1", true)],
-            alarms,
+            clusters,
             accounts: vec![accounts],
         });
         for line in [
             "spillway_build_info{version=\"1.2.3\"} 1",
             "spillway_writer_changes_total{cluster=\"shop\"} 1",
             "spillway_cluster_alarm{cluster=\"shop\"} 1",
+            "spillway_cluster_sessions_held{cluster=\"shop\"} 3",
+            "spillway_handovers_total{cluster=\"shop\",what=\"switch\",ending=\"rolled back\"} 1",
             "spillway_sessions_accepted_total{service=\"app\"} 1",
             "spillway_sessions_open{service=\"app\"} 1",
             "spillway_statements_relayed_total{service=\"app\"} 5",

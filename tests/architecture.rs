@@ -42,7 +42,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("ppp", &["net"]),
     ("prometheus_client", &["metrics"]),
     ("rustls", &["tls"]),
-    ("serde", &["ids", "config", "grants", "topology", "control", "console", "api"]),
+    ("serde", &["ids", "config", "grants", "topology", "handover", "control", "console", "api"]),
     ("serde_json", &["grants", "control", "console", "api"]),
     ("sha1", &["auth"]),
     ("sha2", &["auth", "grants"]),

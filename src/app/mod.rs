@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::accounts::AccountStore;
 use crate::config::Config;
-use crate::control::{Control, ListenerStatus, ReloadConfig, StateFile};
+use crate::control::{Control, KeptHandovers, ListenerStatus, ReloadConfig, StateFile};
 use crate::handover::Handover;
 use crate::ids::ClusterName;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -139,13 +139,19 @@ impl App {
         state_file.apply(&shared.topology);
         let statuses = Arc::new(ArcSwap::from_pointee(Listeners::statuses(&config)));
         let (reload_requests, reloads) = mpsc::channel(4);
-        let handover = Handover::new(Arc::clone(&shared.config), Arc::clone(&shared.topology));
+        let handover = Handover::new(
+            Arc::clone(&shared.config),
+            Arc::clone(&shared.topology),
+            Arc::clone(&shared.metrics),
+            Arc::new(KeptHandovers { file: state_file.clone(), topology: Arc::clone(&shared.topology) }),
+        );
         let control = Arc::new(Control {
             topology: Arc::clone(&shared.topology),
             registry: Arc::clone(&shared.registry),
             gates: Arc::clone(&shared.gates),
             account_counts: Arc::clone(&shared.account_counts),
             failed: Arc::clone(&shared.failed),
+            held: Arc::clone(&shared.held),
             names: shared.names.clone(),
             accounts: Arc::clone(&shared.accounts),
             config: Arc::clone(&shared.config),
@@ -191,6 +197,7 @@ impl App {
         let workers = Arc::new(Workers::start(&config, &shared)?);
         let idle = tokio::spawn(upkeep::close_idle(Arc::clone(&shared)));
         let watches = handover.watch(&config);
+        handover.recover(&config);
         let mut app = Self {
             shared,
             monitors,

@@ -463,15 +463,15 @@ impl Link {
     ///
     /// `stalled`: the node takes no bytes now, as one does that is busy with a long upload. Its machine acknowledges nothing
     /// either then, as far as `TCP_USER_TIMEOUT` goes, which counts a closed window as silence: only keepalive is right.
-    pub fn watch(&self, closely: bool, stalled: bool) {
-        let Some(stream) = self.stream.tcp() else { return };
+    ///
+    /// # Errors
+    /// The system does not take it.
+    pub fn watch(&self, closely: bool, stalled: bool) -> io::Result<()> {
+        let Some(stream) = self.stream.tcp() else { return Ok(()) };
         let socket = SockRef::from(stream);
         let limit = (closely && !stalled).then_some(UNACKNOWLEDGED);
-        let set =
-            socket.set_tcp_keepalive(&keepalive(closely)).and_then(|()| socket.set_tcp_user_timeout(limit));
-        if let Err(error) = set {
-            tracing::debug!(%error, "the watch over a link could not be changed");
-        }
+        socket.set_tcp_keepalive(&keepalive(closely))?;
+        socket.set_tcp_user_timeout(limit)
     }
 
     /// Says goodbye; the node closes the connection.

@@ -46,6 +46,7 @@ use crate::metrics::Metrics;
 use crate::net::Names;
 use crate::session::account_limits::AccountCounts;
 use crate::session::backoff::Failed;
+use crate::session::hold::Held;
 use crate::session::registry::Registry;
 use crate::topology::TopologyStore;
 
@@ -54,7 +55,7 @@ pub use invocation::Invocation;
 pub use operation::{OPERATIONS, Operation, Right};
 pub use readiness::Readiness;
 pub use refusal::{Code, OperationError};
-pub use state_file::{StateFile, StateFileError};
+pub use state_file::{KeptHandovers, StateFile, StateFileError};
 
 use operation::Verb;
 
@@ -98,6 +99,8 @@ pub struct Control {
     pub account_counts: Arc<AccountCounts>,
     /// Logins that failed.
     pub failed: Arc<Failed>,
+    /// Sessions that wait for a node.
+    pub held: Arc<Held>,
     /// Names of clients' addresses.
     pub names: Names,
     /// Accounts.

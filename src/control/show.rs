@@ -15,7 +15,7 @@ use super::{Control, Invocation, VERSION};
 use crate::accounts::NodeAccounts;
 use crate::grants::Account;
 use crate::ids::ClusterName;
-use crate::metrics::{AccountObservation, NodeObservation, Observations};
+use crate::metrics::{AccountObservation, ClusterObservation, NodeObservation, Observations};
 use crate::topology::{Cluster, Event, Node, Topology};
 
 impl Control {
@@ -39,7 +39,11 @@ impl Control {
                     accounts_differ: self.accounts_differ(cluster, node),
                 }
             }));
-            now.alarms.push((cluster.name.clone(), cluster.leadership.alarm.is_some()));
+            now.clusters.push(ClusterObservation {
+                cluster: cluster.name.clone(),
+                alarm: cluster.leadership.alarm.is_some(),
+                held: self.held.of(&cluster.name),
+            });
             if let Some(accounts) = self.accounts.cluster(&cluster.name) {
                 now.accounts.push(AccountObservation {
                     cluster: cluster.name.clone(),

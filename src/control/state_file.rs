@@ -1,7 +1,7 @@
 //! What operators want of nodes and who the writers are, kept in a small file that survives a restart.
 //!
 //! The file is a JSON object, `{"version": 1, "nodes": {"shop": {"db1": "drain"}}, "writers": {"shop": "db2"}}`; nodes
-//! that are simply enabled are not in it. It is always replaced as a whole: written beside itself, synced, and renamed, so that a crash at
+//! that are simply enabled are not in it. While a planned change of a writer runs, `handovers` names it. The file is always replaced as a whole: written beside itself, synced, and renamed, so that a crash at
 //! any moment leaves the old file or the new one.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::handover::{Begun, Keeper};
 use crate::ids::{ClusterName, NodeName};
 use crate::topology::{Cluster, Desired, Topology, TopologyStore};
 
@@ -26,6 +27,9 @@ const VERSION: u32 = 1;
 /// The last writer of each cluster.
 type Writers = BTreeMap<ClusterName, NodeName>;
 
+/// The changes of writers that were begun and have not ended.
+type Handovers = BTreeMap<ClusterName, Begun>;
+
 type DesiredStates = BTreeMap<ClusterName, BTreeMap<NodeName, Desired>>;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -35,6 +39,15 @@ struct Content {
     nodes: DesiredStates,
     #[serde(default)]
     writers: Writers,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    handovers: Handovers,
+}
+
+/// What the file has that the topology does not tell.
+#[derive(Debug)]
+struct Kept {
+    writers: Writers,
+    handovers: Handovers,
 }
 
 /// The state file can not be used.
@@ -64,9 +77,9 @@ pub struct StateFile(Arc<Inner>);
 struct Inner {
     path: Option<PathBuf>,
     found: Content,
-    /// The clusters' writers as the file has them. Its lock puts those who write in line, so that the file and the
+    /// The clusters' writers and what is under way there, as the file has them. Its lock puts those who write in line, so that the file and the
     /// topology tell the same story.
-    writing: Mutex<Writers>,
+    writing: Mutex<Kept>,
 }
 
 impl StateFile {
@@ -80,8 +93,8 @@ impl StateFile {
             Some(path) => read(path).map_err(|reason| StateFileError { path: path.clone(), reason })?,
             None => Content::default(),
         };
-        let writing = Mutex::new(found.writers.clone());
-        Ok(Self(Arc::new(Inner { path, found, writing })))
+        let kept = Kept { writers: found.writers.clone(), handovers: found.handovers.clone() };
+        Ok(Self(Arc::new(Inner { path, found, writing: Mutex::new(kept) })))
     }
 
     /// Gives the states that were read to the nodes. A node that is not configured is left out with a warning, and
@@ -125,14 +138,14 @@ impl StateFile {
     }
 
     fn is_behind(&self, topology: &TopologyStore) -> bool {
-        *self.0.writing.lock().unwrap_or_else(PoisonError::into_inner) != writers(&topology.load())
+        self.0.writing.lock().unwrap_or_else(PoisonError::into_inner).writers != writers(&topology.load())
     }
 
     /// Writes the file if it has other writers. Blocks on the file.
     fn keep_writers(&self, topology: &TopologyStore) -> Result<(), StateFileError> {
         let mut kept = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = topology.load();
-        if *kept == writers(&now) {
+        if kept.writers == writers(&now) {
             return Ok(());
         }
         self.write(wishes(&now), writers(&now), &mut kept)
@@ -143,16 +156,16 @@ impl StateFile {
         &self,
         mut nodes: DesiredStates,
         writers: Writers,
-        kept: &mut Writers,
+        kept: &mut Kept,
     ) -> Result<(), StateFileError> {
         let Some(path) = &self.0.path else { return Ok(()) };
         for of in nodes.values_mut() {
             of.retain(|_, wish| *wish != Desired::Enabled);
         }
         nodes.retain(|_, of| !of.is_empty());
-        let content = Content { version: VERSION, nodes, writers };
+        let content = Content { version: VERSION, nodes, writers, handovers: kept.handovers.clone() };
         write(path, &content).map_err(|e| StateFileError { path: path.clone(), reason: e.to_string() })?;
-        *kept = content.writers;
+        kept.writers = content.writers;
         Ok(())
     }
 
@@ -181,6 +194,45 @@ impl StateFile {
             Some(_) => Ok(before),
             None => Err(NotKept::NoSuchNode),
         }
+    }
+}
+
+/// The file as it keeps changes of writers, with the topology that the rest of the file is about.
+#[derive(Debug, Clone)]
+pub struct KeptHandovers {
+    /// The file.
+    pub file: StateFile,
+    /// The clusters as they are.
+    pub topology: Arc<TopologyStore>,
+}
+
+impl KeptHandovers {
+    fn change(&self, change: impl FnOnce(&mut Handovers)) -> Result<(), String> {
+        let mut kept = self.file.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = kept.handovers.clone();
+        change(&mut kept.handovers);
+        if kept.handovers == before {
+            return Ok(());
+        }
+        let now = self.topology.load();
+        self.file.write(wishes(&now), writers(&now), &mut kept).map_err(|e| {
+            kept.handovers = before;
+            e.to_string()
+        })
+    }
+}
+
+impl Keeper for KeptHandovers {
+    fn begun(&self, cluster: &ClusterName, begun: &Begun) -> Result<(), String> {
+        self.change(|handovers| drop(handovers.insert(cluster.clone(), begun.clone())))
+    }
+
+    fn ended(&self, cluster: &ClusterName) -> Result<(), String> {
+        self.change(|handovers| drop(handovers.remove(cluster)))
+    }
+
+    fn found(&self) -> Vec<(ClusterName, Begun)> {
+        self.file.0.found.handovers.clone().into_iter().collect()
     }
 }
 
@@ -266,6 +318,34 @@ mod tests {
 
     fn desired(topology: &TopologyStore, node: &str) -> Desired {
         topology.load().cluster("shop").unwrap().node(node).unwrap().desired
+    }
+
+    #[test]
+    fn a_change_that_was_begun_is_found_until_it_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let load = || {
+            let file = StateFile::load(Some(path.clone())).unwrap();
+            KeptHandovers { file, topology: Arc::new(topology()) }
+        };
+        let shop: ClusterName = "shop".parse().unwrap();
+        let begun = Begun { old: "db1".parse().unwrap(), new: "db2".parse().unwrap(), at: 1_700_000_000 };
+        let first = load();
+        first.begun(&shop, &begun).unwrap();
+        // Whatever else is written meanwhile leaves it there.
+        first.file.set(&first.topology, "shop", "db2", Desired::Drain).unwrap();
+        let second = load();
+        second.file.apply(&second.topology);
+        assert_eq!(second.found(), [(shop.clone(), begun)]);
+        second.ended(&shop).unwrap();
+        assert!(load().found().is_empty());
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("handovers") && text.contains("drain"), "{text}");
+        // Without a file nothing is kept, and nothing fails.
+        let nowhere = KeptHandovers { file: StateFile::load(None).unwrap(), topology: Arc::new(topology()) };
+        nowhere
+            .begun(&shop, &Begun { old: "db1".parse().unwrap(), new: "db2".parse().unwrap(), at: 0 })
+            .unwrap();
     }
 
     #[test]

@@ -56,17 +56,24 @@ pub(crate) fn rig() -> Rig {
         state: "listening",
     };
     let config = Arc::new(ArcSwap::from_pointee(config));
-    let handover = Handover::new(Arc::clone(&config), Arc::clone(&topology));
+    let metrics = Arc::new(Metrics::new("test"));
+    let handover = Handover::new(
+        Arc::clone(&config),
+        Arc::clone(&topology),
+        Arc::clone(&metrics),
+        Arc::new(KeptHandovers { file: StateFile::load(None).unwrap(), topology: Arc::clone(&topology) }),
+    );
     let control = Control {
         topology,
         registry: Arc::new(Registry::default()),
         gates: Arc::default(),
         account_counts: Arc::default(),
         failed: Arc::default(),
+        held: Arc::default(),
         names: Names::new(tokio::runtime::Handle::current()),
         accounts: Arc::new(accounts),
         config,
-        metrics: Arc::new(Metrics::new("test")),
+        metrics,
         lifecycle,
         reload,
         listeners: Arc::new(ArcSwap::from_pointee(vec![listening])),

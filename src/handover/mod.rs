@@ -8,6 +8,7 @@
 //! | `node` | the connection that looks at one node and changes it |
 //! | `agreement` | the lock that lets one proxy at a time change a cluster |
 //! | `procedure` | carries out a plan, or takes it back |
+//! | `recovery` | takes back what was cut off when Spillway was killed |
 //! | `report` | what was done, step by step |
 //! | `watch` | promotes, fences and rejoins by itself, where that is configured |
 
@@ -16,6 +17,7 @@ mod decision;
 mod node;
 mod position;
 mod procedure;
+mod recovery;
 mod report;
 mod sight;
 mod watch;
@@ -28,12 +30,15 @@ use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::config::{Cluster, ClusterKind, Config, Failover};
-use crate::ids::NodeName;
+use crate::config::{self, Cluster, ClusterKind, Config, Failover};
+use crate::ids::{ClusterName, NodeName};
+use crate::metrics::Metrics;
 use crate::topology::{Desired, Evidence, Observed, TopologyStore};
 
+pub use recovery::{Begun, Keeper};
 pub use report::{Ending, Outcome, Report, Step};
 
+use node::Operated;
 use procedure::{Procedure, Wish, quorum};
 use report::Steps;
 
@@ -42,6 +47,8 @@ use report::Steps;
 pub struct Handover {
     config: Arc<ArcSwap<Config>>,
     topology: Arc<TopologyStore>,
+    metrics: Arc<Metrics>,
+    keeper: Arc<dyn Keeper>,
     /// How many procedures run.
     running: Sender<usize>,
 }
@@ -56,9 +63,14 @@ enum Cause {
 }
 
 impl Handover {
-    /// Changes nothing yet.
-    pub fn new(config: Arc<ArcSwap<Config>>, topology: Arc<TopologyStore>) -> Arc<Self> {
-        Arc::new(Self { config, topology, running: Sender::new(0) })
+    /// Changes nothing yet. `keeper`: keeps what is begun over the end of the process.
+    pub fn new(
+        config: Arc<ArcSwap<Config>>,
+        topology: Arc<TopologyStore>,
+        metrics: Arc<Metrics>,
+        keeper: Arc<dyn Keeper>,
+    ) -> Arc<Self> {
+        Arc::new(Self { config, topology, metrics, keeper, running: Sender::new(0) })
     }
 
     /// Starts a task for every cluster whose primary may be replaced by another node. Dropping the set ends them; what one
@@ -72,6 +84,37 @@ impl Handover {
             tasks.spawn(watch::run(Arc::clone(self), cluster.clone()));
         }
         tasks
+    }
+
+    /// Takes back what was cut off when Spillway ended before, in the background.
+    pub fn recover(self: &Arc<Self>, config: &Config) {
+        for (name, begun) in self.keeper.found() {
+            let handover = Arc::clone(self);
+            let cluster =
+                config.clusters.get(&name).filter(|c| refusal(c, Cause::Planned).is_none()).cloned();
+            tokio::spawn(async move {
+                match cluster {
+                    Some(cluster) => recovery::run(&handover, &cluster, begun).await,
+                    None => handover.forget(&name).await,
+                }
+            });
+        }
+    }
+
+    /// Keeps that a planned change of the writer begins.
+    async fn keep(&self, cluster: &ClusterName, begun: Begun) -> Result<(), String> {
+        let (keeper, cluster) = (Arc::clone(&self.keeper), cluster.clone());
+        let kept = tokio::task::spawn_blocking(move || keeper.begun(&cluster, &begun));
+        kept.await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+
+    /// Nothing is under way in the cluster any more that would have to be taken back.
+    async fn forget(&self, cluster: &ClusterName) {
+        let (keeper, name) = (Arc::clone(&self.keeper), cluster.clone());
+        let forgotten = tokio::task::spawn_blocking(move || keeper.ended(&name));
+        if let Err(reason) = forgotten.await.unwrap_or_else(|e| Err(e.to_string())) {
+            warn!(%cluster, reason, "the state file still names a switch that has ended");
+        }
     }
 
     /// Makes another node the writer while the old one lives: `node`, or the peer, or the best replica. Dropped in the
@@ -117,13 +160,24 @@ impl Handover {
     async fn run(&self, cause: Cause, cluster: &Cluster, target: Option<&str>, dry_run: bool) -> Report {
         let _running = Running::new(&self.running);
         let wish = Wish { target, dry_run };
-        let procedure = Procedure::new(cluster, &self.topology);
+        if !dry_run {
+            let begun = format!("{} begun", cause.as_str());
+            self.topology.hand_over(&cluster.name, None, "none", &begun);
+        }
+        let procedure = Procedure::new(self, cluster);
         let needed = quorum(cluster, cause == Cause::Lost);
         let report = match cause {
             Cause::Planned => procedure.run(decision::switch, needed, wish).await,
             Cause::Lost => procedure.run(decision::failover, needed, wish).await,
         };
         tell(cluster, cause, &report);
+        if !dry_run {
+            let ending = report.ending.as_str();
+            let after = report.ending.reason().map(|reason| format!("{ending}: {reason}"));
+            let after = after.as_deref().unwrap_or(ending);
+            self.topology.hand_over(&cluster.name, None, cause.as_str(), after);
+            self.metrics.handed_over(&cluster.name, cause.as_str(), ending);
+        }
         report
     }
 
@@ -132,6 +186,38 @@ impl Handover {
         // The sender is this very value's, so that waiting cannot fail.
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
+}
+
+impl Cause {
+    /// The word for such a change.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "switch",
+            Self::Lost => "failover",
+        }
+    }
+}
+
+/// The nodes of a cluster: those of the configuration, and members that were discovered. What proxies agree by is the first
+/// alone, which all of them know alike.
+fn members(cluster: &Cluster, topology: &TopologyStore) -> Vec<config::Node> {
+    let topology = topology.load();
+    let known = topology.cluster(cluster.name.as_str());
+    let discovered = known.into_iter().flat_map(|known| &known.nodes).filter(|node| {
+        node.discovered.is_some() && node.stranger.is_none() && cluster.node(node.name.as_str()).is_none()
+    });
+    let guests = discovered.map(|node| config::Node {
+        name: node.name.clone(),
+        address: node.address.clone(),
+        weight: node.weight,
+        priority: node.priority,
+    });
+    cluster.nodes.iter().cloned().chain(guests).collect()
+}
+
+/// Connections to them, which are made when they are needed.
+fn operated(cluster: &Cluster, topology: &TopologyStore) -> Vec<Operated> {
+    members(cluster, topology).iter().map(|node| Operated::new(cluster, node)).collect()
 }
 
 /// Whether an operator wants a node to serve.
@@ -183,10 +269,7 @@ fn refusal(cluster: &Cluster, cause: Cause) -> Option<String> {
 /// The last line of the log about a procedure.
 fn tell(cluster: &Cluster, cause: Cause, report: &Report) {
     let (cluster, ending) = (&cluster.name, report.ending.as_str());
-    let what = match cause {
-        Cause::Planned => "switch",
-        Cause::Lost => "failover",
-    };
+    let what = cause.as_str();
     match &report.ending {
         Ending::Planned | Ending::Done => info!(%cluster, what, ending, "handover ended"),
         Ending::Refused(reason) | Ending::RolledBack(reason) => {

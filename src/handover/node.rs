@@ -38,6 +38,10 @@ impl Operated {
         &self.node.name
     }
 
+    pub(super) fn address(&self) -> &NodeAddr {
+        &self.node.address
+    }
+
     /// Whether the last question left a connection that can be used.
     pub(super) fn is_connected(&self) -> bool {
         self.link.is_some()

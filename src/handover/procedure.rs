@@ -17,7 +17,7 @@ use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
 use super::sight::{Seen, Source, Survey};
-use super::{announce, is_enabled};
+use super::{Begun, Handover, announce, is_enabled, operated};
 
 /// How long nothing new may come from the relay log until the rest of an unfinished transaction is given up.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -34,15 +34,17 @@ pub(super) struct Wish<'a> {
 /// A cluster under change.
 pub(super) struct Procedure<'a> {
     cluster: &'a Cluster,
+    handover: &'a Handover,
     topology: &'a TopologyStore,
     nodes: Vec<Operated>,
     steps: Steps,
 }
 
 impl<'a> Procedure<'a> {
-    pub(super) fn new(cluster: &'a Cluster, topology: &'a TopologyStore) -> Self {
-        let nodes = cluster.nodes.iter().map(|node| Operated::new(cluster, node)).collect();
-        Self { cluster, topology, nodes, steps: Steps::new(&cluster.name) }
+    pub(super) fn new(handover: &'a Handover, cluster: &'a Cluster) -> Self {
+        let topology = &*handover.topology;
+        let nodes = operated(cluster, topology);
+        Self { cluster, handover, topology, nodes, steps: Steps::new(&cluster.name) }
     }
 
     /// Decides, agrees, decides again, and does it.
@@ -77,7 +79,7 @@ impl<'a> Procedure<'a> {
         let verdict = decision.refusal().map_or_else(|| Ok("all hold".to_owned()), Err);
         self.steps.note("look at the conditions again", start, verdict.clone());
         let ending = match verdict {
-            Ok(_) => self.carry_out(decision.plan, &mut agreement).await,
+            Ok(_) => self.carry_out_kept(decision.plan, &mut agreement).await,
             Err(reason) => Ending::Refused(reason),
         };
         agreement.release().await;
@@ -142,6 +144,24 @@ impl<'a> Procedure<'a> {
     /// Asks every node, all at the same time.
     async fn survey(&mut self) -> Survey {
         survey(&mut self.nodes, self.cluster, self.topology).await
+    }
+
+    /// Carries a plan out. Of one that makes the writer read-only it is kept that it was begun, until it has ended or was
+    /// taken back.
+    async fn carry_out_kept(&mut self, plan: Vec<Action>, agreement: &mut Agreement) -> Ending {
+        let begun = plan.iter().find_map(|action| match action {
+            Action::Promote { node, old: Some(old) } => Some(Begun::now(old, node)),
+            _ => None,
+        });
+        let Some(begun) = begun else { return self.carry_out(plan, agreement).await };
+        if let Err(reason) = self.handover.keep(&self.cluster.name, begun).await {
+            return Ending::Refused(format!("the state file can not be written: {reason}"));
+        }
+        let ending = self.carry_out(plan, agreement).await;
+        if !matches!(ending, Ending::Stuck(_)) {
+            self.handover.forget(&self.cluster.name).await;
+        }
+        ending
     }
 
     async fn carry_out(&mut self, plan: Vec<Action>, agreement: &mut Agreement) -> Ending {
@@ -324,7 +344,7 @@ impl<'a> Procedure<'a> {
     async fn follow(&mut self, name: &str, primary: &str) -> Result<(), String> {
         let replica = self.cluster.handover.replication.clone();
         let replica = replica.ok_or("handover.replication_user is not set")?;
-        let address = self.cluster.node(primary).ok_or("no such node")?.address.clone();
+        let address = self.node(primary)?.address().clone();
         self.node(name)?.follow(&address, &replica).await
     }
 }

@@ -86,6 +86,17 @@ impl Ending {
             Self::Stuck(_) => "stuck",
         }
     }
+
+    /// Why it did not end as it was meant to.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Planned | Self::Done => None,
+            Self::Refused(reason)
+            | Self::Incomplete(reason)
+            | Self::RolledBack(reason)
+            | Self::Stuck(reason) => Some(reason),
+        }
+    }
 }
 
 impl Steps {

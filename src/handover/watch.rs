@@ -18,7 +18,7 @@ use super::node::Operated;
 use super::procedure::{quorum, survey};
 use super::report::Ending;
 use super::sight::Survey;
-use super::{Cause, Handover, Running, announce};
+use super::{Cause, Handover, Running, announce, operated};
 
 /// How soon an attempt that failed is repeated at the earliest.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -133,7 +133,7 @@ fn jitter() -> Duration {
 
 /// Replaces the lost primary if nothing speaks against it. An error is what does.
 async fn promote(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
-    let mut nodes = operated(cluster);
+    let mut nodes = operated(cluster, &handover.topology);
     let seen = survey(&mut nodes, cluster, &handover.topology).await;
     close(nodes).await;
     if let Some(reason) = failover(&seen, None, Terms::of(cluster)).refusal() {
@@ -146,10 +146,6 @@ async fn promote(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
     }
 }
 
-fn operated(cluster: &Cluster) -> Vec<Operated> {
-    cluster.nodes.iter().map(|node| Operated::new(cluster, node)).collect()
-}
-
 async fn close(nodes: Vec<Operated>) {
     for node in nodes {
         node.close().await;
@@ -160,7 +156,7 @@ async fn close(nodes: Vec<Operated>) {
 /// that only a person can mend.
 async fn mend(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
     let _running = Running::new(&handover.running);
-    let mut nodes = operated(cluster);
+    let mut nodes = operated(cluster, &handover.topology);
     let result = mend_one(&handover.topology, cluster, &mut nodes).await;
     close(nodes).await;
     result
@@ -227,6 +223,7 @@ async fn carry_out(
             let index = find(node).ok_or("no such node")?;
             nodes[index].set_read_only(true).await.map_err(|e| format!("{action}: {e}"))?;
             announce(topology, cluster, node, false);
+            topology.hand_over(name, Some(node), "writable beside the primary", "fenced: read-only");
             info!(cluster = %name, %node, "the node is read-only");
         }
         Action::Follow { node, primary } => {
@@ -234,8 +231,10 @@ async fn carry_out(
             let index = find(node).ok_or("no such node")?;
             let replica =
                 cluster.handover.replication.as_ref().ok_or("handover.replication_user is not set")?;
-            let address = &cluster.node(primary.as_str()).ok_or("no such node")?.address;
-            nodes[index].follow(address, replica).await.map_err(|e| format!("{action}: {e}"))?;
+            let address = nodes[find(primary).ok_or("no such node")?].address().clone();
+            nodes[index].follow(&address, replica).await.map_err(|e| format!("{action}: {e}"))?;
+            let after = format!("replicates from {primary}");
+            topology.hand_over(name, Some(node), "replicated from nobody", &after);
             info!(cluster = %name, %node, %primary, "the node replicates");
         }
         _ => {}

@@ -37,6 +37,8 @@ fn log(event: &Event) {
         }
         EventKind::Observed => info!(%cluster, node, before, now = after, evidence, "node state changed"),
         EventKind::Desired => info!(%cluster, node, before, now = after, "an operator wants another state"),
+        // Whoever did it has logged every step.
+        EventKind::Handover => {}
         EventKind::Member => info!(%cluster, node, before, now = after, "the cluster has other members"),
         EventKind::Writer if after == "none" => warn!(%cluster, before, "the cluster has no writer"),
         EventKind::Writer => info!(%cluster, before, now = after, "the cluster has another writer"),

@@ -393,33 +393,6 @@ impl Session {
         self.shared.config.load().clusters.get(cluster).map_or_else(Links::default, |c| c.links.clone())
     }
 
-    /// What a client is told when its link broke.
-    fn node_closed(&self, words: Option<ErrPacket>) -> Fault {
-        let place = self.registered.entry.place();
-        let node = place.node.map_or_else(|| "?".to_owned(), |n| n.to_string());
-        let cluster = place.cluster.map_or_else(|| "?".to_owned(), |c| c.to_string());
-        match words {
-            Some(words) => {
-                let detail = format!("node {node} of cluster {cluster} closed the connection: {words}");
-                Fault::told(Blame::Server, "node_closed", detail, words)
-            }
-            None => Fault::killed(
-                "node_closed",
-                Blame::Server,
-                format!("node {node} of cluster {cluster} closed the connection"),
-            ),
-        }
-    }
-
-    /// What a client is told when its link died without a word.
-    fn node_silent(&self) -> Fault {
-        let place = self.registered.entry.place();
-        let node = place.node.map_or_else(|| "?".to_owned(), |n| n.to_string());
-        let cluster = place.cluster.map_or_else(|| "?".to_owned(), |c| c.to_string());
-        let detail = format!("node {node} of cluster {cluster} does not answer on the connection any more");
-        Fault::killed("node_silent", Blame::Server, detail)
-    }
-
     /// Exactly one log line and one metric update for every session.
     fn report(&self, outcome: &Outcome, took: Duration) {
         let entry = &self.registered.entry;

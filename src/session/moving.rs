@@ -199,6 +199,31 @@ impl Session {
         }
     }
 
+    fn where_it_is(&self) -> String {
+        let place = self.registered.entry.place();
+        let node = place.node.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        let cluster = place.cluster.map_or_else(|| "?".to_owned(), |c| c.to_string());
+        format!("node {node} of cluster {cluster}")
+    }
+
+    /// What a client is told when its link broke.
+    fn node_closed(&self, words: Option<ErrPacket>) -> Fault {
+        let node = self.where_it_is();
+        match words {
+            Some(words) => {
+                let detail = format!("{node} closed the connection: {words}");
+                Fault::told(Blame::Server, "node_closed", detail, words)
+            }
+            None => Fault::killed("node_closed", Blame::Server, format!("{node} closed the connection")),
+        }
+    }
+
+    /// What a client is told when its link died without a word.
+    fn node_silent(&self) -> Fault {
+        let detail = format!("{} does not answer on the connection any more", self.where_it_is());
+        Fault::killed("node_silent", Blame::Server, detail)
+    }
+
     /// Tells the probe of the session's node what happened.
     fn suspect(&self, evidence: Evidence) {
         let place = self.registered.entry.place();

@@ -26,6 +26,8 @@ pub enum EventKind {
     Alarm,
     /// A member that was discovered, or is no longer there.
     Member,
+    /// A change of the writer by Spillway.
+    Handover,
 }
 
 impl EventKind {
@@ -37,6 +39,7 @@ impl EventKind {
             Self::Writer => "writer",
             Self::Alarm => "alarm",
             Self::Member => "member",
+            Self::Handover => "handover",
         }
     }
 }
@@ -75,7 +78,11 @@ struct Entries {
 impl Journal {
     /// Adds what is different in `new`.
     pub(super) fn note(&self, old: &Topology, new: &Topology) {
-        let changes = between(old, new);
+        self.add(between(old, new));
+    }
+
+    /// Adds something that shows in no node.
+    pub(super) fn add(&self, changes: Vec<Event>) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             entries.last += 1;

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::events::{Event, Journal};
+use super::events::{Event, EventKind, Journal};
 use super::{Cluster, Desired, Evidence, Facts, Node, Observed, Sighting, Topology};
 use crate::config::{ClusterKind, Config};
 use crate::ids::{ClusterName, NodeName};
@@ -122,6 +122,16 @@ impl TopologyStore {
         if node.suspicion.watch(Instant::now()) {
             self.changed.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Notes what a change of the writer came to, for people: how it was `before`, and how it is `after`. `node`: the one
+    /// that it is about, if it is about one.
+    pub fn hand_over(&self, cluster: &ClusterName, node: Option<&NodeName>, before: &str, after: &str) {
+        let (cluster, node) = (cluster.clone(), node.cloned());
+        let (before, after) = (before.to_owned(), after.to_owned());
+        let (at, kind) = (SystemTime::now(), EventKind::Handover);
+        self.journal.add(vec![Event { number: 0, at, cluster, node, kind, before, after, evidence: None }]);
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Makes a node the writer of its cluster: new writes go there. Returns the writer before.

@@ -29,10 +29,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-const READ_ONLY: &str = "SELECT @@global.read_only";
+pub(crate) const READ_ONLY: &str = "SELECT @@global.read_only";
 
 /// Accounts and a table that counts rows; no unique key, so that a row that was written twice is there twice.
-fn contents() -> String {
+pub(crate) fn contents() -> String {
     format!(
         "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL, server INT NOT NULL);\
          CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON shop.* TO app@'%';\
@@ -44,11 +44,11 @@ fn contents() -> String {
 }
 
 /// `handover` of a cluster, with further keys.
-fn handover_toml(more: &str) -> String {
+pub(crate) fn handover_toml(more: &str) -> String {
     format!("handover = {{ user = \"operator\", password = \"operator-secret\"{more} }}")
 }
 
-fn replication_toml(more: &str) -> String {
+pub(crate) fn replication_toml(more: &str) -> String {
     let credentials = ", replication_user = \"replication\", replication_password = \"replication-secret\"";
     handover_toml(&format!("{credentials}{more}"))
 }
@@ -75,7 +75,7 @@ fn execute(session: &mut Raw, statement: &str) -> Verdict {
 }
 
 /// Writes a row by a session of its own.
-fn write(port: u16, number: u32) -> Verdict {
+pub(crate) fn write(port: u16, number: u32) -> Verdict {
     execute(&mut session(port)?, &format!("INSERT INTO row VALUES ({number}, 0)"))
 }
 
@@ -135,7 +135,7 @@ fn writer(spillway: &Spillway) -> Outcome<String> {
     Ok(clusters["clusters"][0]["writer"].as_str().unwrap_or_default().to_owned())
 }
 
-fn wait_writer(spillway: &Spillway, name: &str) -> Verdict {
+pub(crate) fn wait_writer(spillway: &Spillway, name: &str) -> Verdict {
     wait_for("the writer", Duration::from_secs(20), || {
         let now = writer(spillway)?;
         if now == name { Ok(()) } else { Err(format!("it is {now:?}")) }
@@ -339,7 +339,7 @@ fn source_port(server: &Server) -> Outcome<String> {
     }
 }
 
-fn follows(server: &Server, primary: &Server) -> Verdict {
+pub(crate) fn follows(server: &Server, primary: &Server) -> Verdict {
     wait_for(&format!("{} follows {}", server.name, primary.name), Duration::from_secs(20), || {
         let port = source_port(server)?;
         if port == primary.port.to_string() { Ok(()) } else { Err(format!("it follows {port}")) }

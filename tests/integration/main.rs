@@ -25,6 +25,7 @@ mod commands;
 mod differential;
 mod discovery;
 mod handover;
+mod handover_more;
 mod health;
 mod lab;
 mod limits;
@@ -150,6 +151,7 @@ fn main() {
         nodes::trials(),
         unix_accounts::trials(),
         handover::trials(),
+        handover_more::trials(),
     ];
     if !arguments.list && arguments.filter.is_none() {
         lab::start_all_in_background();

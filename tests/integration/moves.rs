@@ -18,6 +18,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("moves::a_killed_node_is_not_noticed", a_killed_node_is_not_noticed),
         trial("moves::a_demoted_primary_is_left", a_demoted_primary_is_left),
         trial("moves::writes_wait_for_a_writer", writes_wait_for_a_writer),
+        trial("moves::what_stayed_behind_is_refused", what_stayed_behind_is_refused),
+        trial("moves::a_client_that_goes_frees_its_place", a_client_that_goes_frees_its_place),
     ]
 }
 
@@ -110,6 +112,15 @@ impl Front {
 fn node_at(pair: &Galera, port: u16) -> Outcome<String> {
     let node = pair.nodes.iter().find(|node| node.port == port);
     Ok(node.ok_or_else(|| format!("{port} is no node"))?.name.clone())
+}
+
+/// Waits until the only session is on another node than `not`, without a word of its client.
+fn wait_moved_in_silence(front: &Front, not: &str) -> Outcome<()> {
+    wait_for("the session moves", Duration::from_secs(10), || {
+        let sessions = front.spillway.get("/v1/sessions")?;
+        let node = sessions["sessions"][0]["node"].as_str().unwrap_or(not).to_owned();
+        if node == not { Err(sessions.to_string()) } else { Ok(()) }
+    })
 }
 
 /// Waits until the session is served by another node than `not`, without an error on the way.
@@ -333,6 +344,85 @@ fn writes_wait_for_a_writer() -> Verdict {
             let served = waiting.join().map_err(|_| "a session panicked".to_owned())??;
             same!(served, primary.port, "held until there was a writer");
             Ok(())
+        })
+    })();
+    primary.sql("SET GLOBAL read_only = 0")?;
+    verdict
+}
+
+fn what_stayed_behind_is_refused() -> Verdict {
+    let galera = shared(lab::pair()?);
+    let front = galera_front("spillway-forgotten", &galera, "")?;
+    let mut session = session(front.port, "shop")?;
+    let mut node = node_at(&galera, served_by(&mut session)?)?;
+    let counted = prepare(&mut session, "SELECT CAST(FOUND_ROWS() AS CHAR)")?;
+    let sum = prepare(&mut session, "SELECT CAST(? + 1 AS CHAR)")?;
+    // As the last one that was prepared, so that Spillway does not know whose types these are.
+    same!(execute(&mut session, u32::MAX, &[1], true)?, "2", "the last one");
+    let mut move_away = |session: &mut Raw| -> Outcome<()> {
+        run(session, "SELECT 1 UNION SELECT 2")?;
+        front.set(&node, "drain")?;
+        wait_moved_in_silence(&front, &node)?;
+        front.set(&node, "enabled")?;
+        let sessions = front.spillway.get("/v1/sessions")?;
+        sessions["sessions"][0]["node"].as_str().unwrap_or_default().clone_into(&mut node);
+        Ok(())
+    };
+    let forgets = |refused: Outcome<String>| match refused {
+        Err(reason) if reason.contains("1105") && reason.contains("no longer on") => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    move_away(&mut session)?;
+    forgets(execute(&mut session, counted, &[], false))?;
+    // Asking again does not help, but the session is as it was.
+    forgets(execute(&mut session, counted, &[], false))?;
+    forgets(
+        session
+            .query("SELECT ROW_COUNT()")
+            .and_then(|reply| Err(format!("{:?}", Refusal::parse(&reply[0])?))),
+    )?;
+    let lost = execute(&mut session, sum, &[5], false);
+    ensure!(lost.as_ref().is_err_and(|reason| reason.contains("1615")), "{lost:?}");
+    same!(execute(&mut session, sum, &[5], true)?, "6", "with its types");
+    run(&mut session, "SELECT 1 UNION SELECT 2 UNION SELECT 3")?;
+    same!(execute(&mut session, counted, &[], false)?, "3", "of a statement on this node");
+    move_away(&mut session)?;
+    forgets(
+        session
+            .query("SELECT FOUND_ROWS()")
+            .and_then(|reply| Err(format!("{:?}", Refusal::parse(&reply[0])?))),
+    )?;
+    same!(execute(&mut session, sum, &[8], false)?, "9", "the types are known now");
+    Ok(())
+}
+
+fn a_client_that_goes_frees_its_place() -> Verdict {
+    let pair = lab::pair()?;
+    let replication = pair.own_replication();
+    let front = replication_front("spillway-held-gone", &replication, "hold = \"20s\", max_held = 1")?;
+    let primary = &replication.nodes[0];
+    let (mut goes, mut stays) = (session(front.port, "crm")?, session(front.port, "crm")?);
+    let write = "UPDATE customer SET name = name WHERE id = -1";
+    run(&mut goes, write)?;
+    let verdict = (|| {
+        primary.sql("SET GLOBAL read_only = 1")?;
+        goes.command(&raw::query(write))?;
+        let held = |wanted: u64| {
+            wait_for("the number of those who wait", Duration::from_secs(5), || {
+                let metrics = front.spillway.api("GET", "/metrics", None)?.body;
+                let held = metrics.lines().find(|line| line.starts_with("spillway_cluster_sessions_held"));
+                let held = held.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0);
+                if held == wanted { Ok(()) } else { Err(format!("{held}, not {wanted}")) }
+            })
+        };
+        held(1)?;
+        drop(goes);
+        held(0)?;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| run(&mut stays, write));
+            held(1)?;
+            primary.sql("SET GLOBAL read_only = 0")?;
+            waiting.join().map_err(|_| "a session panicked".to_owned())?
         })
     })();
     primary.sql("SET GLOBAL read_only = 0")?;

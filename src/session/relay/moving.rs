@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncReadExt;
+use tracing::debug;
 
 use super::flow::Held;
 use super::leftovers::Leftovers;
@@ -132,7 +133,9 @@ impl Relay {
     pub fn watch(&mut self, closely: bool) {
         if self.watched != closely {
             self.watched = closely;
-            self.link.watch(closely, !self.from_client.unsent.is_empty());
+            if let Err(error) = self.link.watch(closely, !self.from_client.unsent.is_empty()) {
+                debug!(%error, "the watch over a link could not be changed");
+            }
         }
     }
 
