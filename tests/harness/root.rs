@@ -204,7 +204,9 @@ impl Root {
         match self.make {
             // With the server's keys and certificates.
             Make::MySql => {
-                install.args(self.as_server_user(self.server)?).args(["--no-defaults", "--initialize-insecure"]);
+                install
+                    .args(self.as_server_user(self.server)?)
+                    .args(["--no-defaults", "--initialize-insecure"]);
                 install.arg(datadir).args(mysql::OPTIONS).arg("--innodb-doublewrite=0");
             }
             // As for this machine's servers; --force: no name of a host is known in the root.

@@ -261,9 +261,7 @@ impl Server {
         let version = self.sql("SELECT VERSION()")?;
         let mut numbers = version.split('.').map(str::parse::<u32>);
         match (numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) => {
-                Ok(self.make == Make::MariaDb && (major, minor) >= least)
-            }
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(self.make == Make::MariaDb && (major, minor) >= least),
             _ => Err(format!("server {}: version {version:?}", self.name)),
         }
     }

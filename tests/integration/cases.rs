@@ -115,17 +115,15 @@ const DATABASES: &[OfDatabase] = &[
 const DATABASES_OF_PUBLIC: &[OfDatabase] =
     &[("78", "CREATE DATABASE open; GRANT SELECT ON open.* TO PUBLIC", "open", "{u}@%", "-")];
 
-const DATABASES_OF_MARIADB: &[OfDatabase] = &[
-    (
-        "79",
-        "CREATE USER {u}@'127.0.0.%' {pw}; GRANT FILE ON *.* TO {u}@'%'; CREATE ROLE {r}; GRANT SELECT ON app.* TO {r}; \
+const DATABASES_OF_MARIADB: &[OfDatabase] = &[(
+    "79",
+    "CREATE USER {u}@'127.0.0.%' {pw}; GRANT FILE ON *.* TO {u}@'%'; CREATE ROLE {r}; GRANT SELECT ON app.* TO {r}; \
          GRANT {r} TO {u}@'%'; UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.default_role', '{r}') \
          WHERE User = '{u}' AND Host = '127.0.0.%'",
-        "app",
-        "{u}@127.0.0.% reads",
-        "-",
-    ),
-];
+    "app",
+    "{u}@127.0.0.% reads",
+    "-",
+)];
 
 const DATABASES_OF_MYSQL: &[OfDatabase] = &[
     (

@@ -295,7 +295,9 @@ pub(crate) struct Stage {
     pub(crate) socket: PathBuf,
     /// The address that the server sees of Spillway.
     source: Ipv4Addr,
-    /// Clients that trust the certificates of the server and of Spillway. Each remembers sessions of its own.
+    /// Vouches for the certificates of the server and of Spillway.
+    pub(crate) authority: Authority,
+    /// Clients that trust these certificates. Each remembers sessions of its own.
     pub(crate) clients: [Arc<ClientConfig>; 2],
 }
 
@@ -333,13 +335,13 @@ impl Stage {
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
         server.sql(&format!("DROP USER '{MONITOR_USER}'@'%'"))?;
-        Self::before(server, &authority, name, source, way)
+        Self::before(server, authority, name, source, way)
     }
 
     /// A Spillway before a server that is ready.
     fn before(
         server: Server,
-        authority: &Authority,
+        authority: Authority,
         name: &str,
         source: Ipv4Addr,
         way: &str,
@@ -367,7 +369,7 @@ impl Stage {
         );
         let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
         let clients = [authority.trusted_by(&TLS13, None)?, authority.trusted_by(&TLS13, None)?];
-        Ok(Self { server, spillway, port, socket, source, clients })
+        Ok(Self { server, spillway, port, socket, source, authority, clients })
     }
 
     /// Replaces all accounts but the monitor's and root's.
@@ -539,7 +541,7 @@ impl Stage {
             let statements = mysql::monitor_statements().replace("'@'%'", &format!("'@'{host}'"));
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
-        Self::before(server, &authority, name, source, "guard")
+        Self::before(server, authority, name, source, "guard")
     }
 
     fn use_mysql_accounts(&self, statements: &[String]) -> Outcome<()> {
@@ -593,14 +595,28 @@ fn version(home: &'static Root, name: &str, source: Ipv4Addr, stream: u64) -> Tr
     rooted_trial(home, name, move || {
         let stage = Stage::set_up_in(Some(home), &format!("differential-{stream}"), source, "guard")?;
         let what = format!("from {source}, {}, guard", home.title);
-        run(&stage, &what, (number("CASES", 12_000) / 40, FEW_CLIENTS), stream, Dice::accounts, Stage::use_accounts)
+        run(
+            &stage,
+            &what,
+            (number("CASES", 12_000) / 40, FEW_CLIENTS),
+            stream,
+            Dice::accounts,
+            Stage::use_accounts,
+        )
     })
 }
 
 fn mysql_differential(source: Ipv4Addr, stream: u64) -> Verdict {
     let stage = Stage::set_up_mysql(&format!("differential-{stream}"), source)?;
     let what = format!("from {source}, MySQL, guard");
-    run(&stage, &what, (number("CASES", 12_000) / 5, CLIENTS), stream, Dice::mysql_accounts, Stage::use_mysql_accounts)
+    run(
+        &stage,
+        &what,
+        (number("CASES", 12_000) / 5, CLIENTS),
+        stream,
+        Dice::mysql_accounts,
+        Stage::use_mysql_accounts,
+    )
 }
 
 fn run(

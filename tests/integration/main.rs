@@ -113,9 +113,9 @@ pub(crate) fn users_trial(name: &str, test: fn() -> Verdict) -> Trial {
 
 /// Says which tests were left out, in words that nobody overlooks.
 fn mourn(ignored: u64) {
-    let roots = root::ALL.iter().filter_map(|home| {
-        home.path().err().map(|reason| format!("those against {}: {reason}", home.title))
-    });
+    let roots = root::ALL
+        .iter()
+        .filter_map(|home| home.path().err().map(|reason| format!("those against {}: {reason}", home.title)));
     let names = harness::resolver::missing().map(|reason| format!("those with names of hosts: {reason}"));
     let users = (harness::workspace::current_user() != "root")
         .then(|| "those with clients of other users: only root can start them".to_owned());
