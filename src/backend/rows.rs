@@ -41,6 +41,17 @@ impl Row {
         self.values.get(column).map(Option::as_deref)
     }
 
+    /// A row of these columns, none for NULL.
+    #[cfg(test)]
+    pub(crate) fn of(columns: &[(&str, Option<&str>)]) -> Self {
+        let values =
+            columns.iter().map(|(_, value)| value.map(|value| Bytes::copy_from_slice(value.as_bytes())));
+        Self {
+            columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            values: values.collect(),
+        }
+    }
+
     fn decode(columns: &Arc<[String]>, packet: &Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::new(packet);
         let mut values = Vec::with_capacity(columns.len());

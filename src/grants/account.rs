@@ -220,9 +220,10 @@ impl fmt::Display for Account {
     }
 }
 
-/// A row of `global_priv` as the server keeps it in memory.
+/// A row of `MariaDB` as the server keeps it in memory.
 pub(super) enum Parsed {
     Account(Box<Account>),
+    /// If the server accepts the name for one.
     Role {
         name: String,
         access: u64,
@@ -248,12 +249,8 @@ pub(super) fn parse(
     let fields = json.map(|json| Fields { json });
 
     if fields.as_ref().is_ok_and(|f| f.is_true("is_role")) {
-        let name = row.user.clone();
-        if name.is_empty() || name.eq_ignore_ascii_case("none") {
-            return Parsed::Ignored("no valid name of a role");
-        }
         let access = fields.and_then(|f| f.access()).unwrap_or(0);
-        return Parsed::Role { name, access };
+        return Parsed::Role { name: row.user.clone(), access };
     }
 
     let host = if row.host.is_empty() { "%" } else { row.host.as_str() };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::rows::{MySqlUserRow, RawAccounts, ServerVariables};
+use super::rows::{MariaDbUserRow, MySqlUserRow, RawAccounts, ServerVariables};
 
 /// What a server itself makes of its accounts, at little cost: equal if nothing that is read has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +31,39 @@ fn row(table: u8, parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// SHA-256 of a row of `mysql.user`.
+/// SHA-256 of a row of `mysql.user` of `MariaDB`.
+pub(super) fn mariadb_user_row(r: &MariaDbUserRow) -> [u8; 32] {
+    let limits =
+        [r.max_questions, r.max_updates, r.max_connections, r.max_user_connections].map(i64::to_be_bytes);
+    let is_role = [u8::from(r.is_role)];
+    let mut parts: Vec<&[u8]> = vec![
+        r.host.as_bytes(),
+        r.user.as_bytes(),
+        r.password.as_bytes(),
+        r.plugin.as_bytes(),
+        r.authentication_string.as_bytes(),
+        r.ssl_type.as_bytes(),
+        r.ssl_cipher.as_bytes(),
+        r.x509_issuer.as_bytes(),
+        r.x509_subject.as_bytes(),
+        limits.as_flattened(),
+        &is_role,
+        r.default_role.as_bytes(),
+    ];
+    parts.extend(granted(&r.privileges));
+    row(13, &parts)
+}
+
+/// The names of the columns that are `Y`, sorted.
+fn granted(privileges: &[(String, bool)]) -> Vec<&[u8]> {
+    let mut granted: Vec<_> =
+        privileges.iter().filter(|(_, granted)| *granted).map(|(name, _)| name.as_bytes()).collect();
+    granted.sort_unstable();
+    granted
+}
+
+/// SHA-256 of a row of `mysql.user` of `MySQL`.
 pub(super) fn user_row(r: &MySqlUserRow) -> [u8; 32] {
-    let mut privileges: Vec<_> =
-        r.privileges.iter().filter(|(_, granted)| *granted).map(|(name, _)| name.as_bytes()).collect();
-    privileges.sort_unstable();
     let optional = |value: Option<i64>| {
         [u8::from(value.is_some()).to_be_bytes().to_vec(), value.unwrap_or(0).to_be_bytes().to_vec()].concat()
     };
@@ -58,7 +86,7 @@ pub(super) fn user_row(r: &MySqlUserRow) -> [u8; 32] {
         limits.as_flattened(),
         r.user_attributes.as_ref().map_or(&[], |text| text.as_bytes()),
     ];
-    parts.extend(privileges);
+    parts.extend(granted(&r.privileges));
     row(9, &parts)
 }
 
@@ -114,11 +142,8 @@ fn rows(raw: &RawAccounts) -> Vec<(Owner, [u8; 32])> {
         (owner("global_priv", &r.user, &r.host), row(1, &parts))
     }));
     rows.extend(raw.db.iter().map(|r| {
-        let mut privileges: Vec<_> =
-            r.privileges.iter().filter(|(_, granted)| *granted).map(|(p, _)| p).collect();
-        privileges.sort_unstable();
         let mut parts = vec![r.host.as_bytes(), r.user.as_bytes(), r.db.as_bytes()];
-        parts.extend(privileges.into_iter().map(String::as_bytes));
+        parts.extend(granted(&r.privileges));
         (owner("db", &r.user, &r.host), row(2, &parts))
     }));
     rows.extend(raw.tables.iter().map(|r| {
@@ -149,6 +174,7 @@ fn rows(raw: &RawAccounts) -> Vec<(Owner, [u8; 32])> {
         let hash = row(7, &[host, user, proxied_host, proxied_user, &[u8::from(r.with_grant)]]);
         (owner("proxies_priv", &r.user, &r.host), hash)
     }));
+    rows.extend(raw.mariadb_users.iter().map(|r| (owner("user", &r.user, &r.host), mariadb_user_row(r))));
     rows.extend(raw.mysql_users.iter().map(|r| (owner("user", &r.user, &r.host), user_row(r))));
     rows.extend(raw.role_edges.iter().map(|r| {
         let (from, to) = ([r.from_host.as_bytes(), r.from_user.as_bytes()], [&r.to_host, &r.to_user]);

@@ -524,15 +524,33 @@ fn number(text: &str) -> Option<u32> {
 /// How specific `MySQL` holds a pattern to be (`get_sort` in its sources): 128 without wildcards, else by the place of
 /// the first wildcard, 1 for `%` alone, 0 for an empty text. The greater, the earlier it is tried.
 pub(super) fn wildcard_sort(text: &str) -> u64 {
+    match first_wildcard(text) {
+        Some(0) if text == "%" => 1,
+        Some(at) => (at as u64 + 2).min(127),
+        None if text.is_empty() => 0,
+        None => 128,
+    }
+}
+
+/// The same for `MariaDB` 10.3, for which all patterns that begin with a wildcard are alike.
+pub(super) fn old_wildcard_sort(text: &str) -> u64 {
+    match first_wildcard(text) {
+        Some(at) => (at as u64 + 1).min(127),
+        None if text.is_empty() => 0,
+        None => 128,
+    }
+}
+
+/// Where the first wildcard is.
+fn first_wildcard(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'\\' if at + 1 < bytes.len() => at += 2,
-            b'%' if bytes.len() == 1 => return 1,
-            b'%' | b'_' => return (at as u64 + 2).min(127),
+            b'%' | b'_' => return Some(at),
             _ => at += 1,
         }
     }
-    if text.is_empty() { 0 } else { 128 }
+    None
 }

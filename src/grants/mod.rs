@@ -10,6 +10,7 @@
 //! | `product` | which server this is, and in which order it tries matching rows |
 //! | `host` | who a client is for the server, and whether a Host column matches it |
 //! | `account` | what an account is, and what one row of `MariaDB`'s `mysql.global_priv` says |
+//! | `mariadb_account` | what one row of `mysql.user` of `MariaDB` 10.3 says |
 //! | `mysql_account` | what one row of `MySQL`'s `mysql.user` says |
 //! | `mysql_roles` | which roles of `MySQL` are active after a login |
 //! | `json` | JSON in the grant tables |
@@ -37,6 +38,7 @@ mod host;
 mod json;
 mod limits;
 mod mapping;
+mod mariadb_account;
 mod masked;
 mod matching;
 mod mysql_account;
@@ -65,7 +67,7 @@ pub use matching::Found;
 pub use product::{Product, Vendor};
 pub use revocation::Revocation;
 pub use rows::{
-    ColumnRow, DbRow, DefaultRoleRow, GlobalGrantRow, GlobalPrivRow, MySqlUserRow, ProxyRow, RawAccounts,
-    RoleEdgeRow, RoleMappingRow, RoutineRow, ServerVariables, TableRow,
+    ColumnRow, DbRow, DefaultRoleRow, GlobalGrantRow, GlobalPrivRow, MariaDbUserRow, MySqlUserRow, ProxyRow,
+    RawAccounts, RoleEdgeRow, RoleMappingRow, RoutineRow, ServerVariables, TableRow,
 };
 pub use snapshot::{IgnoredRow, Snapshot};

@@ -46,9 +46,10 @@ const OF_MARIADB: [(&str, &str, u32); 2] = [
 ];
 
 const GRANT: u32 = 10;
-const DELETE_HISTORY: u32 = 29;
-/// Not the server's bit: at the global level it counts for nothing here.
-const SHOW_CREATE_ROUTINE: u32 = 62;
+/// The bit of `DELETE HISTORY`, which `MySQL` has for something else.
+pub(super) const DELETE_HISTORY: u32 = 29;
+/// From `MariaDB` 11.3 on.
+const SHOW_CREATE_ROUTINE: u32 = 39;
 
 /// Members of the SET columns `Table_priv`, `Column_priv` and `Proc_priv`, in their order.
 const OF_TABLES: [u32; 14] = [0, 1, 2, 3, 4, 5, GRANT, 11, 12, 13, 21, 22, 27, DELETE_HISTORY];
@@ -56,11 +57,32 @@ const OF_COLUMNS: [u32; 4] = [0, 1, 2, 11];
 const OF_ROUTINES: [u32; 4] = [18, 24, GRANT, SHOW_CREATE_ROUTINE];
 
 /// Privilege bits that count as access to a database: what `MariaDB` calls `DB_ACLS`.
-pub(super) const DATABASE_PRIVILEGES: u64 =
-    mask(&[0, 1, 2, 3, 4, 5, GRANT, 11, 12, 13, 16, 17, 18, 21, 22, 23, 24, 26, 27, DELETE_HISTORY]);
+pub(super) const DATABASE_PRIVILEGES: u64 = mask(&[
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    GRANT,
+    11,
+    12,
+    13,
+    16,
+    17,
+    18,
+    21,
+    22,
+    23,
+    24,
+    26,
+    27,
+    DELETE_HISTORY,
+    SHOW_CREATE_ROUTINE,
+]);
 
 /// Those of them that count for `MySQL`: what it calls `DB_OP_ACLS`.
-pub(super) const OPERATIONS: u64 = DATABASE_PRIVILEGES & !mask(&[GRANT, DELETE_HISTORY]);
+pub(super) const OPERATIONS: u64 = DATABASE_PRIVILEGES & !mask(&[GRANT, DELETE_HISTORY, SHOW_CREATE_ROUTINE]);
 
 const fn mask(bits: &[u32]) -> u64 {
     let (mut mask, mut i) = (0, 0);
@@ -79,14 +101,19 @@ impl Privileges {
     /// Some that have no name here. No other set is known to hold the same.
     const UNKNOWN: Self = Self(1 << 63);
 
-    /// What a row of `mysql.db` gives.
-    pub(super) fn of_database(columns: &[(String, bool)], product: &Product) -> Self {
+    /// What the columns of a row of `mysql.db`, or of `mysql.user`, give.
+    pub(super) fn of_columns(columns: &[(String, bool)], product: &Product) -> Self {
         let own: &[_] = if product.is_mysql() { &[] } else { &OF_MARIADB };
         let listed = || own.iter().chain(PRIVILEGES.iter().filter(|(.., bit)| *bit < DELETE_HISTORY));
         columns.iter().filter(|(_, granted)| *granted).fold(Self::default(), |all, (column, _)| {
             let known = listed().find(|(name, ..)| name.eq_ignore_ascii_case(column));
             all.with(known.map_or(Self::UNKNOWN, |(.., bit)| Self(1 << bit)))
         })
+    }
+
+    /// As the server's own bits.
+    pub(super) fn bits(self) -> u64 {
+        self.0
     }
 
     /// `Table_priv`.
@@ -118,8 +145,7 @@ impl Privileges {
 
     /// Whether a row of `mysql.db` with these lets anybody into the database.
     pub(super) fn open_a_database(self, product: &Product) -> bool {
-        let bits =
-            if product.is_mysql() { OPERATIONS } else { DATABASE_PRIVILEGES | mask(&[SHOW_CREATE_ROUTINE]) };
+        let bits = if product.is_mysql() { OPERATIONS } else { DATABASE_PRIVILEGES };
         self.0 & bits != 0
     }
 

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use super::account::Account;
-use super::host::{HostPattern, HostSyntax, Wildcards, wildcard_sort};
+use super::host::{HostPattern, HostSyntax, Wildcards, old_wildcard_sort, wildcard_sort};
 
 /// A server product with its version, as far as it changes how accounts are chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Product {
-    /// `MariaDB` 10.4 or later: accounts in `mysql.global_priv`, order by specificity of the host pattern.
+    /// `MariaDB` 10.3 or later. From 10.4 on: accounts in `mysql.global_priv`, order by specificity of the host pattern.
+    /// 10.3: accounts in `mysql.user`, order by the place of the first wildcard.
     MariaDb {
         /// `10` of `10.11.19`.
         major: u32,
@@ -71,7 +72,13 @@ impl Product {
         else {
             return Self::Unsupported { version: version.to_owned() };
         };
-        if is_mariadb && (major, minor) >= (10, 4) {
+        // What came before the first stable release of a series differs from it in tables and order.
+        let is_stable = match (major, minor) {
+            (10, 3) => patch >= 7,
+            (10, 4) => patch >= 6,
+            _ => true,
+        };
+        if is_mariadb && (major, minor) >= (10, 3) && is_stable {
             Self::MariaDb { major, minor, patch }
         } else if !is_mariadb
             && ((major, minor) == (5, 7) || matches!(major, 8 | 9))
@@ -108,7 +115,23 @@ impl Product {
 
     /// The table that holds accounts, without its schema.
     pub fn account_table(&self) -> &'static str {
-        if self.is_mysql() { "user" } else { "global_priv" }
+        if self.is_mysql() || self.is_mariadb_10_3() { "user" } else { "global_priv" }
+    }
+
+    /// Whether this is `MariaDB` 10.3, which is in many ways as `MySQL` 5.6 was.
+    pub fn is_mariadb_10_3(&self) -> bool {
+        matches!(self, Self::MariaDb { major: 10, minor: 3, .. })
+    }
+
+    /// Whether the server takes users in `mysql.proxies_priv` for patterns.
+    pub(super) fn proxies_by_pattern(&self) -> bool {
+        self.is_mysql() || self.is_mariadb_10_3()
+    }
+
+    /// Whether the server takes a row of `MariaDB` with this name for a role.
+    pub(super) fn knows_role(&self, name: &str) -> bool {
+        let is = |word| name.eq_ignore_ascii_case(word);
+        !name.is_empty() && !is("none") && (self.is_mariadb_at_least(10, 11) || !is("public"))
     }
 
     /// How the server reads a Host column.
@@ -137,6 +160,9 @@ impl Product {
                 .network_place()
                 .map_or(BEHIND_ADDRESSES | by_wildcard, |place| (place << 8) | by_wildcard);
         }
+        if self.is_mariadb_10_3() {
+            return 255 - old_wildcard_sort(pattern.text());
+        }
         pattern.wildcards().generality(self.longest_host_name() as u32)
     }
 
@@ -149,12 +175,18 @@ impl Product {
 
     /// The same for a Db pattern of `mysql.db`.
     pub(super) fn db_rank(&self, text: &str, pattern: &Wildcards) -> u64 {
-        if self.is_mysql() { 255 - wildcard_sort(text) } else { pattern.generality(64) }
+        if self.is_mysql() {
+            255 - wildcard_sort(text)
+        } else if self.is_mariadb_10_3() {
+            255 - old_wildcard_sort(text)
+        } else {
+            pattern.generality(64)
+        }
     }
 
     /// Whether the server promises no order between two accounts that may be chosen for the same name.
     pub(super) fn ties(&self, a: &Account, b: &Account) -> bool {
-        if !self.is_mysql() {
+        if !self.is_mysql() && !self.is_mariadb_10_3() {
             return false;
         }
         let without_place = a.pattern.place_is_unknown() || b.pattern.place_is_unknown();
@@ -165,7 +197,9 @@ impl Product {
     /// The longest user name in characters; a longer login name is cut by the server, and refused here.
     pub(super) fn longest_user_name(&self) -> usize {
         match self {
-            Self::MariaDb { .. } => 128,
+            // As long as the column of the table.
+            Self::MariaDb { .. } if self.is_mariadb_at_least(10, 6) => 128,
+            Self::MariaDb { .. } => 80,
             Self::MySql { .. } | Self::Unsupported { .. } => 32,
         }
     }

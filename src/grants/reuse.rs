@@ -9,8 +9,8 @@ impl Snapshot {
     /// Why links of this account must not serve a second session: the server does something at a login that a reset
     /// of the connection leaves out, or counts connections, among which idle links would take the places of sessions.
     pub fn forbids_reuse(&self, account: &Account) -> Option<&'static str> {
-        if !matches!(self.product, Product::MariaDb { .. }) {
-            return Some("what a reset leaves behind is known of MariaDB only");
+        if !self.product.is_mariadb_at_least(10, 4) {
+            return Some("what a reset leaves behind is known of MariaDB from 10.4 on only");
         }
         if self.variables.init_connect {
             return Some("init_connect runs at every login");

@@ -14,6 +14,8 @@ pub struct RawAccounts {
     pub variables: ServerVariables,
     /// `mysql.global_priv`: accounts and roles of `MariaDB`.
     pub global_priv: Vec<GlobalPrivRow>,
+    /// `mysql.user`: accounts and roles of `MariaDB` 10.3.
+    pub mariadb_users: Vec<MariaDbUserRow>,
     /// `mysql.user`: accounts, and so roles, of `MySQL`.
     pub mysql_users: Vec<MySqlUserRow>,
     /// `mysql.db`.
@@ -129,6 +131,54 @@ impl fmt::Debug for GlobalPrivRow {
         f.debug_struct("GlobalPrivRow")
             .field("host", &self.host)
             .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A row of `mysql.user` (`MariaDB` 10.3). `password_expired` is not here: that server does not look at it.
+#[derive(Clone, Default)]
+pub struct MariaDbUserRow {
+    /// `Host`; empty is `%`, and that of a role.
+    pub host: String,
+    /// `User`.
+    pub user: String,
+    /// `Password`: a hash for the two plugins of old, where `plugin` names no other. Wiped, never printed.
+    pub password: Zeroizing<String>,
+    /// `plugin`; empty is one of the two plugins of old.
+    pub plugin: String,
+    /// `authentication_string`: what `plugin` makes of it. Wiped, never printed.
+    pub authentication_string: Zeroizing<String>,
+    /// Every column whose name ends in `_priv`, with whether it is `Y`.
+    pub privileges: Vec<(String, bool)>,
+    /// `ssl_type`: empty, `ANY`, `X509` or `SPECIFIED`.
+    pub ssl_type: String,
+    /// `ssl_cipher`.
+    pub ssl_cipher: String,
+    /// `x509_issuer`.
+    pub x509_issuer: String,
+    /// `x509_subject`.
+    pub x509_subject: String,
+    /// `max_questions`.
+    pub max_questions: i64,
+    /// `max_updates`.
+    pub max_updates: i64,
+    /// `max_connections`.
+    pub max_connections: i64,
+    /// `max_user_connections`.
+    pub max_user_connections: i64,
+    /// `is_role` is `Y`.
+    pub is_role: bool,
+    /// `default_role`.
+    pub default_role: String,
+}
+
+impl fmt::Debug for MariaDbUserRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MariaDbUserRow")
+            .field("host", &self.host)
+            .field("user", &self.user)
+            .field("plugin", &self.plugin)
+            .field("is_role", &self.is_role)
             .finish_non_exhaustive()
     }
 }

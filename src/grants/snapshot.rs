@@ -14,6 +14,7 @@ use super::account::{self, Account, Parsed};
 use super::database::{DbGrant, ObjectGrant, Role};
 use super::digest;
 use super::host::{HostIdentity, HostName, HostPattern, Wildcards};
+use super::mariadb_account;
 use super::mysql_account;
 use super::mysql_roles::{RoleGraph, default_role_labels};
 use super::privileges::Privileges;
@@ -300,18 +301,28 @@ impl Builder {
             account.default_role = roles.get(&(&*row.user, &*row.host)).cloned().unwrap_or_default();
             groups.entry(account.user.clone()).or_default().push(account);
         }
-        for row in &raw.global_priv {
-            let label = account::label(&row.user, &row.host);
-            let product = &self.product;
-            match account::parse(row, self.variables.skip_name_resolve, |host| product.host_rank(host)) {
+        let table = self.product.account_table();
+        let (product, no_names) = (self.product.clone(), self.variables.skip_name_resolve);
+        let parsed = raw.global_priv.iter().map(|row| {
+            let parsed = account::parse(row, no_names, |host| product.host_rank(host));
+            (parsed, &row.user, &row.host)
+        });
+        let of_old = raw
+            .mariadb_users
+            .iter()
+            .map(|row| (mariadb_account::parse(row, no_names, &product), &row.user, &row.host));
+        for (parsed, user, host) in parsed.chain(of_old) {
+            match parsed {
                 Parsed::Account(account) => groups.entry(account.user.clone()).or_default().push(*account),
-                Parsed::Role { name, access } => {
+                Parsed::Role { name, access } if product.knows_role(&name) => {
                     self.roles.insert(name, Role::new(access));
                 }
-                Parsed::Ignored(reason) => self.ignore("global_priv", label, reason),
+                Parsed::Role { .. } => {
+                    self.ignore(table, account::label(user, host), "no valid name of a role");
+                }
+                Parsed::Ignored(reason) => self.ignore(table, account::label(user, host), reason),
             }
         }
-        let table = self.product.account_table();
         for (user, mut accounts) in groups {
             // The last key makes the outcome independent of the order of rows; the server has no such key.
             accounts.sort_by(|a, b| {
@@ -372,7 +383,7 @@ impl Builder {
             let pattern = Wildcards::parse(&fold(&self.variables, &row.db));
             let name = fold(&self.variables, &row.db).into_owned();
             let rank = (self.product.host_rank(&host), self.product.db_rank(&name, &pattern));
-            let privileges = Privileges::of_database(&row.privileges, &self.product);
+            let privileges = Privileges::of_columns(&row.privileges, &self.product);
             let access = privileges.open_a_database(&self.product);
             self.rows(&row.user).db.push(DbGrant { host, name, pattern, rank, privileges, access, label });
         }
@@ -473,8 +484,8 @@ impl Builder {
                 continue;
             }
             let is_default = row.with_grant && row.proxied_host.is_empty() && row.proxied_user.is_empty();
-            // MySQL takes the user for a pattern; it then may be anybody.
-            let is_pattern = is_mysql && row.user.contains(['%', '_', '\\']);
+            // Where the user is taken for a pattern, it may be anybody.
+            let is_pattern = self.product.proxies_by_pattern() && row.user.contains(['%', '_', '\\']);
             let user = if is_pattern { "" } else { row.user.as_str() };
             self.rows(user).proxies.push(ProxyGrant { host, proxied_host, is_default, label });
         }

@@ -1,5 +1,5 @@
 //! Decisions against tables of cases that were predicted from the servers' sources; those of `MariaDB` are confirmed on
-//! 10.11.
+//! 10.5, 10.11 and 11.8, and those of 10.3 are not.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,6 +51,19 @@ impl Rows {
         self
     }
 
+    /// An account of `MariaDB` 10.3 with a native password, changed at will.
+    fn old_row(mut self, user: &str, host: &str, change: impl FnOnce(&mut MariaDbUserRow)) -> Self {
+        let mut row = MariaDbUserRow {
+            host: host.to_owned(),
+            user: user.to_owned(),
+            password: Zeroizing::new(PASSWORD.to_owned()),
+            ..MariaDbUserRow::default()
+        };
+        change(&mut row);
+        self.0.mariadb_users.push(row);
+        self
+    }
+
     fn attributes(self, json: &str) -> Self {
         self.row("u", "%", |row| row.user_attributes = Some(Zeroizing::new(json.to_owned())))
     }
@@ -82,8 +95,10 @@ impl Rows {
 
     /// An account with a native password and nothing else.
     fn user(self, user: &str, host: &str) -> Self {
-        if Product::from_version(&self.0.variables.version).is_mysql() {
-            return self.row(user, host, |_| {});
+        match Product::from_version(&self.0.variables.version) {
+            product if product.is_mysql() => return self.row(user, host, |_| {}),
+            product if product.is_mariadb_10_3() => return self.old_row(user, host, |_| {}),
+            _ => {}
         }
         self.user_with(user, host, "")
     }
@@ -365,8 +380,15 @@ fn the_first_matching_row_in_the_order_of_the_server_is_chosen() {
             ["u@c_1.test", "u@c_1.test", "u@c_1.test"],
         ),
     ];
-    let versions = ["10.11.19-MariaDB", "8.0.22", "8.0.23"];
-    for (number, list, from, expected) in cases {
+    // MariaDB 10.3 is as MySQL before 8.0.23 here, but for an empty host and for patterns that begin with a wildcard.
+    let of_old_mariadb = |number, as_mysql| match number {
+        39 => "u@%",
+        44 | 45 => "undecidable",
+        _ => as_mysql,
+    };
+    let versions = ["10.11.19-MariaDB", "8.0.22", "8.0.23", "10.3.39-MariaDB"];
+    for (number, list, from, [mariadb, before, mysql]) in cases {
+        let expected = [mariadb, before, mysql, of_old_mariadb(number, before)];
         for (version, expected) in versions.into_iter().zip(expected) {
             let rows = Rows::of(version).users(list);
             let (snapshot, client) = match from {
@@ -775,6 +797,9 @@ fn global_privileges_count_only_with_a_version_that_knew_them() {
         ("1073741825", "\"version_id\":101100,", true),
         ("\"1\"", "", false),
         ("512", "", false),
+        // SHOW CREATE ROUTINE.
+        ("549755813888", "\"version_id\":110300,", true),
+        ("549755813888", "\"version_id\":110200,", false),
     ] {
         let fields = format!("\"access\":{access},{version}");
         let snapshot = Rows::new().user_with("u", "%", &fields).build();
@@ -810,6 +835,37 @@ fn login_names_that_the_server_would_change_are_refused() {
 }
 
 #[test]
+fn login_names_are_as_long_as_the_column_of_the_version() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    for (version, longest) in
+        [("10.3.39-MariaDB", 80), ("10.5.23-MariaDB", 80), ("10.6.0-MariaDB", 128), ("9.7.4", 32)]
+    {
+        let snapshot = Rows::of(version).user("", "%").build();
+        let find = |length| found(&snapshot.find("x".repeat(length).as_bytes(), &client));
+        assert_ne!(find(longest), "bad name", "{version}");
+        assert_eq!(find(longest + 1), "bad name", "{version}");
+    }
+}
+
+#[test]
+fn the_role_public_is_there_from_10_11_on() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    for (version, outcome_of_it) in [("10.11.19-MariaDB", "u@%"), ("10.10.7-MariaDB", "1044")] {
+        let rows = Rows::new().with(|v| v.version = version.to_owned());
+        for rows in [
+            rows.clone().user("u", "%").role("PUBLIC").db("PUBLIC", "", "app", "Select_priv"),
+            rows.user_with("u", "%", "\"default_role\":\"PUBLIC\",")
+                .role("PUBLIC")
+                .granted("PUBLIC", "u", "%")
+                .db("PUBLIC", "", "app", "Select_priv"),
+        ] {
+            let verdict = decide(&rows.build(), &request(&client, &client, Some("app"))).verdict;
+            assert_eq!(outcome(&verdict), outcome_of_it, "{version}");
+        }
+    }
+}
+
+#[test]
 fn two_rows_for_one_host_are_used_only_if_they_say_the_same() {
     let client = HostIdentity::without_name(ip("127.0.0.5"));
     let same = Rows::new().users("u@'', u@%").build();
@@ -821,13 +877,22 @@ fn two_rows_for_one_host_are_used_only_if_they_say_the_same() {
 #[test]
 fn a_server_of_unknown_order_admits_nobody() {
     let client = HostIdentity::without_name(ip("127.0.0.5"));
-    for version in
-        ["", "5.6.51", "8.0", "10.0.1", "8.0.11-TiDB-v7.5.0", "10.3.39-MariaDB", "MariaDB", "10.x-MariaDB"]
-    {
+    for version in [
+        "",
+        "5.6.51",
+        "8.0",
+        "10.0.1",
+        "8.0.11-TiDB-v7.5.0",
+        "10.2.44-MariaDB",
+        "10.3.6-MariaDB",
+        "10.4.5-MariaDB",
+        "MariaDB",
+        "10.x-MariaDB",
+    ] {
         let snapshot = Rows::new().user("u", "%").with(|v| v.version = version.into()).build();
         assert_eq!(found(&snapshot.find(b"u", &client)), "undecidable", "{version}");
     }
-    for version in ["10.4.0-MariaDB", "5.5.5-10.11.6-MariaDB-log", "11.8.2-MariaDB-ubu2404", "12.0.1-mariadb"]
+    for version in ["10.4.6-MariaDB", "5.5.5-10.11.6-MariaDB-log", "11.8.2-MariaDB-ubu2404", "12.0.1-mariadb"]
     {
         let snapshot = Rows::new().user("u", "%").with(|v| v.version = version.into()).build();
         assert_eq!(found(&snapshot.find(b"u", &client)), "u@%", "{version}");
@@ -1236,6 +1301,177 @@ fn limits_on_connections_are_those_of_the_account_or_of_the_server() {
     let administrator = |row: &mut MySqlUserRow| row.privileges.push(("Super_priv".to_owned(), true));
     assert_eq!(limits(mysql_u(administrator).with(|v| v.max_user_connections = 3)), of_server(3));
     assert_eq!(limits(mysql_u(|row| row.max_user_connections = 2)), of_account(2));
+}
+
+// === MariaDB 10.3 ===
+
+fn old_u(change: impl FnOnce(&mut MariaDbUserRow)) -> Rows {
+    Rows::of("10.3.39-MariaDB").old_row("u", "%", change)
+}
+
+#[test]
+fn an_account_of_old_mariadb_has_one_plugin_and_its_hash() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let other = "*0123456789012345678901234567890123456789";
+    let of = |password: &str, plugin: &str, string: &str| {
+        let (password, string) = (Zeroizing::new(password.to_owned()), Zeroizing::new(string.to_owned()));
+        let snapshot = old_u(|row| {
+            (row.password, row.authentication_string) = (password, string);
+            plugin.clone_into(&mut row.plugin);
+        })
+        .build();
+        let Found::Account(account) = snapshot.find(b"u", &client) else { return "unreadable".to_owned() };
+        let [way] = account.authentication.as_slice() else { panic!("{account:?}") };
+        format!("{} {}", way.plugin, way.string.as_str())
+    };
+    let native = |hash| format!("mysql_native_password {hash}");
+    assert_eq!(of(PASSWORD, "", ""), native(PASSWORD));
+    assert_eq!(of("", "", ""), native(""));
+    assert_eq!(of("", "", other), native(""), "authentication_string without a plugin");
+    assert_eq!(of("0123456789abcdef", "", ""), "mysql_old_password 0123456789abcdef");
+    assert_eq!(of(PASSWORD, "mysql_native_password", ""), native(PASSWORD));
+    assert_eq!(of(PASSWORD, "MYSQL_Native_Password", other), native(other));
+    assert_eq!(of("", "mysql_native_password", other), native(other));
+    assert_eq!(of("", "mysql_native_password", ""), native(""));
+    assert_eq!(of("", "ed25519", "key"), "ed25519 key");
+    assert_eq!(of(PASSWORD, "unix_socket", ""), "unix_socket ");
+    // The server would leave the first out, and let anybody in to the second.
+    assert_eq!(of("x", "ed25519", "key"), "unreadable");
+    assert_eq!(of("", "mysql_native_password", "invalid"), "unreadable");
+    assert_eq!(of("", "ed25519", "k\0y"), "unreadable");
+}
+
+#[test]
+fn the_state_of_an_account_of_old_mariadb_is_told() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let verdict = |rows: Rows, transport| {
+        let snapshot = rows.with(|v| v.default_password_lifetime = 1).build();
+        outcome(&decide(&snapshot, &LoginRequest { transport, ..request(&client, &client, None) }).verdict)
+    };
+    for (ssl_type, plain, tls, certificate) in [
+        ("", "u@%", "u@%", "u@%"),
+        ("ANY", "1045", "u@%", "u@%"),
+        ("X509", "1045", "1045", "u@%"),
+        ("SPECIFIED", "1045", "1045", "1045"),
+    ] {
+        let rows = || old_u(|row| ssl_type.clone_into(&mut row.ssl_type));
+        assert_eq!(verdict(rows(), Transport::Plain), plain, "{ssl_type}");
+        assert_eq!(verdict(rows(), Transport::Tls), tls, "{ssl_type}");
+        assert_eq!(verdict(rows(), Transport::TlsWithCertificate), certificate, "{ssl_type}");
+    }
+    let limited = old_u(|row| {
+        (row.max_user_connections, row.max_questions) = (-1, (1 << 32) + 2);
+        (row.max_updates, row.max_connections) = (3, 4);
+    })
+    .build();
+    let Found::Account(account) = limited.find(b"u", &client) else { panic!("no account") };
+    let limits =
+        Limits { user_connections: -1, connections_per_hour: 4, questions_per_hour: 2, updates_per_hour: 3 };
+    assert_eq!(account.limits, limits);
+    let plain = old_u(|_| {}).build();
+    let Found::Account(account) = plain.find(b"u", &client) else { panic!("no account") };
+    assert!(!account.locked && plain.forbids_reuse(account).is_some());
+}
+
+#[test]
+fn the_default_database_is_judged_by_the_rules_of_old_mariadb() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let verdict =
+        |rows: Rows, db| outcome(&decide(&rows.build(), &request(&client, &client, Some(db))).verdict);
+    let yes = |column: &str| vec![(column.to_owned(), true), ("Delete_history_priv".to_owned(), false)];
+    let role = |rows: Rows, name: &str, column: &str| {
+        rows.old_row(name, "", |row| (row.is_role, row.privileges) = (true, yes(column)))
+    };
+    let with_role = |name: &str| old_u(|row| name.clone_into(&mut row.default_role)).granted(name, "u", "%");
+    let select = "Select_priv";
+    for (what, rows, expected) in [
+        ("nothing", old_u(|_| {}), "1044"),
+        ("global SELECT", old_u(|row| row.privileges = yes(select)), "u@%"),
+        ("global SUPER", old_u(|row| row.privileges = yes("Super_priv")), "1044"),
+        ("global GRANT", old_u(|row| row.privileges = yes("Grant_priv")), "u@%"),
+        ("a row", old_u(|_| {}).db("u", "127.%", "ap_", select), "u@%"),
+        ("a row of nobody", old_u(|_| {}).db("", "%", "app", select), "u@%"),
+        ("another host", old_u(|_| {}).db("u", "10.%", "app", select), "1044"),
+        (
+            "the first row",
+            old_u(|_| {}).db("u", "127.%", "app", "Reload_priv").db("u", "%", "app", select),
+            "1044",
+        ),
+        // Both begin with a wildcard.
+        ("no order", old_u(|_| {}).db("u", "%.5", "app", "Reload_priv").db("u", "%", "app", select), "1044"),
+        ("by name", old_u(|_| {}).db("u", "%", "app", "Reload_priv").db("u", "%", "%", select), "1044"),
+        (
+            "no order by name",
+            old_u(|_| {}).db("u", "%", "%pp", "Reload_priv").db("u", "%", "%", select),
+            "1044",
+        ),
+        ("a role", role(with_role("r"), "r", select), "u@%"),
+        ("a role's row", role(with_role("r"), "r", "Super_priv").db("r", "", "app", select), "u@%"),
+        ("no such role", with_role("r").db("r", "", "app", select), "1044"),
+        ("PUBLIC", role(with_role("public"), "public", select), "1044"),
+        ("NONE", role(with_role("NONE"), "NONE", select), "1044"),
+    ] {
+        assert_eq!(verdict(rows, "app"), expected, "{what}");
+    }
+    let deletes = |columns: &[(&str, bool)]| {
+        let columns = columns.iter().map(|(name, yes)| ((*name).to_owned(), *yes)).collect();
+        let snapshot = old_u(|row| row.privileges = columns).build();
+        let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
+        account.access
+    };
+    assert_eq!(deletes(&[("Delete_priv", true), ("Delete_history_priv", false)]), 1 << 3);
+    assert_eq!(deletes(&[("Delete_priv", true)]), 1 << 3 | 1 << 29);
+    assert_eq!(deletes(&[("Delete_priv", false)]), 0);
+    assert_eq!(deletes(&[("Delete_history_priv", true)]), 1 << 29);
+}
+
+#[test]
+fn old_mariadb_takes_users_of_proxies_for_patterns() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let of = |version: &str, user: &str| {
+        let rows = Rows::of(version).proxy(user, "%", ("v", "%"));
+        let rows = if version.starts_with("10.3") {
+            rows.old_row("u", "%", |row| "pam".clone_into(&mut row.plugin))
+        } else {
+            rows.json("u", "%", "{\"plugin\":\"pam\"}")
+        };
+        let plugins = &["pam"];
+        outcome(&decide(&rows.build(), &LoginRequest { plugins, ..request(&client, &client, None) }).verdict)
+    };
+    assert_eq!(
+        (of("10.3.39-MariaDB", "_"), of("10.11.19-MariaDB", "_")),
+        ("1045".to_owned(), "u@%".to_owned())
+    );
+    assert_eq!(
+        (of("10.3.39-MariaDB", "u"), of("10.3.39-MariaDB", "w")),
+        ("1045".to_owned(), "u@%".to_owned())
+    );
+}
+
+#[test]
+fn every_part_of_a_row_of_old_mariadb_is_in_the_digests() {
+    let changes: [fn(&mut MariaDbUserRow); 15] = [
+        |_| {},
+        |row| row.privileges.push(("Select_priv".to_owned(), true)),
+        |row| row.password = Zeroizing::default(),
+        |row| row.plugin = "ed25519".to_owned(),
+        |row| row.authentication_string = Zeroizing::new("x".to_owned()),
+        |row| row.ssl_type = "x".to_owned(),
+        |row| row.ssl_cipher = "x".to_owned(),
+        |row| row.x509_issuer = "x".to_owned(),
+        |row| row.x509_subject = "x".to_owned(),
+        |row| row.max_questions = 1,
+        |row| row.max_updates = 1,
+        |row| row.max_connections = 1,
+        |row| row.max_user_connections = 1,
+        |row| row.is_role = true,
+        |row| row.default_role = "x".to_owned(),
+    ];
+    let digests: std::collections::BTreeSet<_> =
+        changes.into_iter().map(|change| old_u(change).build().digest()).collect();
+    assert_eq!(digests.len(), changes.len());
+    let printed = format!("{:?}", old_u(|_| {}).0);
+    assert!(!printed.contains(&PASSWORD[1..9]), "{printed}");
 }
 
 #[test]
@@ -1989,6 +2225,8 @@ fn bits_of(bits: Bits, places: [u32; 4]) -> u64 {
 #[derive(Clone, Debug)]
 struct World {
     mysql: bool,
+    /// `MariaDB` 10.3.
+    old: bool,
     /// User and host, with global privileges.
     accounts: Vec<(&'static str, &'static str, Bits)>,
     databases: Vec<(&'static str, &'static str, &'static str, Bits)>,
@@ -2042,10 +2280,11 @@ fn worlds() -> impl Strategy<Value = World> {
     ]);
     let names = prop::collection::vec("[ahpr_q]{1,4}", 4);
     let roles = (bits(), prop::collection::vec(hosts(), 0..2));
-    (any::<(bool, u64)>(), (none(), accounts), databases, tables, roles, addresses, names).prop_map(
-        |((mysql, seed), (global, more), databases, tables, (role, grantees), (client, proxy), names)| {
+    ((0..3_u8, any::<u64>()), (none(), accounts), databases, tables, roles, addresses, names).prop_map(
+        |((server, seed), (global, more), databases, tables, (role, grantees), (client, proxy), names)| {
             let mut world = World {
-                mysql,
+                mysql: server == 1,
+                old: server == 2,
                 accounts: vec![("u", WORLD_HOSTS[0], global)],
                 databases,
                 tables,
@@ -2072,29 +2311,44 @@ fn worlds() -> impl Strategy<Value = World> {
 
 impl World {
     fn product(&self) -> Product {
-        Product::from_version(if self.mysql { "8.0.36" } else { "10.11.19-MariaDB" })
+        Product::from_version(self.version())
+    }
+
+    fn version(&self) -> &'static str {
+        match (self.mysql, self.old) {
+            (true, _) => "8.0.36",
+            (false, true) => "10.3.39-MariaDB",
+            (false, false) => "10.11.19-MariaDB",
+        }
     }
 
     fn build(&self) -> Snapshot {
-        let mut rows = if self.mysql { Rows::of("8.0.36") } else { Rows::new() };
+        let mut rows = Rows::of(self.version());
         for (user, host, bits) in &self.accounts {
             let access = bits_of(*bits, [0, 1, 2, 10]);
             rows = if self.mysql {
                 rows.row(user, host, |row| row.privileges = columns_of(*bits))
+            } else if self.old {
+                rows.old_row(user, host, |row| row.privileges = columns_of(*bits))
             } else {
                 rows.user_with(user, host, &format!("\"access\":{access},\"version_id\":101119,"))
             };
         }
-        if !self.mysql {
+        if self.old {
+            rows = rows.old_row("r", "", |row| {
+                row.is_role = true;
+                row.privileges = columns_of(self.role);
+            });
+        } else if !self.mysql {
             let access = bits_of(self.role, [0, 1, 2, 10]);
             rows = rows.json(
                 "r",
                 "",
                 &format!("{{\"access\":{access},\"version_id\":101119,\"is_role\":true}}"),
             );
-            for host in &self.grantees {
-                rows = rows.granted("r", "u", host);
-            }
+        }
+        for host in self.grantees.iter().filter(|_| !self.mysql) {
+            rows = rows.granted("r", "u", host);
         }
         for (user, host, db, bits) in &self.databases {
             rows.0.db.push(DbRow {

@@ -13,8 +13,7 @@ use crate::grants::Product;
 
 /// What the monitor account must be able to read, and what is granted for it.
 const TABLES: &[&str] = &["db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv"];
-const TABLES_OF_MARIADB: &[&str] = &["global_priv", "roles_mapping"];
-const TABLES_OF_MYSQL: &[&str] = &["user"];
+const TABLES_OF_MARIADB: &[&str] = &["roles_mapping"];
 const TABLES_OF_MYSQL_8: &[&str] = &["role_edges", "default_roles", "global_grants"];
 
 /// Errors of a missing privilege: on a table, a column, a database, a global one, and "unknown table".
@@ -35,12 +34,12 @@ pub struct NodeReport {
 
 /// The tables of the schema `mysql` that are read.
 pub(super) fn tables(product: &Product) -> impl Iterator<Item = &'static str> {
-    let (accounts, roles) = match product {
-        Product::MySql { .. } if mysql_tables::has_roles(product) => (TABLES_OF_MYSQL, TABLES_OF_MYSQL_8),
-        Product::MySql { .. } => (TABLES_OF_MYSQL, &[][..]),
-        Product::MariaDb { .. } | Product::Unsupported { .. } => (TABLES_OF_MARIADB, &[][..]),
+    let roles = match product {
+        Product::MySql { .. } if mysql_tables::has_roles(product) => TABLES_OF_MYSQL_8,
+        Product::MySql { .. } => &[],
+        Product::MariaDb { .. } | Product::Unsupported { .. } => TABLES_OF_MARIADB,
     };
-    accounts.iter().chain(roles).chain(TABLES).copied()
+    [product.account_table()].into_iter().chain(roles.iter().copied()).chain(TABLES.iter().copied())
 }
 
 /// Asks every node of the configuration, all at once. Sorted by cluster and node.
@@ -98,13 +97,7 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
         .await?;
     }
     let product = Product::from_version(&facts.version);
-    let replica = format!(
-        "GRANT {} ON *.* TO {account};",
-        match product {
-            Product::MySql { .. } => "REPLICATION CLIENT",
-            _ => "SLAVE MONITOR",
-        }
-    );
+    let replica = format!("GRANT {} ON *.* TO {account};", may_see_replicas(&product));
     let members = |table| {
         (
             format!("SELECT 1 FROM performance_schema.{table} LIMIT 0"),
@@ -116,13 +109,9 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
         ClusterKind::Replication | ClusterKind::MultiPrimary => {
             let mut needed = vec![(replica_query(&product).to_owned(), replica)];
             if cluster.discover.is_some() {
-                let lists = match product {
-                    Product::MySql { .. } => "REPLICATION SLAVE",
-                    _ => "REPLICATION MASTER ADMIN",
-                };
                 needed.push((
                     replicas_query(&product).to_owned(),
-                    format!("GRANT {lists} ON *.* TO {account};"),
+                    format!("GRANT {} ON *.* TO {account};", may_list_replicas(&product)),
                 ));
             }
             needed
@@ -142,6 +131,25 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
     }
     client.close().await;
     Ok(())
+}
+
+/// The privilege for the state of a server as a replica. It has gone from one to the other in `MariaDB` 10.5.
+fn may_see_replicas(product: &Product) -> &'static str {
+    match product {
+        Product::MariaDb { major: 10, minor: 5, patch: 2..=8 } => "REPLICATION SLAVE ADMIN",
+        product if product.is_mariadb_at_least(10, 6) => "SLAVE MONITOR",
+        Product::MariaDb { major: 10, minor: 5, patch: 9.. } => "SLAVE MONITOR",
+        _ => "REPLICATION CLIENT",
+    }
+}
+
+/// The privilege for the list of a server's replicas.
+fn may_list_replicas(product: &Product) -> &'static str {
+    match product {
+        product if product.is_mariadb_at_least(10, 6) => "REPLICATION MASTER ADMIN",
+        Product::MariaDb { major: 10, minor: 5, patch: 2.. } => "REPLICATION MASTER ADMIN",
+        _ => "REPLICATION SLAVE",
+    }
 }
 
 /// Runs a query; a denial is a problem with its mending statement, any other failure ends the examination.
@@ -174,6 +182,37 @@ fn quoted(account: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn privileges_have_the_names_of_the_version() {
+        let names = |version| {
+            let product = Product::from_version(version);
+            (may_see_replicas(&product), may_list_replicas(&product))
+        };
+        let new = ("SLAVE MONITOR", "REPLICATION MASTER ADMIN");
+        for (version, expected) in [
+            ("11.8.9-MariaDB", new),
+            ("10.6.0-MariaDB", new),
+            ("10.5.9-MariaDB", new),
+            ("10.5.8-MariaDB", ("REPLICATION SLAVE ADMIN", "REPLICATION MASTER ADMIN")),
+            ("10.5.1-MariaDB", ("REPLICATION CLIENT", "REPLICATION SLAVE")),
+            ("10.3.39-MariaDB", ("REPLICATION CLIENT", "REPLICATION SLAVE")),
+            ("9.7.4", ("REPLICATION CLIENT", "REPLICATION SLAVE")),
+        ] {
+            assert_eq!(names(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn every_version_has_its_table_of_accounts() {
+        for (version, table) in
+            [("10.3.39-MariaDB", "user"), ("10.4.6-MariaDB", "global_priv"), ("5.7.44", "user")]
+        {
+            let tables: Vec<_> = tables(&Product::from_version(version)).collect();
+            assert_eq!(tables[0], table, "{version}");
+            assert_eq!(tables.contains(&"roles_mapping"), version.contains("MariaDB"), "{version}");
+        }
+    }
 
     #[test]
     fn an_account_is_quoted_at_its_last_at_sign() {

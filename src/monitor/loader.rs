@@ -3,9 +3,7 @@
 //! Where a node's [`fingerprint`] is still the one of the accounts in force, nothing else is read. Everything is read all
 //! the same each tenth time, for what a fingerprint might miss. After that the other nodes are [compared](nodes).
 //!
-//! What the monitor account must be granted on `MariaDB`: `SELECT` on `mysql.global_priv`, `mysql.db`,
-//! `mysql.tables_priv`, `mysql.columns_priv`, `mysql.procs_priv`, `mysql.roles_mapping` and `mysql.proxies_priv`, and
-//! `SHOW DATABASES ON *.*`. For `MySQL`, see `mysql_tables`.
+//! What the monitor account must be granted is told by `mariadb_tables` and `mysql_tables`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,16 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
-use zeroize::Zeroizing;
 
 use super::Monitors;
 use super::client::{AskError, Client, own_login, text};
-use super::{fingerprint, mysql_tables, nodes};
+use super::{fingerprint, mariadb_tables, mysql_tables, nodes};
 use crate::accounts::{ClusterAccounts, ReloadRequest};
 use crate::config::{Cluster, Config, Node};
 use crate::grants::{
-    ColumnRow, DbRow, Fingerprint, GlobalPrivRow, HostIdentity, HostName, Product, ProxyRow, RawAccounts,
-    RoleMappingRow, RoutineRow, ServerVariables, Snapshot, TableRow,
+    ColumnRow, DbRow, Fingerprint, HostIdentity, HostName, Product, ProxyRow, RawAccounts, RoutineRow,
+    ServerVariables, Snapshot, TableRow,
 };
 use crate::ids::ClusterName;
 
@@ -321,7 +318,7 @@ async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
     if product.is_mysql() {
         mysql_tables::read(client, &product, &mut raw, QUERY_LIMIT).await?;
     } else {
-        read_mariadb_rows(client, &mut raw).await?;
+        mariadb_tables::read(client, &product, &mut raw, QUERY_LIMIT).await?;
     }
     read_shared_rows(client, &mut raw).await?;
     if in_transaction {
@@ -331,27 +328,6 @@ async fn read_rows(client: &mut Client) -> Result<RawAccounts, LoadError> {
         raw.databases.push(text(&row, 0)?);
     }
     Ok(raw)
-}
-
-/// The tables that only `MariaDB` has.
-async fn read_mariadb_rows(client: &mut Client, raw: &mut RawAccounts) -> Result<(), LoadError> {
-    for row in client.rows("SELECT Host, User, Priv FROM mysql.global_priv", QUERY_LIMIT).await? {
-        raw.global_priv.push(GlobalPrivRow {
-            host: text(&row, 0)?,
-            user: text(&row, 1)?,
-            priv_json: Zeroizing::new(text(&row, 2)?),
-        });
-    }
-    let query = "SELECT Host, User, Role, Admin_option FROM mysql.roles_mapping";
-    for row in client.rows(query, QUERY_LIMIT).await? {
-        raw.roles.push(RoleMappingRow {
-            host: text(&row, 0)?,
-            user: text(&row, 1)?,
-            role: text(&row, 2)?,
-            admin: text(&row, 3)? == "Y",
-        });
-    }
-    Ok(())
 }
 
 /// The tables that all servers have.
@@ -435,7 +411,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
     let version = get("version").to_owned();
     if let Product::Unsupported { .. } = Product::from_version(&version) {
         return Err(LoadError::Unsupported(format!(
-            "accounts of {version:?} cannot be read: supported are MariaDB 10.4 and later, and MySQL 5.7 to 9"
+            "accounts of {version:?} cannot be read: supported are MariaDB 10.3 and later, and MySQL 5.7 to 9"
         )));
     }
     let defaults = ServerVariables::default();

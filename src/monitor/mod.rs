@@ -11,6 +11,7 @@ mod discovery;
 mod fingerprint;
 pub mod live;
 mod loader;
+mod mariadb_tables;
 mod members;
 mod mysql_tables;
 mod nodes;

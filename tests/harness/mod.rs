@@ -5,7 +5,8 @@
 //! * [`resolver`]: host names that only some children see.
 //! * [`network`]: hosts with a network of their own, whose cables can be cut.
 //! * [`server`]: one server, `mariadbd` or `mysqld`.
-//! * [`mysql`]: what is peculiar to `mysqld`, which lives in a root of its own.
+//! * [`root`]: servers of other versions, each in a root of its own.
+//! * [`mysql`]: what is peculiar to `mysqld`.
 //! * [`cluster`]: a Galera cluster, a primary with a replica.
 //! * [`proxy`]: `spillway run`, its console and its HTTP API.
 //! * [`client`]: the `mariadb` program as a client.
@@ -22,6 +23,7 @@ pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod resolver;
+pub(crate) mod root;
 pub(crate) mod server;
 pub(crate) mod workspace;
 

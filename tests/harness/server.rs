@@ -3,6 +3,7 @@
 use super::network::Host;
 use super::process::{Process, RunAs};
 use super::resolver::Hosts;
+use super::root::{self, Root};
 use super::{Outcome, client, mysql, wait_for, workspace};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,9 +23,9 @@ pub(crate) const MONITOR_PASSWORD: &str = "monitor-secret";
 /// Whose server it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Make {
-    /// `mariadbd` of this machine.
+    /// `mariadbd`: this machine's, or one in a [`Root`] of its own.
     MariaDb,
-    /// `mysqld` in its own root, see [`mysql`].
+    /// `mysqld` in its own [`Root`].
     MySql,
 }
 
@@ -60,6 +61,8 @@ pub(crate) struct Server {
     pub(crate) host: Ipv4Addr,
     /// TCP port there.
     pub(crate) port: u16,
+    /// Where it lives, unless it is this machine's.
+    home: Option<&'static Root>,
     directory: PathBuf,
     options: Vec<String>,
     /// What is started in place of `mariadbd`, as the user of this process.
@@ -74,24 +77,35 @@ impl Server {
     pub(crate) fn prepare(name: &str, options: &[&str]) -> Outcome<Self> {
         let directory = workspace::directory(name)?;
         workspace::data_directory(&directory.join("data"))?;
-        Self::with_directory(Make::MariaDb, name, directory, options)
+        Self::with_directory(None, name, directory, options)
     }
 
-    /// The same for a `MySQL` server; fails where there is none, see [`mysql::root`].
+    /// The same for a server in a root of its own; fails where there is none, see [`Root::path`].
+    pub(crate) fn prepare_in(home: &'static Root, name: &str, options: &[&str]) -> Outcome<Self> {
+        let directory = home.directory(name)?;
+        home.data_directory(&directory.join("data"))?;
+        Self::with_directory(Some(home), name, directory, options)
+    }
+
+    /// The same for a `MySQL` server.
     pub(crate) fn prepare_mysql(name: &str, options: &[&str]) -> Outcome<Self> {
-        let directory = mysql::directory(name)?;
-        mysql::data_directory(&directory.join("data"))?;
-        Self::with_directory(Make::MySql, name, directory, options)
+        Self::prepare_in(&root::MYSQL, name, options)
     }
 
-    fn with_directory(make: Make, name: &str, directory: PathBuf, options: &[&str]) -> Outcome<Self> {
+    fn with_directory(
+        home: Option<&'static Root>,
+        name: &str,
+        directory: PathBuf,
+        options: &[&str],
+    ) -> Outcome<Self> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let port = workspace::free_port()?;
         Ok(Self {
             name: name.to_owned(),
-            make,
+            make: home.map_or(Make::MariaDb, |home| home.make),
             host: Ipv4Addr::LOCALHOST,
             port,
+            home,
             directory,
             options,
             wrapper: None,
@@ -136,9 +150,9 @@ impl Server {
         let path = self.directory.join(name);
         fs::write(&path, content).map_err(|e| format!("{}: {e}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
-        match self.make {
-            Make::MariaDb => workspace::give_to_server_user(&path)?,
-            Make::MySql => mysql::give_to_server_user(&path)?,
+        match self.home {
+            None => workspace::give_to_server_user(&path)?,
+            Some(home) => home.give_to_server_user(&path)?,
         }
         self.seen(&path)
     }
@@ -169,15 +183,15 @@ impl Server {
         arguments.extend(self.options.iter().cloned());
         arguments.extend(once.iter().map(|&option| option.to_owned()));
         let output = self.directory.join("output.log");
-        let process = match self.make {
-            Make::MariaDb => {
+        let process = match self.home {
+            None => {
                 let (program, run_as) = match &self.wrapper {
                     Some(wrapper) => (wrapper.as_path(), RunAs::Myself),
                     None => (Path::new(workspace::mariadbd()), RunAs::Server),
                 };
                 Process::start(&self.name, program, &arguments, &[], &output, run_as)?
             }
-            Make::MySql => mysql::start(&self.name, &arguments, &output)?,
+            Some(home) => home.start(&self.name, &arguments, &output)?,
         };
         self.process = Some(process);
         Ok(())
@@ -185,10 +199,7 @@ impl Server {
 
     /// A path as the server sees it.
     fn seen(&self, path: &Path) -> Outcome<String> {
-        match self.make {
-            Make::MariaDb => Ok(path.display().to_string()),
-            Make::MySql => mysql::inside(path),
-        }
+        self.home.map_or_else(|| Ok(path.display().to_string()), |home| home.inside(path))
     }
 
     /// Waits until the server answers on its socket; a server that ended is reported at once.
@@ -231,14 +242,28 @@ impl Server {
 
     /// The client program as administrator, in batch mode.
     fn administrator(&self) -> Outcome<Command> {
-        let (mut command, user) = match self.make {
-            Make::MariaDb => (Command::new("mariadb"), workspace::current_user()),
-            Make::MySql => (mysql::client()?, "root"),
+        let (mut command, user) = match self.home {
+            None => (Command::new("mariadb"), workspace::current_user()),
+            Some(home) => (home.client()?, "root"),
         };
         command.args(["--no-defaults", "--batch"]);
+        if self.make == Make::MariaDb {
+            // From 11.4 on the program verifies certificates, on a socket as well.
+            command.arg("--skip-ssl");
+        }
         command.arg(format!("--socket={}", self.seen(&self.socket())?));
         command.arg(format!("--user={user}"));
         Ok(command)
+    }
+
+    /// Whether it is a `MariaDB` of at least this version.
+    pub(crate) fn is_mariadb_at_least(&self, least: (u32, u32)) -> Outcome<bool> {
+        let version = self.sql("SELECT VERSION()")?;
+        let mut numbers = version.split('.').map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(self.make == Make::MariaDb && (major, minor) >= least),
+            _ => Err(format!("server {}: version {version:?}", self.name)),
+        }
     }
 
     /// Where it listens.

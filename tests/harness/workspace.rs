@@ -52,7 +52,9 @@ pub(crate) fn remove() {
     if let Some(Ok(workspace)) = WORKSPACE.get() {
         workspace.remove();
     }
-    super::mysql::remove();
+    for home in super::root::ALL {
+        home.remove();
+    }
 }
 
 impl Workspace {
@@ -179,7 +181,7 @@ fn template() -> Outcome<PathBuf> {
     if kept.join("mysql").is_dir() { Ok(kept) } else { Err(format!("cannot keep {}", kept.display())) }
 }
 
-/// Where templates are kept; `tests/setup/mysql.sh` knows the same place.
+/// Where templates are kept; `tests/setup/root.sh` knows the same place.
 pub(super) fn cache_directory() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));

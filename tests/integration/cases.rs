@@ -29,7 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
 /// As the server sees it.
-const SPILLWAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 40);
+pub(crate) const SPILLWAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 40);
 
 /// How a client comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,18 +111,19 @@ const DATABASES: &[OfDatabase] = &[
     ("83 too long", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "1102", "1059"),
 ];
 
-const DATABASES_OF_MARIADB: &[OfDatabase] = &[
-    ("78", "CREATE DATABASE open; GRANT SELECT ON open.* TO PUBLIC", "open", "{u}@%", "-"),
-    (
-        "79",
-        "CREATE USER {u}@'127.0.0.%' {pw}; GRANT FILE ON *.* TO {u}@'%'; CREATE ROLE {r}; GRANT SELECT ON app.* TO {r}; \
+/// From 10.11 on.
+const DATABASES_OF_PUBLIC: &[OfDatabase] =
+    &[("78", "CREATE DATABASE open; GRANT SELECT ON open.* TO PUBLIC", "open", "{u}@%", "-")];
+
+const DATABASES_OF_MARIADB: &[OfDatabase] = &[(
+    "79",
+    "CREATE USER {u}@'127.0.0.%' {pw}; GRANT FILE ON *.* TO {u}@'%'; CREATE ROLE {r}; GRANT SELECT ON app.* TO {r}; \
          GRANT {r} TO {u}@'%'; UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.default_role', '{r}') \
          WHERE User = '{u}' AND Host = '127.0.0.%'",
-        "app",
-        "{u}@127.0.0.% reads",
-        "-",
-    ),
-];
+    "app",
+    "{u}@127.0.0.% reads",
+    "-",
+)];
 
 const DATABASES_OF_MYSQL: &[OfDatabase] = &[
     (
@@ -191,6 +192,12 @@ const WITH_SECURE_TRANSPORT: &[OfCredentials] = &[
     ("97", "", "c84", "wrong", Door::Plain, "1045 YES", "1045 YES"),
     ("98", "", "c84", PASSWORD, Door::Socket, "c84@%", "c84@%"),
 ];
+/// From `MariaDB` 11.4 on, which says so before it looks at the password.
+const WITH_SECURE_TRANSPORT_FIRST: &[OfCredentials] = &[
+    ("96", "", "c84", PASSWORD, Door::Plain, "3159", "-"),
+    ("97", "", "c84", "wrong", Door::Plain, "3159", "-"),
+    ("98, first", "", "c84", PASSWORD, Door::Socket, "c84@%", "-"),
+];
 const WITHOUT_SANDBOX: &[OfCredentials] =
     &[("99, no sandbox", "", "{u}", PASSWORD, Door::Plain, "1862", "-")];
 
@@ -241,7 +248,8 @@ fn filled(text: &str, number: &str, make: Make) -> String {
         .replace("{pw}", &format!("IDENTIFIED BY '{PASSWORD}'"))
 }
 
-fn all(mut stage: Stage) -> Verdict {
+/// All cases, on one server.
+pub(crate) fn all(mut stage: Stage) -> Verdict {
     let mut failures = Vec::new();
     if let Err(failure) = in_turn(&mut stage, &mut failures) {
         failures.push(failure);
@@ -253,9 +261,13 @@ fn all(mut stage: Stage) -> Verdict {
 fn in_turn(stage: &mut Stage, failures: &mut Vec<String>) -> Verdict {
     let make = stage.server.make;
     let of_make = if make == Make::MySql { DATABASES_OF_MYSQL } else { DATABASES_OF_MARIADB };
-    make_accounts(stage, of_make)?;
+    let mut of_version = of_make.to_vec();
+    if stage.server.is_mariadb_at_least((10, 11))? {
+        of_version.extend(DATABASES_OF_PUBLIC);
+    }
+    make_accounts(stage, &of_version)?;
     databases(stage, DATABASES, failures);
-    databases(stage, of_make, failures);
+    databases(stage, &of_version, failures);
     credentials(stage, CREDENTIALS, failures);
     masked(stage, failures)?;
     exchanges(stage, failures)?;
@@ -373,6 +385,7 @@ fn credentials(stage: &Stage, cases: &[OfCredentials], failures: &mut Vec<String
             "109" => "1045 YES",
             // By a socket of Spillway a client comes to the server as by TCP from Spillway's address.
             "98" => of(make, "1045 YES", "3159"),
+            "98, first" => "3159",
             _ => &expected,
         };
         let user = filled(name, number, make);
@@ -573,7 +586,8 @@ fn settings(stage: &mut Stage, failures: &mut Vec<String>) -> Verdict {
         stage.spillway.ask("reload accounts").map(drop)
     };
     set(stage, "SET GLOBAL require_secure_transport = ON")?;
-    credentials(stage, WITH_SECURE_TRANSPORT, failures);
+    let first = stage.server.is_mariadb_at_least((11, 4))?;
+    credentials(stage, if first { WITH_SECURE_TRANSPORT_FIRST } else { WITH_SECURE_TRANSPORT }, failures);
     set(stage, "SET GLOBAL require_secure_transport = OFF")?;
     if of_mysql {
         handles_expired_passwords(stage)?;

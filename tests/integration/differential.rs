@@ -10,12 +10,13 @@
 use crate::harness::Outcome;
 use crate::harness::mysql;
 use crate::harness::proxy::Spillway;
+use crate::harness::root::{MARIADB_10_5, MARIADB_11_8, Root};
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server, monitor_statements};
 use crate::harness::workspace::{self, free_port};
 use crate::lab;
 use crate::raw::{self, Credentials, Raw, Refusal};
 use crate::tls::{Authority, write};
-use crate::{Verdict, mysql_trial, trial};
+use crate::{Verdict, mysql_trial, rooted_trial, trial};
 use indicatif::{ProgressBar, ProgressStyle};
 use libtest_mimic::Trial;
 use rustls::ClientConfig;
@@ -31,6 +32,8 @@ use std::sync::Arc;
 
 /// Clients that are tried with one set of accounts.
 const CLIENTS: u64 = 80;
+/// The same where there are few cases.
+const FEW_CLIENTS: u64 = 25;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -39,6 +42,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         mysql_trial("differential::mysql_guarded_near", || mysql_differential(Ipv4Addr::LOCALHOST, 4)),
         mysql_trial("differential::mysql_guarded_far", || mysql_differential(FAR, 5)),
         trial("differential::announced", || differential(FAR, "proxy-protocol", 3)),
+        version(&MARIADB_11_8, "differential::mariadb_11_8_guarded_near", Ipv4Addr::LOCALHOST, 6),
+        version(&MARIADB_11_8, "differential::mariadb_11_8_guarded_far", FAR, 7),
+        version(&MARIADB_10_5, "differential::mariadb_10_5_guarded_near", Ipv4Addr::LOCALHOST, 8),
+        version(&MARIADB_10_5, "differential::mariadb_10_5_guarded_far", FAR, 9),
     ]
 }
 
@@ -288,18 +295,34 @@ pub(crate) struct Stage {
     pub(crate) socket: PathBuf,
     /// The address that the server sees of Spillway.
     source: Ipv4Addr,
-    /// Clients that trust the certificates of the server and of Spillway. Each remembers sessions of its own.
+    /// Vouches for the certificates of the server and of Spillway.
+    pub(crate) authority: Authority,
+    /// Clients that trust these certificates. Each remembers sessions of its own.
     pub(crate) clients: [Arc<ClientConfig>; 2],
 }
 
 impl Stage {
     pub(crate) fn set_up(name: &str, source: Ipv4Addr, way: &str) -> Outcome<Self> {
+        Self::set_up_in(None, name, source, way)
+    }
+
+    /// The same with a server of another version.
+    pub(crate) fn set_up_in(
+        home: Option<&'static Root>,
+        name: &str,
+        source: Ipv4Addr,
+        way: &str,
+    ) -> Outcome<Self> {
         let networks = format!("--proxy-protocol-networks={source}");
         let mut options = vec!["--skip-name-resolve", "--character-set-server=utf8mb4"];
         if way != "guard" {
             options.push(&networks);
         }
-        let (server, authority) = with_tls(Server::prepare(name, &options)?)?;
+        let server = match home {
+            None => Server::prepare(name, &options)?,
+            Some(home) => Server::prepare_in(home, name, &options)?,
+        };
+        let (server, authority) = with_tls(server)?;
         server.create_monitor()?;
         server.sql(
             "CREATE DATABASE data; CREATE DATABASE da_a; CREATE DATABASE logs;
@@ -312,13 +335,13 @@ impl Stage {
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
         server.sql(&format!("DROP USER '{MONITOR_USER}'@'%'"))?;
-        Self::before(server, &authority, name, source, way)
+        Self::before(server, authority, name, source, way)
     }
 
     /// A Spillway before a server that is ready.
     fn before(
         server: Server,
-        authority: &Authority,
+        authority: Authority,
         name: &str,
         source: Ipv4Addr,
         way: &str,
@@ -346,7 +369,7 @@ impl Stage {
         );
         let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
         let clients = [authority.trusted_by(&TLS13, None)?, authority.trusted_by(&TLS13, None)?];
-        Ok(Self { server, spillway, port, socket, source, clients })
+        Ok(Self { server, spillway, port, socket, source, authority, clients })
     }
 
     /// Replaces all accounts but the monitor's and root's.
@@ -518,7 +541,7 @@ impl Stage {
             let statements = mysql::monitor_statements().replace("'@'%'", &format!("'@'{host}'"));
             server.sql(&statements.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
         }
-        Self::before(server, &authority, name, source, "guard")
+        Self::before(server, authority, name, source, "guard")
     }
 
     fn use_mysql_accounts(&self, statements: &[String]) -> Outcome<()> {
@@ -564,19 +587,42 @@ fn number(name: &str, default: u64) -> u64 {
 fn differential(source: Ipv4Addr, way: &str, stream: u64) -> Verdict {
     let stage = Stage::set_up(&format!("differential-{stream}"), source, way)?;
     let what = format!("from {source}, {way}");
-    run(&stage, &what, number("CASES", 12_000) / 3, stream, Dice::accounts, Stage::use_accounts)
+    run(&stage, &what, (number("CASES", 12_000) / 3, CLIENTS), stream, Dice::accounts, Stage::use_accounts)
+}
+
+/// A few of the cases against a server of another version.
+fn version(home: &'static Root, name: &str, source: Ipv4Addr, stream: u64) -> Trial {
+    rooted_trial(home, name, move || {
+        let stage = Stage::set_up_in(Some(home), &format!("differential-{stream}"), source, "guard")?;
+        let what = format!("from {source}, {}, guard", home.title);
+        run(
+            &stage,
+            &what,
+            (number("CASES", 12_000) / 40, FEW_CLIENTS),
+            stream,
+            Dice::accounts,
+            Stage::use_accounts,
+        )
+    })
 }
 
 fn mysql_differential(source: Ipv4Addr, stream: u64) -> Verdict {
     let stage = Stage::set_up_mysql(&format!("differential-{stream}"), source)?;
     let what = format!("from {source}, MySQL, guard");
-    run(&stage, &what, number("CASES", 12_000) / 5, stream, Dice::mysql_accounts, Stage::use_mysql_accounts)
+    run(
+        &stage,
+        &what,
+        (number("CASES", 12_000) / 5, CLIENTS),
+        stream,
+        Dice::mysql_accounts,
+        Stage::use_mysql_accounts,
+    )
 }
 
 fn run(
     stage: &Stage,
     what: &str,
-    cases: u64,
+    (cases, clients): (u64, u64),
     stream: u64,
     make: fn(&mut Dice) -> Vec<String>,
     install: fn(&Stage, &[String]) -> Outcome<()>,
@@ -589,7 +635,7 @@ fn run(
     while done < cases {
         let accounts = make(&mut dice);
         install(stage, &accounts)?;
-        for _ in 0..CLIENTS.min(cases - done) {
+        for _ in 0..clients.min(cases - done) {
             let client = dice.client();
             match stage.compare(&client)? {
                 Ok(None) => {}

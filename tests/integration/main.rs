@@ -7,8 +7,8 @@
 //! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects
 //! it: `cargo test --test integration -- login`.
 //!
-//! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
-//! words of the run say so. So it is with those in [`names`], which need mount namespaces, with those in
+//! The tests in [`mysql`] need a `MySQL` 9.7, and those in [`versions`] a `MariaDB` 11.8 and 10.5, which `make servers` gets; where
+//! there is none they are ignored, and the last words of the run say so. So it is with those in [`names`], which need mount namespaces, with those in
 //! [`unix_accounts`], which need to be root, and with some in [`chaos`], which need network namespaces.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
@@ -49,8 +49,10 @@ mod startup;
 mod statements;
 mod tls;
 mod unix_accounts;
+mod versions;
 
 use harness::Outcome;
+use harness::root::{self, Root};
 use libtest_mimic::{Arguments, Trial};
 use std::io::Write as _;
 
@@ -92,6 +94,15 @@ pub(crate) fn mysql_trial(name: &str, test: fn() -> Verdict) -> Trial {
     trial(name, test).with_ignored_flag(harness::mysql::root().is_err())
 }
 
+/// A named test that needs a server of another version: ignored, and said so at the end, where there is none.
+pub(crate) fn rooted_trial(
+    home: &'static Root,
+    name: &str,
+    test: impl FnOnce() -> Verdict + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || test().map_err(Into::into)).with_ignored_flag(home.path().is_err())
+}
+
 /// A named test with host names of its own: ignored, and said so at the end, where that cannot be.
 pub(crate) fn named_trial(name: &str, test: fn() -> Verdict) -> Trial {
     trial(name, test).with_ignored_flag(harness::resolver::missing().is_some())
@@ -104,12 +115,14 @@ pub(crate) fn users_trial(name: &str, test: fn() -> Verdict) -> Trial {
 
 /// Says which tests were left out, in words that nobody overlooks.
 fn mourn(ignored: u64) {
-    let mysql = harness::mysql::root().err().map(|reason| format!("those against MySQL 9.7: {reason}"));
+    let roots = root::ALL
+        .iter()
+        .filter_map(|home| home.path().err().map(|reason| format!("those against {}: {reason}", home.title)));
     let names = harness::resolver::missing().map(|reason| format!("those with names of hosts: {reason}"));
     let users = (harness::workspace::current_user() != "root")
         .then(|| "those with clients of other users: only root can start them".to_owned());
     let hosts = harness::network::missing().map(|reason| format!("those with a network of hosts: {reason}"));
-    let reasons: Vec<String> = mysql.into_iter().chain(names).chain(users).chain(hosts).collect();
+    let reasons: Vec<String> = roots.chain(names).chain(users).chain(hosts).collect();
     if ignored > 0 && !reasons.is_empty() {
         let line = "=".repeat(71);
         let reasons = reasons.join("\n  ");
@@ -150,6 +163,7 @@ fn main() {
         node_tls::trials(),
         nodes::trials(),
         unix_accounts::trials(),
+        versions::trials(),
         handover::trials(),
         handover_more::trials(),
     ];

@@ -1,41 +1,91 @@
 #!/bin/sh
-# Makes a directory that holds a small Debian (sid) with MySQL's server and client programs, and prints its path. Debian's stable
-# releases have MariaDB alone, and the two cannot be installed side by side, so MySQL gets a root of its own, in which the
-# tests start it by chroot. It lies beside the templates of the tests, in the user's cache, and run again this
+# Makes directories that each hold a small Debian with one more server and its client programs: MySQL, and MariaDB of
+# other versions than this machine's. They cannot be installed side by side, so each gets a root of its own, in which the
+# tests start it by chroot. The roots lie beside the templates of the tests, in the user's cache, and run again this
 # script changes nothing.
 #
-#   mysql.sh              prints the path; on failure one line on stderr, and exit code 1
-#   mysql.sh --optional   says what happens instead; on failure a block on stderr, and exit code 0
+#   root.sh NAME                    prints the path; on failure one line on stderr, and exit code 1
+#   root.sh --optional [NAME...]    says what happens instead; on failure a block on stderr, and exit code 0
 #
-# The root is made under another name and renamed when it is complete. The reason of a failure stays in a file
+# Names: mysql, mariadb-11.8, mariadb-10.5; without one, all of them.
+#
+# A root is made under another name and renamed when it is complete. The reason of a failure stays in a file
 # beside it, for the tests that are skipped because of it.
 set -eu
 umask 022
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
-# Counts up whenever what this script puts into the root changes; tests/harness/mysql.rs names the same root.
-layout=1
-suite=sid
-packages='mysql-server-core mysql-client-core'
 # Seconds that one step may take: a mirror that hangs must not hold up the tests for ever.
 patience=600
 
 optional=no
 if [ "${1:-}" = --optional ]; then
     optional=yes
+    shift
+    [ $# -gt 0 ] || set -- mysql mariadb-11.8 mariadb-10.5
+    if [ $# -gt 1 ]; then
+        for name in "$@"; do
+            "$0" --optional "$name"
+        done
+        exit 0
+    fi
 fi
+name=${1:-}
+
+# layout: counts up whenever what this script puts into the root changes; tests/harness/root.rs names the same root.
+# extra: a package of which only the plugins named by `plugins` are taken, for it depends on much more.
+case $name in
+mysql)
+    title='MySQL 9.7'
+    layout=1
+    suite=sid
+    packages='mysql-server-core mysql-client-core'
+    extra=
+    plugins=
+    server=/usr/sbin/mysqld
+    client=/usr/bin/mysql
+    version_begins=9.
+    ;;
+mariadb-11.8)
+    title='MariaDB 11.8'
+    layout=1
+    suite=trixie
+    packages='mariadb-server-core mariadb-client-core'
+    extra=mariadb-server
+    plugins='auth_ed25519 auth_parsec'
+    server=/usr/sbin/mariadbd
+    client=/usr/bin/mariadb
+    version_begins=11.8.
+    ;;
+mariadb-10.5)
+    title='MariaDB 10.5'
+    layout=1
+    suite=bullseye
+    packages='mariadb-server-core-10.5 mariadb-client-core-10.5'
+    extra=mariadb-server-10.5
+    plugins='auth_ed25519'
+    server=/usr/sbin/mariadbd
+    client=/usr/bin/mariadb
+    version_begins=10.5.
+    ;;
+*)
+    echo "usage: $0 NAME, or $0 --optional [NAME...]; names: mysql mariadb-11.8 mariadb-10.5" >&2
+    exit 64
+    ;;
+esac
+
 if [ -n "${XDG_CACHE_HOME:-}" ]; then
     cache=$XDG_CACHE_HOME/spillway
 else
     cache=${HOME:-/root}/.cache/spillway
 fi
-root=$cache/mysql-root-$layout
+root=$cache/$name-root-$layout
 reason_file=$root.reason
-drafts=$cache/mysql-draft
+drafts=$cache/$name-draft
 
 complete() {
-    [ -x "$root/usr/sbin/mysqld" ] && [ -x "$root/usr/bin/mysql" ] && [ -x "$root/usr/bin/setpriv" ]
+    [ -x "$root$server" ] && [ -x "$root$client" ]
 }
 
 succeed() {
@@ -53,22 +103,23 @@ give_up() {
         exit 1
     fi
     line=======================================================================
-    printf '\n%s\n  THE TESTS AGAINST MYSQL 9.7 WILL BE SKIPPED: there is no MySQL here.\n  %s\n' "$line" "$1" >&2
-    printf '  Everything else is tested. To try again: tests/setup/mysql.sh\n%s\n\n' "$line" >&2
+    printf '\n%s\n  THE TESTS AGAINST %s WILL BE SKIPPED: there is none here.\n  %s\n' \
+        "$line" "$(echo "$title" | tr '[:lower:]' '[:upper:]')" "$1" >&2
+    printf '  Everything else is tested. To try again: tests/setup/root.sh %s\n%s\n\n' "$name" "$line" >&2
     exit 0
 }
 
 if complete; then
     succeed
 fi
-[ "$(id -u)" = 0 ] || give_up "MySQL's root can only be made by root"
-command -v apt-get >/dev/null 2>&1 || give_up "MySQL's root is made from Debian's packages, and there is no apt-get here"
+[ "$(id -u)" = 0 ] || give_up "the root of $title can only be made by root"
+command -v apt-get >/dev/null 2>&1 || give_up "the root of $title is made from Debian's packages, and there is no apt-get here"
 command -v flock >/dev/null 2>&1 || give_up "there is no flock here (package util-linux)"
 mkdir -p "$cache" 2>/dev/null || give_up "cannot make $cache"
 
 # Two runs at once: the second waits for the first, and finds its work done.
 exec 9>"$root.lock"
-flock -w $((3 * patience)) 9 || give_up "another run has been making MySQL's root for too long ($root.lock)"
+flock -w $((3 * patience)) 9 || give_up "another run has been making the root of $title for too long ($root.lock)"
 if complete; then
     succeed
 fi
@@ -127,7 +178,7 @@ for left in "$drafts"-* "$root"; do
 done
 
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-say "installing: MySQL in $root (about a minute)"
+say "installing: $title in $root (about a minute)"
 
 if ! command -v debootstrap >/dev/null 2>&1 || ! command -v gpgv >/dev/null 2>&1 ||
     [ ! -f /usr/share/keyrings/debian-archive-keyring.gpg ]; then
@@ -178,10 +229,24 @@ chmod 755 "$draft/usr/sbin/policy-rc.d"
 timeout --foreground -k 10 "$patience" chroot "$draft" apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends $packages \
     >"$log" 2>&1 9>&- || give_up "cannot install $packages from $mirror: $(last_words)"
 
-version=$(chroot "$draft" /usr/sbin/mysqld --version 2>"$log") || give_up "MySQL does not run: $(last_words)"
+# The plugins' libraries without what else comes with them: they need nothing that the server itself does not.
+take_plugins() {
+    timeout --foreground -k 10 "$patience" chroot "$draft" sh -c "cd /tmp && apt-get -q -o APT::Sandbox::User=root \
+        -o Acquire::Retries=3 download $extra && dpkg-deb -x ${extra}_*.deb extra" || return 1
+    mkdir -p "$draft/usr/lib/mysql/plugin" || return 1
+    for plugin in $plugins; do
+        cp "$draft/tmp/extra/usr/lib/mysql/plugin/$plugin.so" "$draft/usr/lib/mysql/plugin/" || return 1
+    done
+    rm -rf "$draft/tmp/extra" "$draft"/tmp/*.deb
+}
+if [ -n "$extra" ] && ! take_plugins >"$log" 2>&1 9>&-; then
+    give_up "cannot get $plugins from the package $extra: $(last_words)"
+fi
+
+version=$(chroot "$draft" "$server" --version 2>"$log") || give_up "$title does not run: $(last_words)"
 case $version in
-*' Ver 9.'*) ;;
-*) give_up "the tests are written for MySQL 9, and Debian $suite has another: $version" ;;
+*" Ver $version_begins"*) ;;
+*) give_up "the tests are written for $title, and Debian $suite has another: $version" ;;
 esac
 
 # The user that servers run as, and where their directories lie.

@@ -1,0 +1,272 @@
+//! `MariaDB` of other versions than this machine's: the numbered cases, and what a version has that others have not. A
+//! server's own answer, asked by its own client program, is always the measure.
+
+use crate::cases;
+use crate::differential::Stage;
+use crate::harness::Outcome;
+use crate::harness::client::{Printed, run_with_input};
+use crate::harness::root::{MARIADB_10_5, MARIADB_11_8, Root};
+use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER};
+use crate::harness::workspace;
+use crate::lab::{self, PASSWORD, Ways};
+use crate::raw::{self, Credentials};
+use crate::{Verdict, ensure, rooted_trial, same};
+use libtest_mimic::Trial;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        of(&MARIADB_11_8, "versions::cases_of_mariadb_11_8", numbered),
+        of(&MARIADB_10_5, "versions::cases_of_mariadb_10_5", numbered),
+        of(&MARIADB_11_8, "versions::plugins_of_mariadb_11_8", plugins),
+        of(&MARIADB_10_5, "versions::plugins_of_mariadb_10_5", plugins),
+        of(&MARIADB_11_8, "versions::privileges_of_mariadb_11_8", privileges),
+        of(&MARIADB_10_5, "versions::privileges_of_mariadb_10_5", privileges),
+    ]
+}
+
+fn of(home: &'static Root, name: &str, test: fn(&'static Root) -> Verdict) -> Trial {
+    rooted_trial(home, name, move || test(home))
+}
+
+fn stage(home: &'static Root, what: &str, source: Ipv4Addr) -> Outcome<Stage> {
+    let name = format!("{what}-{}", home.title.replace([' ', '.'], "-").to_lowercase());
+    Stage::set_up_in(Some(home), &name, source, "guard")
+}
+
+fn numbered(home: &'static Root) -> Verdict {
+    cases::all(stage(home, "cases", cases::SPILLWAY)?)
+}
+
+fn ways(stage: &Stage) -> Ways {
+    Ways { direct: stage.server.port, proxied: stage.port }
+}
+
+// === plugins and TLS, by the version's own client ===
+
+/// What the version's client prints, with its port taken out.
+fn client(home: &Root, port: u16, user: &str, password: &str, options: &[&str]) -> Outcome<Printed> {
+    let mut command = home.client()?;
+    command.args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", "--batch", "--raw"]);
+    command.arg(format!("--port={port}")).arg(format!("--user={user}")).args(options).arg("data");
+    if !password.is_empty() {
+        command.env("MYSQL_PWD", password);
+    }
+    let mut printed = run_with_input(&mut command, b"SELECT CURRENT_USER(), DATABASE()")?;
+    printed.errors = printed.errors.replace(&port.to_string(), "PORT");
+    Ok(printed)
+}
+
+/// Accounts, each named by what it is there for; `PARSEC` only where there is that plugin.
+const ACCOUNTS: &str = "
+    CREATE USER native@'%' IDENTIFIED BY 'app-secret';
+    CREATE USER open@'%';
+    CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('app-secret');
+    CREATE USER edlocked@'%' IDENTIFIED VIA ed25519 USING PASSWORD('app-secret') ACCOUNT LOCK;
+    CREATE USER edexpired@'%' IDENTIFIED VIA ed25519 USING PASSWORD('app-secret') PASSWORD EXPIRE;
+    CREATE USER edssl@'%' IDENTIFIED VIA ed25519 USING PASSWORD('app-secret') REQUIRE SSL;
+    CREATE USER either@'%' IDENTIFIED VIA ed25519 USING PASSWORD('app-secret') OR mysql_native_password USING PASSWORD('other');
+    CREATE USER socket@'%' IDENTIFIED VIA unix_socket;
+    CREATE USER aged@'%' IDENTIFIED BY 'app-secret' PASSWORD EXPIRE INTERVAL 1 DAY;
+    CREATE USER young@'%' IDENTIFIED BY 'app-secret' PASSWORD EXPIRE INTERVAL 1 DAY;
+    UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.password_last_changed', 1700000000) WHERE User = 'aged';
+    CREATE USER counted@'%' IDENTIFIED BY 'app-secret';
+    CREATE USER countedthrough@'%' IDENTIFIED BY 'app-secret';
+    PARSEC CREATE USER parsec@'%' IDENTIFIED VIA parsec USING PASSWORD('app-secret');
+    PARSEC CREATE USER parseclocked@'%' IDENTIFIED VIA parsec USING PASSWORD('app-secret') ACCOUNT LOCK;
+    PARSEC CREATE USER parsecssl@'%' IDENTIFIED VIA parsec USING PASSWORD('app-secret') REQUIRE SSL;
+    INSERT INTO mysql.db (Host, Db, User, Select_priv) VALUES ('%', 'data', '', 'Y');
+    FLUSH PRIVILEGES;
+";
+
+/// Which of its two passwords a client proves is not seen in what it prints.
+const LOGINS: &[(&str, &str, &str)] = &[
+    ("native", PASSWORD, "native@%"),
+    ("native", "wrong", "1045"),
+    ("open", "", "open@%"),
+    ("open", "wrong", "1045"),
+    ("ed", PASSWORD, "ed@%"),
+    ("ed", "wrong", "1045"),
+    ("ed", "", "1045"),
+    ("edlocked", PASSWORD, "4151"),
+    ("edlocked", "wrong", "1045"),
+    ("edexpired", PASSWORD, "1862"),
+    ("edssl", PASSWORD, "1045"),
+    ("either", "other", "either@%"),
+    ("either", "wrong", "1045"),
+    ("socket", "", "1698"),
+    ("aged", PASSWORD, "1862"),
+    ("aged", "wrong", "1045"),
+    ("young", PASSWORD, "young@%"),
+    ("nobody", PASSWORD, "1045"),
+];
+const LOGINS_BY_PARSEC: &[(&str, &str, &str)] = &[
+    ("parsec", PASSWORD, "parsec@%"),
+    ("parsec", "wrong", "1045"),
+    ("parsec", "", "1045"),
+    ("parseclocked", PASSWORD, "4151"),
+    ("parseclocked", "wrong", "1045"),
+    ("parsecssl", PASSWORD, "1045"),
+];
+
+fn plugins(home: &'static Root) -> Verdict {
+    let stage = stage(home, "plugins", Ipv4Addr::LOCALHOST)?;
+    let with_parsec = stage.server.is_mariadb_at_least((11, 6))?;
+    let of_parsec = if with_parsec { "INSTALL SONAME 'auth_parsec';" } else { "" };
+    let accounts: String = ACCOUNTS
+        .lines()
+        .filter(|line| with_parsec || !line.contains("PARSEC"))
+        .map(|line| line.replace("PARSEC", "") + "\n")
+        .collect();
+    stage.server.sql(&format!(
+        "INSTALL SONAME 'auth_ed25519'; {of_parsec} SET GLOBAL disconnect_on_expired_password = ON; {accounts}"
+    ))?;
+    stage.spillway.ask("reload accounts")?;
+    let by_parsec = if with_parsec { LOGINS_BY_PARSEC } else { &[] };
+    for &(user, password, expected) in LOGINS.iter().chain(by_parsec) {
+        let printed = ways(&stage).agree(&format!("{user} {password:?}"), |port| {
+            client(home, port, user, password, &["--skip-ssl"])
+        })?;
+        let text = printed.output + &printed.errors;
+        ensure!(text.contains(expected), "{user} {password:?}: {text}");
+    }
+    for user in ["ed", "parsec"].into_iter().take(1 + usize::from(with_parsec)) {
+        let answer = stage.spillway.ask(&format!("explain login {user} 127.0.0.1 data"))?;
+        ensure!(answer.contains("relayed") && answer.contains(&format!("let in as {user}@%")), "{answer}");
+    }
+    tls(home, &stage, with_parsec)?;
+    counted(&stage)
+}
+
+/// With the authority's certificate, and without it by the proof that a server of 11.4 and later gives of its own one.
+fn tls(home: &Root, stage: &Stage, with_parsec: bool) -> Verdict {
+    let authority = stage.server.file("authority.pem", &stage.authority.pem)?;
+    let by_authority = [&*format!("--ssl-ca={authority}"), "--ssl-verify-server-cert"];
+    let users: &[&str] = &["native", "ed", "edssl", "parsec", "parsecssl"];
+    let users = if with_parsec { users } else { &users[..3] };
+    for user in users {
+        let printed = ways(stage)
+            .agree(&format!("{user} over TLS"), |port| client(home, port, user, PASSWORD, &by_authority))?;
+        ensure!(printed.output.contains(&format!("{user}@%")), "{user}: {printed:?}");
+    }
+    let printed = ways(stage)
+        .agree("a wrong password over TLS", |port| client(home, port, "native", "wrong", &by_authority))?;
+    ensure!(printed.errors.contains("1045"), "{printed:?}");
+    if !stage.server.is_mariadb_at_least((11, 4))? {
+        return Ok(());
+    }
+    let printed = ways(stage)
+        .agree("the proof of the certificate", |port| client(home, port, "native", PASSWORD, &[]))?;
+    ensure!(printed.output.contains("native@%"), "{printed:?}");
+    // Where nothing proves who the server is, this client talks to neither.
+    for (user, password) in [("open", ""), ("native", "wrong")] {
+        let printed = ways(stage).agree(user, |port| client(home, port, user, password, &[]))?;
+        ensure!(printed.code != Some(0), "{user}: {printed:?}");
+    }
+    // Of these the node alone could give a proof, and it would be of the node's certificate.
+    for user in ["ed", "parsec"] {
+        let printed = client(home, stage.server.port, user, PASSWORD, &[])?;
+        ensure!(printed.output.contains(&format!("{user}@%")), "{user}, directly: {printed:?}");
+        let printed = client(home, stage.port, user, PASSWORD, &[])?;
+        ensure!(printed.errors.contains("2026"), "{user}, through Spillway: {printed:?}");
+    }
+    Ok(())
+}
+
+/// Case 105.
+fn counted(stage: &Stage) -> Verdict {
+    stage.server.sql("SET GLOBAL max_password_errors = 2")?;
+    stage.spillway.ask("reload accounts")?;
+    for (user, port) in [("counted", stage.server.port), ("countedthrough", stage.port)] {
+        let mut codes = Vec::new();
+        for password in ["wrong", "wrong", PASSWORD] {
+            let login = raw::login(port, &Credentials::new(user, password, None))?;
+            codes.push(login.err().map_or(0, |refusal| refusal.code));
+        }
+        same!(codes, [1045, 1045, 4150], "{user}: wrong, wrong, right");
+    }
+    stage.server.sql("SET GLOBAL max_password_errors = DEFAULT").map(drop)
+}
+
+// === privileges ===
+
+/// Every privilege that the version knows, alone and at every level: who is let into a database by it directly is let in
+/// through Spillway. And names that are as long as they may be.
+fn privileges(home: &'static Root) -> Verdict {
+    let stage = stage(home, "privileges", Ipv4Addr::LOCALHOST)?;
+    let listed = stage.server.sql("SHOW PRIVILEGES")?;
+    let names: Vec<&str> = listed
+        .lines()
+        .filter_map(|line| line.split('\t').next())
+        .filter(|name| !["Proxy", "Usage"].contains(name))
+        .collect();
+    ensure!(names.len() > 25, "{listed}");
+    let mut script = String::from("CREATE PROCEDURE data.p() SELECT 1;\n");
+    let mut users = vec!["all".to_owned(), "most".to_owned()];
+    script.push_str("CREATE USER `all`@'%', most@'%'; GRANT ALL ON *.* TO `all`@'%' WITH GRANT OPTION;\n");
+    script.push_str("GRANT ALL ON logs.* TO most@'%'; GRANT ALL ON data.words TO most@'%';\n");
+    for (number, name) in names.iter().enumerate() {
+        for level in ["*.*", "data.*", "data.words", "PROCEDURE data.p"] {
+            let user = format!("u{number}{}", level.replace(|c: char| !c.is_ascii_alphabetic(), ""));
+            // Not every privilege is one of every level: then it is a user without any.
+            let _ = writeln!(script, "CREATE USER {user}@'%';\nGRANT {name} ON {level} TO {user}@'%';");
+            users.push(user);
+        }
+    }
+    stage.server.sql_going_on(&script)?;
+    stage.spillway.ask("reload accounts")?;
+    let mut let_in = 0;
+    for user in &users {
+        for database in ["data", "logs", "none"] {
+            let came = ways(&stage).agree(&format!("{user} {database}"), |port| {
+                Ok(raw::login(port, &Credentials::new(user, "", Some(database)))?.err())
+            })?;
+            let_in += u32::from(came.is_none());
+            let answer = stage.spillway.ask(&format!("explain login {user} 127.0.0.1 {database}"))?;
+            same!(answer.contains("let in as"), came.is_none(), "{user} {database}: {answer}");
+        }
+    }
+    ensure!(let_in > 60, "only {let_in} logins were let in");
+    names_of_full_length(&stage)?;
+    check_live(&stage)
+}
+
+/// A longer name is cut by the server, and another account's then.
+fn names_of_full_length(stage: &Stage) -> Verdict {
+    let longest =
+        stage.server.sql("SELECT CHARACTER_MAXIMUM_LENGTH FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = 'mysql' AND TABLE_NAME = 'global_priv' AND COLUMN_NAME = 'User'")?;
+    let longest: usize = longest.parse().map_err(|_| format!("length {longest:?}"))?;
+    let name = "n".repeat(longest);
+    stage.server.sql(&format!("CREATE USER {name}@'%'"))?;
+    stage.spillway.ask("reload accounts")?;
+    let login = |port, name: &str| -> Outcome<u16> {
+        Ok(raw::login(port, &Credentials::new(name, "", None))?.err().map_or(0, |refusal| refusal.code))
+    };
+    let longer = format!("{name}n");
+    same!((login(stage.server.port, &name)?, login(stage.port, &name)?), (0, 0), "{longest} letters");
+    same!((login(stage.server.port, &longer)?, login(stage.port, &longer)?), (0, 1045), "one letter more");
+    let answer = stage.spillway.ask(&format!("explain login {longer} 127.0.0.1"))?;
+    ensure!(answer.contains("the user name is too long"), "{answer}");
+    Ok(())
+}
+
+/// The monitor account of the tests has all that Spillway asks for on this version.
+fn check_live(stage: &Stage) -> Verdict {
+    let directory = workspace::directory(&format!("check-{}", stage.server.name))?;
+    let file = directory.join("spillway.toml");
+    let configuration = format!(
+        "[cluster.lab]\nkind = \"replication\"\nnodes = {{ solo = \"{}\" }}\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
+         \"{MONITOR_PASSWORD}\" }}\n{}",
+        stage.server.address(),
+        lab::service_toml("lab", stage.port, "route = \"cluster:lab\"")
+    );
+    fs::write(&file, configuration).map_err(|e| e.to_string())?;
+    let mut command = Command::new(lab::binary());
+    let printed = run_with_input(command.args(["check", "--live", "-c"]).arg(&file), b"")?;
+    let text = printed.output + &printed.errors;
+    ensure!(printed.code == Some(0) && !text.contains("GRANT"), "{text}");
+    Ok(())
+}
