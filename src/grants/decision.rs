@@ -13,17 +13,7 @@ use super::masked::{MaskedDifference, MaskedHost};
 use super::matching::{Blind, Found, Observer};
 use super::product::{Product, Vendor};
 use super::snapshot::Snapshot;
-
-/// How the client is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP without TLS.
-    Plain,
-    /// TLS, without a client certificate that was verified.
-    Tls,
-    /// TLS with a client certificate that was verified against an authority.
-    TlsWithCertificate,
-}
+use super::transport::{TlsMismatch, Transport, tls};
 
 /// Everything about a login but the credential.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +29,7 @@ pub struct LoginRequest<'r> {
     /// Whether the client sent a password; for the wording of error 1045.
     pub using_password: bool,
     /// How the client is connected.
-    pub transport: Transport,
+    pub transport: Transport<'r>,
     /// Whether the client has `CLIENT_CAN_HANDLE_EXPIRED_PASSWORDS`.
     pub can_handle_expired_passwords: bool,
     /// The time for the age of passwords.
@@ -96,6 +86,8 @@ pub enum Refusal {
     Offline,
     /// The account demands more of the client's TLS than there is.
     TlsRequired(TlsRequirement),
+    /// The account demands something else of the client's TLS.
+    TlsDiffers(TlsMismatch),
     /// The account is locked.
     Locked(Vendor),
     /// The password is expired, and the server opens no sandbox for this client.
@@ -177,6 +169,7 @@ impl Refusal {
             | Self::UnsupportedPlugin { .. }
             | Self::InsecureTransport(InsecureTransport::Unspoken)
             | Self::TlsRequired(_)
+            | Self::TlsDiffers(_)
             | Self::ProxyUser { .. }
             | Self::GrantsDifferByHost(_) => 1045,
         }
@@ -207,7 +200,6 @@ impl Refusal {
         match self {
             Self::Undecidable(_)
             | Self::UnsupportedPlugin { .. }
-            | Self::TlsRequired(TlsRequirement::Specified { .. })
             | Self::ProxyUser { .. }
             | Self::Offline
             | Self::DatabaseLost { .. }
@@ -218,6 +210,7 @@ impl Refusal {
             | Self::NoAccount
             | Self::InsecureTransport(_)
             | Self::TlsRequired(_)
+            | Self::TlsDiffers(_)
             | Self::Locked(_)
             | Self::PasswordExpired(_)
             | Self::UnknownDatabase(_)
@@ -292,13 +285,10 @@ impl std::fmt::Display for Refusal {
             }
             Self::Offline => f.write_str("the server is in offline mode, which lets administrators in alone"),
             Self::InsecureTransport(_) => f.write_str("the server requires TLS (require_secure_transport)"),
-            Self::TlsRequired(TlsRequirement::Any) => f.write_str("the account requires TLS"),
-            Self::TlsRequired(TlsRequirement::X509) => {
-                f.write_str("the account requires a client certificate")
+            Self::TlsRequired(required) => write!(f, "the account requires {required}"),
+            Self::TlsDiffers(TlsMismatch { part, required, found }) => {
+                write!(f, "the account requires the {part} {required:?}, and the client has {found:?}")
             }
-            Self::TlsRequired(_) => f.write_str(
-                "the account has requirements on cipher, issuer or subject that are not verified here",
-            ),
             Self::Locked(_) => f.write_str("the account is locked"),
             Self::PasswordExpired(_) => f.write_str("the password is expired"),
             Self::ProxyUser { row } => {
@@ -463,7 +453,7 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         after.check("state", Err::<fn() -> String, _>(Refusal::Offline));
     }
     if !after.is_done() {
-        after.check("tls", tls(&account, request.transport));
+        after.check("tls", tls(&account, request.transport, snapshot));
     }
     if !after.is_done() {
         let open = || "the account is not locked".to_owned();
@@ -539,21 +529,6 @@ fn describe_host(request: &LoginRequest<'_>) -> String {
     }
     let _ = write!(text, "; the server sees {}", request.proxy.host_or_ip());
     text
-}
-
-fn tls(account: &Account, transport: Transport) -> Result<impl FnOnce() -> String, Refusal> {
-    let satisfied = match account.tls {
-        TlsRequirement::None => true,
-        TlsRequirement::Any => transport != Transport::Plain,
-        TlsRequirement::X509 => transport == Transport::TlsWithCertificate,
-        // Comparing OpenSSL's names of ciphers and its one-line names of subjects is not done here.
-        TlsRequirement::Specified { .. } | TlsRequirement::Impossible => false,
-    };
-    if satisfied {
-        Ok(|| "the account's requirements are met".to_owned())
-    } else {
-        Err(Refusal::TlsRequired(account.tls.clone()))
-    }
 }
 
 fn may_use<'s>(

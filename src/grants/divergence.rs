@@ -74,6 +74,7 @@ impl Snapshot {
                 native_proxy_users,
                 sha256_proxy_users,
                 offline_mode,
+                compares_as_openssl,
             } = variables;
             [
                 ("version", version.clone()),
@@ -96,6 +97,7 @@ impl Snapshot {
                 ("mysql_native_password_proxy_users", native_proxy_users.to_string()),
                 ("sha256_password_proxy_users", sha256_proxy_users.to_string()),
                 ("offline_mode", offline_mode.to_string()),
+                ("OpenSSL", compares_as_openssl.to_string()),
             ]
         };
         let (here, there) = (text(&self.variables), text(&there.variables));

@@ -423,7 +423,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', \
         'old_style_user_limits', 'init_connect', 'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
         'check_proxy_users', 'mysql_native_password_proxy_users', 'sha256_password_proxy_users', 'offline_mode', \
-        'default_authentication_plugin')";
+        'default_authentication_plugin', 'version_ssl_library')";
     let values: BTreeMap<String, String> = client
         .pairs(query, QUERY_LIMIT)
         .await?
@@ -433,7 +433,8 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
     let get = |name: &str| values.get(name).map_or("", String::as_str);
     let is_on = |name: &str| matches!(get(name), "ON" | "1");
     let version = get("version").to_owned();
-    if let Product::Unsupported { .. } = Product::from_version(&version) {
+    let product = Product::from_version(&version);
+    if let Product::Unsupported { .. } = product {
         return Err(LoadError::Unsupported(format!(
             "accounts of {version:?} cannot be read: supported are MariaDB 10.4 and later, and MySQL 5.7 to 9"
         )));
@@ -461,6 +462,8 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         native_proxy_users: is_on("mysql_native_password_proxy_users"),
         sha256_proxy_users: is_on("sha256_password_proxy_users"),
         offline_mode: is_on("offline_mode"),
+        compares_as_openssl: get("version_ssl_library").starts_with("OpenSSL ")
+            || product.is_mysql_at_least((8, 0, 0)),
         version,
     })
 }
