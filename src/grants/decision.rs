@@ -117,6 +117,8 @@ pub enum Refusal {
     UnknownDatabase(String),
     /// The server does not accept the name of the default database.
     BadDatabaseName(String),
+    /// The name of the default database is longer than one may be, and the server says so.
+    TooLongDatabaseName(String),
     /// Other rows apply to the proxy's address than to the client's.
     GrantsDifferByHost(Box<MaskedDifference>),
 }
@@ -158,6 +160,7 @@ impl Refusal {
             Self::DatabaseDenied { .. } | Self::DatabaseLost { .. } => 1044,
             Self::UnknownDatabase(_) => 1049,
             Self::BadDatabaseName(_) => 1102,
+            Self::TooLongDatabaseName(_) => 1059,
             Self::UnsupportedPlugin { plugins }
                 if plugins.last().is_some_and(|last| asks_the_system(last)) =>
             {
@@ -179,7 +182,7 @@ impl Refusal {
     pub fn sqlstate(&self) -> &'static str {
         match self.code() {
             1045 | 1698 => "28000",
-            1044 | 1049 | 1102 => "42000",
+            1044 | 1049 | 1059 | 1102 => "42000",
             3159 if *self == Self::InsecureTransport(InsecureTransport::First) => "08004",
             _ => "HY000",
         }
@@ -192,7 +195,7 @@ impl Refusal {
 
     /// Whether it is about the default database, which the server looks at last.
     pub fn is_of_database(&self) -> bool {
-        matches!(self.code(), 1044 | 1049 | 1102)
+        matches!(self.code(), 1044 | 1049 | 1059 | 1102)
     }
 
     /// Whether a server that sees the client itself, over any connection that it asks for, might have let it in.
@@ -214,7 +217,8 @@ impl Refusal {
             | Self::Locked(_)
             | Self::PasswordExpired(_)
             | Self::UnknownDatabase(_)
-            | Self::BadDatabaseName(_) => false,
+            | Self::BadDatabaseName(_)
+            | Self::TooLongDatabaseName(_) => false,
         }
     }
 
@@ -249,6 +253,10 @@ impl Refusal {
             }
             Self::UnknownDatabase(database) => format!("Unknown database '{database}'"),
             Self::BadDatabaseName(database) => format!("Incorrect database name '{database}'"),
+            Self::TooLongDatabaseName(database) => {
+                let shown = &database[..database.floor_char_boundary(100)];
+                format!("Identifier name '{shown}' is too long")
+            }
             _ if self.code() == 1698 => access_denied(request),
             _ => format!("{} (using password: {using})", access_denied(request)),
         }
@@ -303,6 +311,9 @@ impl std::fmt::Display for Refusal {
             }
             Self::UnknownDatabase(database) => write!(f, "database `{database}` does not exist"),
             Self::BadDatabaseName(database) => write!(f, "{database:?} is no name of a database"),
+            Self::TooLongDatabaseName(database) => {
+                write!(f, "{database:?} is longer than a name of a database may be")
+            }
             Self::GrantsDifferByHost(difference) => difference.fmt(f),
         }
     }
@@ -546,6 +557,7 @@ fn may_use<'s>(
         DatabaseAccess::Denied => Err(denied(None)),
         DatabaseAccess::NotDecided { reason } => Err(denied(Some(reason))),
         DatabaseAccess::BadName => Err(Refusal::BadDatabaseName(database.to_owned())),
+        DatabaseAccess::TooLong => Err(Refusal::TooLongDatabaseName(database.to_owned())),
         DatabaseAccess::Allowed { table, row } => {
             // The schema of every server, whether SHOW DATABASES lists it or not.
             if table.is_empty() || snapshot.has_database(database) {

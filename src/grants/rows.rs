@@ -75,6 +75,9 @@ pub struct ServerVariables {
     pub mandatory_roles: String,
     /// `activate_all_roles_on_login` (`MySQL`).
     pub activate_all_roles_on_login: bool,
+    /// `activate_mandatory_roles` (`MySQL` 9.5 and later, where it is on by default; before, they are active only as
+    /// default roles are).
+    pub activate_mandatory_roles: bool,
     /// `check_proxy_users` (`MySQL`): whether plugins that map no names may be mapped by `proxies_priv` after all.
     pub check_proxy_users: bool,
     /// `mysql_native_password_proxy_users` (`MySQL`).
@@ -108,6 +111,7 @@ impl Default for ServerVariables {
             partial_revokes: false,
             mandatory_roles: String::new(),
             activate_all_roles_on_login: false,
+            activate_mandatory_roles: false,
             check_proxy_users: false,
             native_proxy_users: false,
             sha256_proxy_users: false,

@@ -1021,6 +1021,7 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
     let partial = |rows: Rows| rows.with(|v| v.partial_revokes = true);
     let all = |rows: Rows| rows.with(|v| v.activate_all_roles_on_login = true);
     let mandatory = |rows: Rows| rows.with(|v| v.mandatory_roles = "r".to_owned());
+    let active = move |rows: Rows| mandatory(rows).with(|v| v.activate_mandatory_roles = true);
     let revoked = r#"{"Restrictions":[{"Database":"app","Privileges":["SELECT"]}]}"#;
     let some_revoked = move |row: &mut MySqlUserRow| {
         global(row);
@@ -1028,7 +1029,12 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
     };
     let with_role = || u().user("r", "%").edge("r@%", "u@%");
     let default = |rows: Rows| rows.default_role(("u", "%"), ("r", "%"));
+    let not_granted = |rows: Rows| rows.default_role(("u", "%"), ("s", "%"));
+    let default_s = move |rows: Rows| not_granted(rows.edge("s@%", "u@%"));
+    let with_mandatory = |rows: Rows, roles: &str| rows.with(|v| v.mandatory_roles = roles.to_owned());
     let select = "Select_priv";
+    let (long, longer, cut) = ("a".repeat(65), "a".repeat(300), "\u{20ac}".repeat(65));
+    let long_and_blank = format!("{long} ");
     let cases = vec![
         ("56", u(), "app", "1044"),
         ("57", u(), "nosuch", "1044"),
@@ -1069,7 +1075,59 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
         ("75, dropped", default(u().edge("r@%", "u@%")).db("r", "%", "app", select), "app", "1044"),
         ("76", with_role().db("r", "%", "app", select), "app", "1044"),
         ("76, all", all(with_role()).db("r", "%", "app", select), "app", "u@%"),
-        ("77", mandatory(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
+        // The server of before 9.5, and a later one that is told so.
+        ("77, off", mandatory(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
+        ("77", active(u().user("r", "%")).db("r", "%", "app", select), "app", "u@%"),
+        (
+            "77, several",
+            with_mandatory(active(u().user("r", "%").user("s", "%")), "r,s").db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, not there",
+            with_mandatory(active(u().user("r", "%")), "nosuch,r@localhost").db("r", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        (
+            "77, by another host",
+            with_mandatory(active(u().user("r", "localhost")), "r@localhost").db(
+                "r",
+                "localhost",
+                "app",
+                select,
+            ),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, role of role",
+            active(u().user("r", "%").user("s", "%")).edge("s@%", "r@%").db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, beside a default role",
+            default_s(active(u().user("r", "%").user("s", "%"))).db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, and a default role that is not granted",
+            not_granted(active(u().user("r", "%").user("s", "%"))).db("s", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        (
+            "77, unreadable",
+            with_mandatory(active(u().user("r", "%")), "'").db("u", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        ("77, itself", with_mandatory(active(u()), "u").db("u", "%", "app", select), "app", "1044"),
+        // With a role active, rows count by account.
+        ("70, mandatory role", active(narrow().user("r", "%")).db("u", "%", "app", select), "app", "1044"),
         ("77, all", all(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
         ("77, default", default(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
         (
@@ -1093,6 +1151,12 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
         ),
         ("82", u(), "", "u@%"),
         ("83", u(), "app ", "1102"),
+        ("83, too long", u(), &long, "1059"),
+        ("83, too long for a cut", u(), &longer, "1059"),
+        ("83, too long and a blank", u(), &long_and_blank, "1102"),
+        // 64 characters are left of it.
+        ("83, cut", mysql_u(global), &cut, "1044"),
+        ("83, long", mysql_u(global), &long[1..], "1049"),
     ];
     for (number, rows, database, expected) in cases {
         let snapshot = rows.build();
@@ -1250,6 +1314,8 @@ fn every_part_of_a_row_of_mysql_is_in_the_digests() {
     let u = || mysql_u(|_| {});
     all.extend([u().edge("r@%", "u@%"), u().edge("u@%", "r@%"), u().default_role(("u", "%"), ("r", "%"))]);
     all.push(u().with(|v| v.mandatory_roles = "r".to_owned()));
+    all.push(u().with(|v| v.activate_mandatory_roles = true));
+    all.push(u().with(|v| v.compares_as_openssl = false));
     all.push(u().with(|v| v.partial_revokes = true));
     let mut granted = u();
     let (user, host, privilege) = ("u".to_owned(), "%".to_owned(), "CONNECTION_ADMIN".to_owned());

@@ -422,6 +422,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
         'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', \
         'old_style_user_limits', 'init_connect', 'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
+        'activate_mandatory_roles', \
         'check_proxy_users', 'mysql_native_password_proxy_users', 'sha256_password_proxy_users', 'offline_mode', \
         'default_authentication_plugin', 'version_ssl_library')";
     let values: BTreeMap<String, String> = client
@@ -458,6 +459,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         partial_revokes: is_on("partial_revokes"),
         mandatory_roles: get("mandatory_roles").to_owned(),
         activate_all_roles_on_login: is_on("activate_all_roles_on_login"),
+        activate_mandatory_roles: is_on("activate_mandatory_roles"),
         check_proxy_users: is_on("check_proxy_users"),
         native_proxy_users: is_on("mysql_native_password_proxy_users"),
         sha256_proxy_users: is_on("sha256_password_proxy_users"),
