@@ -77,6 +77,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("tracing", &["net", "session", "monitor", "handover", "control", "console", "api", "app", "main"]),
     ("tracing_subscriber", &["main"]),
+    ("x509_cert", &["tls"]),
     ("zeroize", &["auth", "config", "grants", "backend", "session", "monitor"]),
 ];
 

@@ -12,19 +12,21 @@ use crate::accounts::{ClusterAccounts, NodeAccounts, View};
 use crate::auth::{self, Privacy};
 use crate::config::{ClientAddress, NodeTls, UnixAccount};
 use crate::grants::{
-    Account, HostIdentity, HostName, LoginRequest, Refusal, TlsRequirement, Transport, Verdict, explain,
+    Account, HostIdentity, HostName, LoginRequest, Product, Refusal, TlsRequirement, Transport, Verdict,
+    explain,
 };
 use crate::ids::{ClientAddr, ClusterName};
 use crate::net::own_uid;
 use crate::session::account_limits::{AccountCounts, Who};
 use crate::session::unix_accounts::{self, Closed, WayIn};
+use crate::tls::Certificates;
 
 /// A login to be explained.
 struct Asked<'a> {
     user: &'a str,
     identity: &'a HostIdentity,
     database: Option<&'a str>,
-    transport: Transport,
+    transport: Transport<'a>,
     client: &'a ClientAddr,
     /// What the configuration has for the user of this machine that may log in without a password.
     listed: Option<&'a UnixAccount>,
@@ -39,8 +41,8 @@ impl Control {
         let user = wanted.get("user").unwrap_or_default();
         let client = client(wanted.get("address").unwrap_or_default())?;
         let transport = match wanted.get("transport") {
-            Some("tls") => Transport::Tls,
-            Some("certificate") => Transport::TlsWithCertificate,
+            Some("tls") => Transport::Fitting { certificate: false },
+            Some("certificate") => Transport::Fitting { certificate: true },
             _ => Transport::Plain,
         };
         let topology = self.topology.load();
@@ -179,7 +181,7 @@ fn request<'r>(
     user: &'r str,
     client: &'r HostIdentity,
     proxy: &'r HostIdentity,
-    transport: Transport,
+    transport: Transport<'r>,
     privacy: Privacy,
 ) -> LoginRequest<'r> {
     LoginRequest {
@@ -262,10 +264,18 @@ fn steps(
         }
     }
     if let Verdict::Candidate { account, then: None, .. } = &decision.verdict
-        && let Some(lack) = lack(account, tls)
+        && let Some(lack) = lack(account, accounts.snapshot.product(), tls)
     {
-        rows.push(row("verdict", format!("refused by the node: {lack}; the client is told error 1045")));
-        return rows;
+        match lack {
+            Lack::Certain(lack) => {
+                rows.push(row(
+                    "verdict",
+                    format!("refused by the node: {lack}; the client is told error 1045"),
+                ));
+                return rows;
+            }
+            Lack::Possible(lack) => rows.push(row("tls", format!("the node may refuse: {lack}"))),
+        }
     }
     let refused = |refusal: &Refusal, when: &str| {
         format!("refused{when}: {refusal}; the client is told error {}", refusal.code())
@@ -331,7 +341,7 @@ fn stricter(
             &account.user,
             &client,
             &seen,
-            Transport::TlsWithCertificate,
+            Transport::Fitting { certificate: true },
             Privacy::of(true, tls.map(|tls| &*tls.trust)),
         );
         let refusal = match explain(&accounts.snapshot, &request).verdict {
@@ -341,8 +351,10 @@ fn stricter(
         let is_let_in = refusal.is_none();
         if let Some(refusal) = refusal.filter(Refusal::is_stricter) {
             rows.push(row(address.to_string(), refusal.to_string()));
-        } else if let Some(lack) = lack(account, tls) {
-            rows.push(row(address.to_string(), lack.to_owned()));
+        } else if let Some(Lack::Certain(lack) | Lack::Possible(lack)) =
+            lack(account, accounts.snapshot.product(), tls)
+        {
+            rows.push(row(address.to_string(), lack));
         } else {
             let apart = accounts.snapshot.rows_apart(account.user.as_bytes(), &client, &seen);
             if is_let_in && !apart.is_empty() {
@@ -353,15 +365,49 @@ fn stricter(
     rows
 }
 
-/// What the nodes demand of a link for this account and links do not have.
-fn lack(account: &Account, tls: Option<&NodeTls>) -> Option<&'static str> {
-    match (&account.tls, tls) {
-        (TlsRequirement::None, _) => None,
-        (_, None) => Some("the account requires TLS, and links of this cluster have none"),
-        (TlsRequirement::X509, Some(tls)) if tls.trust.own().is_none() => {
-            Some("the account requires a certificate, and links of this cluster show none")
+/// What the nodes demand of a link for this account, where links do not have it, or may not have it.
+enum Lack {
+    /// The nodes refuse every link.
+    Certain(String),
+    /// It depends on what a node and Spillway agree on.
+    Possible(String),
+}
+
+fn lack(account: &Account, product: &Product, tls: Option<&NodeTls>) -> Option<Lack> {
+    let certain = |reason: String| Some(Lack::Certain(reason));
+    let tls = match (&account.tls, tls) {
+        (TlsRequirement::None, _) => return None,
+        (_, None) => {
+            return certain("the account requires TLS, and links of this cluster have none".to_owned());
         }
-        // What else it may require, Spillway does not find satisfied itself.
-        (_, Some(_)) => None,
+        (_, Some(tls)) => tls,
+    };
+    let names = tls.trust.own().map(Certificates::names);
+    if names.is_none() && account.tls.needs_certificate(product) {
+        return certain("the account requires a certificate, and links of this cluster show none".to_owned());
     }
+    let TlsRequirement::Specified { cipher, issuer, subject } = &account.tls else { return None };
+    if let Some(names) = names {
+        for (part, required, shown) in [("issuer", issuer, names.issuer), ("subject", subject, names.subject)]
+        {
+            match shown {
+                _ if required.is_empty() => {}
+                Ok(shown) if shown == *required => {}
+                Ok(shown) => {
+                    let seen = format!("the node sees Spillway's certificate, whose {part} is {shown:?}");
+                    return certain(format!("{seen}; the account requires {required:?}"));
+                }
+                Err(reason) => {
+                    let seen =
+                        format!("the node sees Spillway's certificate, whose {part} may not be {required:?}");
+                    return Some(Lack::Possible(format!("{seen}: {reason}")));
+                }
+            }
+        }
+    }
+    if cipher.is_empty() {
+        return None;
+    }
+    let reason = "the node sees the cipher of the link, which may not be the one that the account requires";
+    Some(Lack::Possible(format!("{reason}, {cipher:?}")))
 }

@@ -152,7 +152,7 @@ impl Control {
                 id: entry.id.0,
                 user: place.user,
                 client: entry.client.to_string(),
-                tls: place.tls.map(|tls| tls.to_string()),
+                tls: place.tls.as_ref().map(ToString::to_string),
                 service: entry.service.to_string(),
                 cluster: place.cluster.map(|c| c.to_string()),
                 node: place.node.map(|n| n.to_string()),

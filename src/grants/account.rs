@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::host::{HostPattern, HostSyntax};
 use super::json::Json;
+use super::product::Product;
 use super::rows::{GlobalPrivRow, ServerVariables};
 
 /// The plugin of a row that names none.
@@ -47,7 +48,7 @@ pub enum TlsRequirement {
     Any,
     /// `REQUIRE X509`: a client certificate that verifies.
     X509,
-    /// `REQUIRE CIPHER / ISSUER / SUBJECT`: a client certificate that verifies and has these; empty is not asked for.
+    /// `REQUIRE CIPHER / ISSUER / SUBJECT`: TLS that has these; empty is not asked for.
     Specified {
         /// OpenSSL's name of the cipher.
         cipher: String,
@@ -58,6 +59,48 @@ pub enum TlsRequirement {
     },
     /// A number that the server does not know: it refuses every link.
     Impossible,
+}
+
+impl TlsRequirement {
+    /// Whether a server of this kind lets nobody in without a client certificate that verifies.
+    ///
+    /// `MariaDB` looks for one only where it is to compare something in it; that is known of 10.11 and later.
+    pub fn needs_certificate(&self, product: &Product) -> bool {
+        match self {
+            Self::None | Self::Any => false,
+            Self::X509 | Self::Impossible => true,
+            Self::Specified { issuer, subject, .. } => {
+                !product.is_mariadb_at_least(10, 11) || !issuer.is_empty() || !subject.is_empty()
+            }
+        }
+    }
+}
+
+impl fmt::Display for TlsRequirement {
+    /// As the end of "the account requires".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("nothing of TLS"),
+            Self::Any => f.write_str("TLS"),
+            Self::X509 => f.write_str("a client certificate"),
+            Self::Specified { cipher, issuer, subject } => {
+                let of_certificate = [("subject", subject), ("issuer", issuer)];
+                let mut parts = Vec::new();
+                for (part, text) in of_certificate.into_iter().chain([("cipher", cipher)]) {
+                    if !text.is_empty() {
+                        parts.push(format!("the {part} {text:?}"));
+                    }
+                }
+                if !issuer.is_empty() || !subject.is_empty() {
+                    f.write_str("a client certificate with ")?;
+                } else if cipher.is_empty() {
+                    f.write_str("TLS")?;
+                }
+                f.write_str(&parts.join(" and "))
+            }
+            Self::Impossible => f.write_str("TLS of a kind that no server knows"),
+        }
+    }
 }
 
 /// Limits of an account; 0 is unlimited (for `user_connections`: the server's `max_user_connections`).

@@ -19,6 +19,9 @@ use super::snapshot::{Snapshot, UserRows};
 /// The longest name of a database in characters.
 const LONGEST_DATABASE: usize = 64;
 
+/// Bytes of the name of a database that `MySQL` reads at a login.
+const READ_BY_MYSQL: usize = 192;
+
 /// Whether an account may use a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseAccess<'s> {
@@ -33,6 +36,8 @@ pub enum DatabaseAccess<'s> {
     Denied,
     /// The server accepts no such name: error 1102.
     BadName,
+    /// The server accepts no name of such a length, and says so: error 1059.
+    TooLong,
     /// It cannot be told from the rows alone.
     NotDecided {
         /// Why.
@@ -172,8 +177,17 @@ impl Snapshot {
                 row: Cow::Borrowed("information_schema is for everybody"),
             };
         }
-        if db.is_empty() || db.ends_with(' ') || db.contains('\0') || db.chars().count() > LONGEST_DATABASE {
+        // MySQL cuts a name before it looks at it.
+        let looked_at =
+            if self.product.is_mysql() { &db[..db.floor_char_boundary(READ_BY_MYSQL)] } else { db };
+        if db.is_empty() || looked_at.ends_with(' ') || db.contains('\0') {
             return DatabaseAccess::BadName;
+        }
+        if looked_at.chars().count() > LONGEST_DATABASE {
+            return if self.product.is_mysql() { DatabaseAccess::TooLong } else { DatabaseAccess::BadName };
+        }
+        if looked_at != db {
+            return DatabaseAccess::NotDecided { reason: "a name that the server cuts".to_owned() };
         }
         if db.starts_with("#mysql50#") {
             return DatabaseAccess::NotDecided { reason: "a name of an old directory".to_owned() };

@@ -13,17 +13,7 @@ use super::masked::{MaskedDifference, MaskedHost};
 use super::matching::{Blind, Found, Observer};
 use super::product::{Product, Vendor};
 use super::snapshot::Snapshot;
-
-/// How the client is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP without TLS.
-    Plain,
-    /// TLS, without a client certificate that was verified.
-    Tls,
-    /// TLS with a client certificate that was verified against an authority.
-    TlsWithCertificate,
-}
+use super::transport::{TlsMismatch, Transport, tls};
 
 /// Everything about a login but the credential.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +29,7 @@ pub struct LoginRequest<'r> {
     /// Whether the client sent a password; for the wording of error 1045.
     pub using_password: bool,
     /// How the client is connected.
-    pub transport: Transport,
+    pub transport: Transport<'r>,
     /// Whether the client has `CLIENT_CAN_HANDLE_EXPIRED_PASSWORDS`.
     pub can_handle_expired_passwords: bool,
     /// The time for the age of passwords.
@@ -96,6 +86,8 @@ pub enum Refusal {
     Offline,
     /// The account demands more of the client's TLS than there is.
     TlsRequired(TlsRequirement),
+    /// The account demands something else of the client's TLS.
+    TlsDiffers(TlsMismatch),
     /// The account is locked.
     Locked(Vendor),
     /// The password is expired, and the server opens no sandbox for this client.
@@ -125,6 +117,8 @@ pub enum Refusal {
     UnknownDatabase(String),
     /// The server does not accept the name of the default database.
     BadDatabaseName(String),
+    /// The name of the default database is longer than one may be, and the server says so.
+    TooLongDatabaseName(String),
     /// Other rows apply to the proxy's address than to the client's.
     GrantsDifferByHost(Box<MaskedDifference>),
 }
@@ -166,6 +160,7 @@ impl Refusal {
             Self::DatabaseDenied { .. } | Self::DatabaseLost { .. } => 1044,
             Self::UnknownDatabase(_) => 1049,
             Self::BadDatabaseName(_) => 1102,
+            Self::TooLongDatabaseName(_) => 1059,
             Self::UnsupportedPlugin { plugins }
                 if plugins.last().is_some_and(|last| asks_the_system(last)) =>
             {
@@ -177,6 +172,7 @@ impl Refusal {
             | Self::UnsupportedPlugin { .. }
             | Self::InsecureTransport(InsecureTransport::Unspoken)
             | Self::TlsRequired(_)
+            | Self::TlsDiffers(_)
             | Self::ProxyUser { .. }
             | Self::GrantsDifferByHost(_) => 1045,
         }
@@ -186,7 +182,7 @@ impl Refusal {
     pub fn sqlstate(&self) -> &'static str {
         match self.code() {
             1045 | 1698 => "28000",
-            1044 | 1049 | 1102 => "42000",
+            1044 | 1049 | 1059 | 1102 => "42000",
             3159 if *self == Self::InsecureTransport(InsecureTransport::First) => "08004",
             _ => "HY000",
         }
@@ -199,7 +195,7 @@ impl Refusal {
 
     /// Whether it is about the default database, which the server looks at last.
     pub fn is_of_database(&self) -> bool {
-        matches!(self.code(), 1044 | 1049 | 1102)
+        matches!(self.code(), 1044 | 1049 | 1059 | 1102)
     }
 
     /// Whether a server that sees the client itself, over any connection that it asks for, might have let it in.
@@ -207,7 +203,6 @@ impl Refusal {
         match self {
             Self::Undecidable(_)
             | Self::UnsupportedPlugin { .. }
-            | Self::TlsRequired(TlsRequirement::Specified { .. })
             | Self::ProxyUser { .. }
             | Self::Offline
             | Self::DatabaseLost { .. }
@@ -218,10 +213,12 @@ impl Refusal {
             | Self::NoAccount
             | Self::InsecureTransport(_)
             | Self::TlsRequired(_)
+            | Self::TlsDiffers(_)
             | Self::Locked(_)
             | Self::PasswordExpired(_)
             | Self::UnknownDatabase(_)
-            | Self::BadDatabaseName(_) => false,
+            | Self::BadDatabaseName(_)
+            | Self::TooLongDatabaseName(_) => false,
         }
     }
 
@@ -256,6 +253,10 @@ impl Refusal {
             }
             Self::UnknownDatabase(database) => format!("Unknown database '{database}'"),
             Self::BadDatabaseName(database) => format!("Incorrect database name '{database}'"),
+            Self::TooLongDatabaseName(database) => {
+                let shown = &database[..database.floor_char_boundary(100)];
+                format!("Identifier name '{shown}' is too long")
+            }
             _ if self.code() == 1698 => access_denied(request),
             _ => format!("{} (using password: {using})", access_denied(request)),
         }
@@ -292,13 +293,10 @@ impl std::fmt::Display for Refusal {
             }
             Self::Offline => f.write_str("the server is in offline mode, which lets administrators in alone"),
             Self::InsecureTransport(_) => f.write_str("the server requires TLS (require_secure_transport)"),
-            Self::TlsRequired(TlsRequirement::Any) => f.write_str("the account requires TLS"),
-            Self::TlsRequired(TlsRequirement::X509) => {
-                f.write_str("the account requires a client certificate")
+            Self::TlsRequired(required) => write!(f, "the account requires {required}"),
+            Self::TlsDiffers(TlsMismatch { part, required, found }) => {
+                write!(f, "the account requires the {part} {required:?}, and the client has {found:?}")
             }
-            Self::TlsRequired(_) => f.write_str(
-                "the account has requirements on cipher, issuer or subject that are not verified here",
-            ),
             Self::Locked(_) => f.write_str("the account is locked"),
             Self::PasswordExpired(_) => f.write_str("the password is expired"),
             Self::ProxyUser { row } => {
@@ -313,6 +311,9 @@ impl std::fmt::Display for Refusal {
             }
             Self::UnknownDatabase(database) => write!(f, "database `{database}` does not exist"),
             Self::BadDatabaseName(database) => write!(f, "{database:?} is no name of a database"),
+            Self::TooLongDatabaseName(database) => {
+                write!(f, "{database:?} is longer than a name of a database may be")
+            }
             Self::GrantsDifferByHost(difference) => difference.fmt(f),
         }
     }
@@ -463,7 +464,7 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         after.check("state", Err::<fn() -> String, _>(Refusal::Offline));
     }
     if !after.is_done() {
-        after.check("tls", tls(&account, request.transport));
+        after.check("tls", tls(&account, request.transport, snapshot));
     }
     if !after.is_done() {
         let open = || "the account is not locked".to_owned();
@@ -541,21 +542,6 @@ fn describe_host(request: &LoginRequest<'_>) -> String {
     text
 }
 
-fn tls(account: &Account, transport: Transport) -> Result<impl FnOnce() -> String, Refusal> {
-    let satisfied = match account.tls {
-        TlsRequirement::None => true,
-        TlsRequirement::Any => transport != Transport::Plain,
-        TlsRequirement::X509 => transport == Transport::TlsWithCertificate,
-        // Comparing OpenSSL's names of ciphers and its one-line names of subjects is not done here.
-        TlsRequirement::Specified { .. } | TlsRequirement::Impossible => false,
-    };
-    if satisfied {
-        Ok(|| "the account's requirements are met".to_owned())
-    } else {
-        Err(Refusal::TlsRequired(account.tls.clone()))
-    }
-}
-
 fn may_use<'s>(
     snapshot: &'s Snapshot,
     account: &'s Account,
@@ -571,6 +557,7 @@ fn may_use<'s>(
         DatabaseAccess::Denied => Err(denied(None)),
         DatabaseAccess::NotDecided { reason } => Err(denied(Some(reason))),
         DatabaseAccess::BadName => Err(Refusal::BadDatabaseName(database.to_owned())),
+        DatabaseAccess::TooLong => Err(Refusal::TooLongDatabaseName(database.to_owned())),
         DatabaseAccess::Allowed { table, row } => {
             // The schema of every server, whether SHOW DATABASES lists it or not.
             if table.is_empty() || snapshot.has_database(database) {

@@ -70,10 +70,12 @@ impl Snapshot {
                 partial_revokes,
                 mandatory_roles,
                 activate_all_roles_on_login,
+                activate_mandatory_roles,
                 check_proxy_users,
                 native_proxy_users,
                 sha256_proxy_users,
                 offline_mode,
+                compares_as_openssl,
             } = variables;
             [
                 ("version", version.clone()),
@@ -92,10 +94,12 @@ impl Snapshot {
                 ("partial_revokes", partial_revokes.to_string()),
                 ("mandatory_roles", mandatory_roles.clone()),
                 ("activate_all_roles_on_login", activate_all_roles_on_login.to_string()),
+                ("activate_mandatory_roles", activate_mandatory_roles.to_string()),
                 ("check_proxy_users", check_proxy_users.to_string()),
                 ("mysql_native_password_proxy_users", native_proxy_users.to_string()),
                 ("sha256_password_proxy_users", sha256_proxy_users.to_string()),
                 ("offline_mode", offline_mode.to_string()),
+                ("OpenSSL", compares_as_openssl.to_string()),
             ]
         };
         let (here, there) = (text(&self.variables), text(&there.variables));

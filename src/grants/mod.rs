@@ -25,6 +25,7 @@
 //! | `privileges` | sets of privileges |
 //! | `mapping` | whether a login may become another account's |
 //! | `limits` | how many connections the server lets an account have |
+//! | `transport` | whether the client's TLS is what an account requires |
 //! | `reuse` | whether a second session may have an account's link |
 //! | `decision` | all of the above in the server's order, as one verdict with a trace |
 
@@ -52,13 +53,12 @@ mod rows;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 pub use account::{Account, Authentication, Limits, PasswordAge, TlsRequirement, asks_the_system};
 pub use cover::{Gain, RowsApart};
 pub use database::DatabaseAccess;
-pub use decision::{
-    Decision, InsecureTransport, LoginRequest, Refusal, Step, Transport, Verdict, decide, explain,
-};
+pub use decision::{Decision, InsecureTransport, LoginRequest, Refusal, Step, Verdict, decide, explain};
 pub use digest::Fingerprint;
 pub use host::{HostIdentity, HostName, Match};
 pub use limits::{ConnectionLimits, OverLimit};
@@ -71,3 +71,4 @@ pub use rows::{
     RawAccounts, RoleEdgeRow, RoleMappingRow, RoutineRow, ServerVariables, TableRow,
 };
 pub use snapshot::{IgnoredRow, Snapshot};
+pub use transport::{TlsMismatch, Transport};

@@ -20,6 +20,7 @@ pub(super) struct RoleGraph {
     /// `mandatory_roles`; none if its text cannot be read.
     mandatory: Option<Vec<Key>>,
     activate_all: bool,
+    activate_mandatory: bool,
 }
 
 /// Roles at login.
@@ -55,6 +56,7 @@ impl RoleGraph {
             defaults,
             mandatory: mandatory(&raw.variables.mandatory_roles),
             activate_all: raw.variables.activate_all_roles_on_login,
+            activate_mandatory: raw.variables.activate_mandatory_roles,
         }
     }
 
@@ -64,10 +66,12 @@ impl RoleGraph {
         let list = |map: &BTreeMap<Key, Vec<Key>>| map.get(&own).cloned().unwrap_or_default();
         let (direct, mandatory) = (list(&self.granted), self.mandatory.as_deref());
         let mut roles: Vec<Key> = Vec::new();
-        if self.activate_all {
+        if self.activate_all || self.activate_mandatory {
             let Some(mandatory) = mandatory else { return unreadable() };
-            roles.extend(direct);
             roles.extend(mandatory.iter().filter(|role| self.accounts.contains(*role)).cloned());
+        }
+        if self.activate_all {
+            roles.extend(direct);
         } else {
             for role in list(&self.defaults).into_iter().filter(|role| self.accounts.contains(role)) {
                 if direct.contains(&role) || mandatory.is_some_and(|list| list.contains(&role)) {

@@ -77,6 +77,9 @@ pub struct ServerVariables {
     pub mandatory_roles: String,
     /// `activate_all_roles_on_login` (`MySQL`).
     pub activate_all_roles_on_login: bool,
+    /// `activate_mandatory_roles` (`MySQL` 9.5 and later, where it is on by default; before, they are active only as
+    /// default roles are).
+    pub activate_mandatory_roles: bool,
     /// `check_proxy_users` (`MySQL`): whether plugins that map no names may be mapped by `proxies_priv` after all.
     pub check_proxy_users: bool,
     /// `mysql_native_password_proxy_users` (`MySQL`).
@@ -85,6 +88,9 @@ pub struct ServerVariables {
     pub sha256_proxy_users: bool,
     /// `offline_mode` (`MySQL`): only administrators may log in.
     pub offline_mode: bool,
+    /// Whether the server has `OpenSSL`, and so compares its names of ciphers and certificates (`version_ssl_library` of
+    /// `MariaDB`; `MySQL` from 8.0 on has it always).
+    pub compares_as_openssl: bool,
 }
 
 impl Default for ServerVariables {
@@ -107,10 +113,12 @@ impl Default for ServerVariables {
             partial_revokes: false,
             mandatory_roles: String::new(),
             activate_all_roles_on_login: false,
+            activate_mandatory_roles: false,
             check_proxy_users: false,
             native_proxy_users: false,
             sha256_proxy_users: false,
             offline_mode: false,
+            compares_as_openssl: true,
         }
     }
 }

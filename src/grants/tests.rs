@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::tls::{CertificateNames, Unclear};
 
 const PASSWORD: &str = "*D69B6B3E6BC4E3C1F5B8D3E7B1A7F7A3D1B7C2A0";
 const PLUGINS: &[&str] = &["mysql_native_password", "ed25519"];
@@ -717,21 +718,102 @@ fn the_state_of_an_account_is_told_in_the_order_of_the_server() {
 
 #[test]
 fn tls_requirements_are_met_by_no_less() {
-    use Transport::{Plain, Tls, TlsWithCertificate};
     let client = HostIdentity::without_name(ip("127.0.0.5"));
     for (kind, met) in [
         (0, [true; 3]),
         (1, [false, true, true]),
         (2, [false, false, true]),
-        (3, [false; 3]),
+        // Of a certificate, the account requires nothing.
+        (3, [false, true, true]),
         (9, [false; 3]),
     ] {
         let snapshot = Rows::new().user_with("u", "%", &format!("\"ssl_type\":{kind},")).build();
-        for (transport, met) in [Plain, Tls, TlsWithCertificate].into_iter().zip(met) {
+        let names = CertificateNames { subject: Ok(String::new()), issuer: Ok(String::new()) };
+        let tls = |certificate| Transport::Tls { cipher: None, certificate };
+        for (transport, met) in [Transport::Plain, tls(None), tls(Some(&names))].into_iter().zip(met) {
             let request = LoginRequest { transport, ..request(&client, &client, None) };
             let verdict = decide(&snapshot, &request).verdict;
             assert_eq!(outcome(&verdict) == "u@%", met, "ssl_type {kind} on {transport:?}");
         }
+    }
+}
+
+#[test]
+fn what_a_client_shows_is_compared_byte_by_byte() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let names = |subject: &str, issuer: &str| CertificateNames {
+        subject: Ok(subject.to_owned()),
+        issuer: Ok(issuer.to_owned()),
+    };
+    let unclear = CertificateNames { subject: Err(Unclear::Separator), issuer: Err(Unclear::SideBySide) };
+    let (unclear, right) = (Some(&unclear), &names("/CN=c", "/CN=a"));
+    let (longer, empty) = (names("/CN=c/O=o", "/CN=a"), names("", "/CN=a"));
+    let right = Some(right);
+    let aes = Some("TLS_AES_256_GCM_SHA384");
+    for (required, cipher, names, differs) in [
+        ("", None, unclear, ""),
+        (r#""x509_subject":"/CN=c","#, None, right, ""),
+        (r#""x509_issuer":"/CN=a","#, None, right, ""),
+        (r#""ssl_cipher":"TLS_AES_256_GCM_SHA384","#, aes, unclear, ""),
+        (r#""ssl_cipher":"TLS_AES_256_GCM_SHA384","#, aes, None, ""),
+        (
+            r#""x509_subject":"/CN=c","x509_issuer":"/CN=a","ssl_cipher":"TLS_AES_256_GCM_SHA384","#,
+            aes,
+            right,
+            "",
+        ),
+        (r#""x509_subject":"/cn=c","#, None, right, "subject"),
+        (r#""x509_subject":"/CN=c ","#, None, right, "subject"),
+        (r#""x509_subject":"/CN=c","#, None, Some(&longer), "subject"),
+        (r#""x509_subject":"/CN=c","#, None, Some(&empty), "subject"),
+        (r#""x509_issuer":"/CN=b","#, None, right, "issuer"),
+        (r#""x509_issuer":"/CN=c","x509_subject":"/CN=a","#, None, right, "issuer"),
+        (r#""ssl_cipher":"TLS_AES_128_GCM_SHA256","#, aes, right, "cipher"),
+        (r#""ssl_cipher":"AES_256_GCM_SHA384","#, aes, None, "cipher"),
+        // In the server's order.
+        (r#""x509_subject":"-","x509_issuer":"-","ssl_cipher":"-","#, aes, right, "cipher"),
+        // Nothing to compare.
+        (r#""x509_subject":"/CN=c","#, None, None, "certificate"),
+        (r#""x509_issuer":"/CN=a","ssl_cipher":"TLS_AES_256_GCM_SHA384","#, aes, None, "certificate"),
+        // What cannot be told.
+        (r#""x509_subject":"/CN=c","#, None, unclear, "?"),
+        (r#""x509_issuer":"/CN=a","#, None, unclear, "?"),
+        (r#""ssl_cipher":"TLS_AES_256_GCM_SHA384","#, None, right, "?"),
+    ] {
+        let rows = || Rows::new().user_with("u", "%", &format!("\"ssl_type\":3,{required}"));
+        let transport = Transport::Tls { cipher, certificate: names };
+        let asked = LoginRequest { transport, ..request(&client, &client, None) };
+        let refusal = |snapshot: &Snapshot| match decide(snapshot, &asked).verdict {
+            Verdict::Candidate { then, .. } => then,
+            Verdict::Refused(refusal) => panic!("{refusal}"),
+        };
+        let found = match refusal(&rows().build()) {
+            None => "",
+            Some(Refusal::TlsDiffers(TlsMismatch { part, .. })) => part,
+            Some(Refusal::TlsRequired(TlsRequirement::X509)) => "certificate",
+            Some(refusal @ Refusal::Undecidable(_)) => {
+                assert!(refusal.is_stricter() && refusal.code() == 1045);
+                "?"
+            }
+            Some(refusal) => panic!("{refusal}"),
+        };
+        assert_eq!(found, differs, "{required} {cipher:?} {names:?}");
+        // A server with another library may write other names.
+        let other = refusal(&rows().with(|v| v.compares_as_openssl = false).build());
+        let is_closed = matches!(other, Some(Refusal::Undecidable(_))) || differs == "certificate";
+        assert!(is_closed && other.is_some(), "{required} {other:?}");
+        // Servers before are not known to do without a certificate.
+        if names.is_none() {
+            let old = refusal(&rows().with(|v| v.version = "10.6.1-MariaDB".to_owned()).build());
+            assert_eq!(old, Some(Refusal::TlsRequired(TlsRequirement::X509)), "{required}");
+        }
+        // An explanation that is about no client says what it takes.
+        let transport = Transport::Fitting { certificate: true };
+        let decision = explain(&rows().build(), &LoginRequest { transport, ..asked });
+        let said = decision.steps.iter().any(|step| {
+            step.stage == "tls" && step.text.starts_with("met if the client has what the account requires: ")
+        });
+        assert!(said && outcome(&decision.verdict) == "u@%", "{:?}", decision.steps);
     }
 }
 
@@ -1004,6 +1086,7 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
     let partial = |rows: Rows| rows.with(|v| v.partial_revokes = true);
     let all = |rows: Rows| rows.with(|v| v.activate_all_roles_on_login = true);
     let mandatory = |rows: Rows| rows.with(|v| v.mandatory_roles = "r".to_owned());
+    let active = move |rows: Rows| mandatory(rows).with(|v| v.activate_mandatory_roles = true);
     let revoked = r#"{"Restrictions":[{"Database":"app","Privileges":["SELECT"]}]}"#;
     let some_revoked = move |row: &mut MySqlUserRow| {
         global(row);
@@ -1011,7 +1094,12 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
     };
     let with_role = || u().user("r", "%").edge("r@%", "u@%");
     let default = |rows: Rows| rows.default_role(("u", "%"), ("r", "%"));
+    let not_granted = |rows: Rows| rows.default_role(("u", "%"), ("s", "%"));
+    let default_s = move |rows: Rows| not_granted(rows.edge("s@%", "u@%"));
+    let with_mandatory = |rows: Rows, roles: &str| rows.with(|v| v.mandatory_roles = roles.to_owned());
     let select = "Select_priv";
+    let (long, longer, cut) = ("a".repeat(65), "a".repeat(300), "\u{20ac}".repeat(65));
+    let long_and_blank = format!("{long} ");
     let cases = vec![
         ("56", u(), "app", "1044"),
         ("57", u(), "nosuch", "1044"),
@@ -1052,7 +1140,59 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
         ("75, dropped", default(u().edge("r@%", "u@%")).db("r", "%", "app", select), "app", "1044"),
         ("76", with_role().db("r", "%", "app", select), "app", "1044"),
         ("76, all", all(with_role()).db("r", "%", "app", select), "app", "u@%"),
-        ("77", mandatory(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
+        // The server of before 9.5, and a later one that is told so.
+        ("77, off", mandatory(u().user("r", "%")).db("r", "%", "app", select), "app", "1044"),
+        ("77", active(u().user("r", "%")).db("r", "%", "app", select), "app", "u@%"),
+        (
+            "77, several",
+            with_mandatory(active(u().user("r", "%").user("s", "%")), "r,s").db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, not there",
+            with_mandatory(active(u().user("r", "%")), "nosuch,r@localhost").db("r", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        (
+            "77, by another host",
+            with_mandatory(active(u().user("r", "localhost")), "r@localhost").db(
+                "r",
+                "localhost",
+                "app",
+                select,
+            ),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, role of role",
+            active(u().user("r", "%").user("s", "%")).edge("s@%", "r@%").db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, beside a default role",
+            default_s(active(u().user("r", "%").user("s", "%"))).db("s", "%", "app", select),
+            "app",
+            "u@%",
+        ),
+        (
+            "77, and a default role that is not granted",
+            not_granted(active(u().user("r", "%").user("s", "%"))).db("s", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        (
+            "77, unreadable",
+            with_mandatory(active(u().user("r", "%")), "'").db("u", "%", "app", select),
+            "app",
+            "1044",
+        ),
+        ("77, itself", with_mandatory(active(u()), "u").db("u", "%", "app", select), "app", "1044"),
+        // With a role active, rows count by account.
+        ("70, mandatory role", active(narrow().user("r", "%")).db("u", "%", "app", select), "app", "1044"),
         ("77, all", all(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
         ("77, default", default(mandatory(u().user("r", "%"))).db("r", "%", "app", select), "app", "u@%"),
         (
@@ -1076,6 +1216,12 @@ fn the_default_database_is_judged_by_the_rules_of_mysql() {
         ),
         ("82", u(), "", "u@%"),
         ("83", u(), "app ", "1102"),
+        ("83, too long", u(), &long, "1059"),
+        ("83, too long for a cut", u(), &longer, "1059"),
+        ("83, too long and a blank", u(), &long_and_blank, "1102"),
+        // 64 characters are left of it.
+        ("83, cut", mysql_u(global), &cut, "1044"),
+        ("83, long", mysql_u(global), &long[1..], "1049"),
     ];
     for (number, rows, database, expected) in cases {
         let snapshot = rows.build();
@@ -1233,6 +1379,8 @@ fn every_part_of_a_row_of_mysql_is_in_the_digests() {
     let u = || mysql_u(|_| {});
     all.extend([u().edge("r@%", "u@%"), u().edge("u@%", "r@%"), u().default_role(("u", "%"), ("r", "%"))]);
     all.push(u().with(|v| v.mandatory_roles = "r".to_owned()));
+    all.push(u().with(|v| v.activate_mandatory_roles = true));
+    all.push(u().with(|v| v.compares_as_openssl = false));
     all.push(u().with(|v| v.partial_revokes = true));
     let mut granted = u();
     let (user, host, privilege) = ("u".to_owned(), "%".to_owned(), "CONNECTION_ADMIN".to_owned());

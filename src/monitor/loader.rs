@@ -398,8 +398,9 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         'lower_case_table_names', 'require_secure_transport', 'default_password_lifetime', \
         'disconnect_on_expired_password', 'max_password_errors', 'max_connections', 'max_user_connections', \
         'old_style_user_limits', 'init_connect', 'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
+        'activate_mandatory_roles', \
         'check_proxy_users', 'mysql_native_password_proxy_users', 'sha256_password_proxy_users', 'offline_mode', \
-        'default_authentication_plugin')";
+        'default_authentication_plugin', 'version_ssl_library')";
     let values: BTreeMap<String, String> = client
         .pairs(query, QUERY_LIMIT)
         .await?
@@ -409,7 +410,8 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
     let get = |name: &str| values.get(name).map_or("", String::as_str);
     let is_on = |name: &str| matches!(get(name), "ON" | "1");
     let version = get("version").to_owned();
-    if let Product::Unsupported { .. } = Product::from_version(&version) {
+    let product = Product::from_version(&version);
+    if let Product::Unsupported { .. } = product {
         return Err(LoadError::Unsupported(format!(
             "accounts of {version:?} cannot be read: supported are MariaDB 10.3 and later, and MySQL 5.7 to 9"
         )));
@@ -433,10 +435,13 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         partial_revokes: is_on("partial_revokes"),
         mandatory_roles: get("mandatory_roles").to_owned(),
         activate_all_roles_on_login: is_on("activate_all_roles_on_login"),
+        activate_mandatory_roles: is_on("activate_mandatory_roles"),
         check_proxy_users: is_on("check_proxy_users"),
         native_proxy_users: is_on("mysql_native_password_proxy_users"),
         sha256_proxy_users: is_on("sha256_password_proxy_users"),
         offline_mode: is_on("offline_mode"),
+        compares_as_openssl: get("version_ssl_library").starts_with("OpenSSL ")
+            || product.is_mysql_at_least((8, 0, 0)),
         version,
     })
 }

@@ -167,7 +167,7 @@ mod tests {
             let client = authority.trusted_by(&[version], None);
             for kind in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
                 let (encryption, far) = exchange(&identity, &client).await;
-                assert_eq!((encryption.version, encryption.client_certificate), (name, false));
+                assert_eq!((encryption.version, encryption.client.is_some()), (name, false));
                 assert!(encryption.to_string().contains("AES_"), "{encryption}");
                 assert_eq!(far.get_ref().1.handshake_kind(), Some(kind), "{name}");
             }
@@ -185,16 +185,20 @@ mod tests {
         for version in [&TLS12, &TLS13] {
             let known = servers.trusted_by(&[version], Some(&clients.client(2100)));
             for _ in 0..2 {
-                assert!(exchange(&identity, &known).await.0.client_certificate);
+                let encryption = exchange(&identity, &known).await.0;
+                let names = encryption.client.expect("a certificate");
+                assert_eq!(names.issuer.as_deref(), Ok("/CN=clients"));
+                assert_eq!(names.subject.as_deref(), Ok("/CN=client of clients"));
+                assert!(encryption.openssl_cipher.is_some_and(|cipher| cipher.contains("GCM")));
             }
             let without = servers.trusted_by(&[version], None);
-            assert!(!exchange(&identity, &without).await.0.client_certificate);
+            assert!(!exchange(&identity, &without).await.0.client.is_some());
             for own in [strangers.client(2100), clients.client(2001)] {
                 let refused = servers.trusted_by(&[version], Some(&own));
                 assert!(pair(&identity, &refused).await.0.is_err());
             }
             // Nobody asks for the certificate where no authority is configured.
-            assert!(!exchange(&servers.identity(None), &known).await.0.client_certificate);
+            assert!(!exchange(&servers.identity(None), &known).await.0.client.is_some());
         }
     }
 
@@ -210,7 +214,7 @@ mod tests {
         let connection = near.get_ref().1;
         assert_eq!(connection.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
         let later = SystemTime::now() + std::time::Duration::from_hours(24 * 365 * 100);
-        assert!(identity.agreed(connection, SystemTime::now()).unwrap().client_certificate);
+        assert!(identity.agreed(connection, SystemTime::now()).unwrap().client.is_some());
         assert!(identity.agreed(connection, later).is_err());
     }
 

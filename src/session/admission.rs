@@ -192,9 +192,7 @@ impl Session {
             }
         };
         let vouching = match (&shown, &admitted.proof, &self.service.tls) {
-            (Shown::Reply(scramble, _), Proof::Native(proof), Some(tls))
-                if self.transport != Transport::Plain =>
-            {
+            (Shown::Reply(scramble, _), Proof::Native(proof), Some(tls)) if self.encryption.is_some() => {
                 proof.vouch_for(scramble, tls.identity.certificates().first())
             }
             _ => None,
@@ -353,7 +351,7 @@ impl Session {
             // that may be newer there than here.
             database: None,
             using_password: claimed.password_use() == PasswordUse::Given,
-            transport: self.transport,
+            transport: self.transport(),
             can_handle_expired_passwords: capabilities.contains(Capabilities::CAN_HANDLE_EXPIRED_PASSWORDS),
             now: SystemTime::now(),
             plugins: auth::accepted(self.privacy(cluster)),
@@ -418,6 +416,14 @@ impl Session {
                 Err(refused(&refusal))
             }
         }
+    }
+
+    /// How the client is connected, as a server would see it.
+    fn transport(&self) -> Transport<'_> {
+        self.encryption.as_ref().map_or(Transport::Plain, |tls| Transport::Tls {
+            cipher: tls.openssl_cipher,
+            certificate: tls.client.as_deref(),
+        })
     }
 
     /// Who can read what the client answers a node of a cluster.
@@ -486,7 +492,7 @@ fn label(refusal: &Refusal) -> &'static str {
         Refusal::HostNotAllowed(_) => "host_not_allowed",
         Refusal::Undecidable(_) => "undecidable",
         Refusal::UnsupportedPlugin { .. } => "unsupported_plugin",
-        Refusal::InsecureTransport(_) | Refusal::TlsRequired(_) => "tls_required",
+        Refusal::InsecureTransport(_) | Refusal::TlsRequired(_) | Refusal::TlsDiffers(_) => "tls_required",
         Refusal::Locked(_) => "account_locked",
         Refusal::PasswordExpired(_) => "password_expired",
         Refusal::GrantsDifferByHost(_) => "grants_differ_by_host",

@@ -19,7 +19,7 @@ use crate::auth::rsa::KeyPair;
 use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_crypt, sha256_password};
 use crate::backend::Exchange;
 use crate::fault::{Fault, PasswordUse};
-use crate::grants::{Account, Authentication, Found, Transport};
+use crate::grants::{Account, Authentication, Found};
 use crate::ids::{ClientAddr, ClusterName};
 use crate::net::PacketStream;
 use crate::wire::Capabilities;
@@ -226,7 +226,7 @@ impl Session {
 
     /// Whether nobody can read what comes from the client.
     pub(super) fn is_private(&self) -> bool {
-        self.transport != Transport::Plain || matches!(self.registered.entry.client, ClientAddr::Unix { .. })
+        self.encryption.is_some() || matches!(self.registered.entry.client, ClientAddr::Unix { .. })
     }
 
     /// The key under which clients without TLS send passwords: one for the process, made when it is first needed.

@@ -15,7 +15,7 @@ use super::{Session, is_open, linger};
 use crate::auth::{self, caching_sha2, native};
 use crate::config::{NodeTls, Tls};
 use crate::fault::{Blame, Fault};
-use crate::grants::{Product, Transport};
+use crate::grants::Product;
 use crate::net::{PacketStream, ReadError, Stream, accept_tls};
 use crate::routing;
 use crate::wire::handshake::{Greeting, HandshakeResponse, Scramble, SslRequest};
@@ -202,8 +202,7 @@ impl Session {
         let (stream, encryption) = accept_tls(stream, ahead, &tls.identity)
             .await
             .map_err(|e| Fault::silent(Blame::Client, "tls_failed", format!("TLS handshake: {e}")))?;
-        self.transport =
-            if encryption.client_certificate { Transport::TlsWithCertificate } else { Transport::Tls };
+        self.encryption = Some(Box::new(encryption.clone()));
         self.registered.entry.set_place(|place| place.tls = Some(encryption));
         Ok(PacketStream::new(stream, BytesMut::with_capacity(RESPONSE), sequence))
     }

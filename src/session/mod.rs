@@ -54,12 +54,13 @@ use crate::accounts::{AccountStore, Accounts, ClusterAccounts};
 use crate::backend::{Gates, Link, Pool};
 use crate::config::{Config, Links, RevokedSessions, Route, Service};
 use crate::fault::{Blame, Fault, Outcome};
-use crate::grants::{HostIdentity, HostName, Transport};
+use crate::grants::{HostIdentity, HostName};
 use crate::ids::{ClientAddr, ClusterName, ServiceName};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Gauge, Metrics, ServiceMetrics};
 use crate::net::{Announced, HeaderError, Names, StdStream, Stream, read_header};
 use crate::routing::{self, Destination};
+use crate::tls::Encryption;
 use crate::topology::{LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
@@ -181,7 +182,7 @@ pub async fn serve(shared: Arc<Shared>, pool: Rc<Pool>, arrival: Arrival) {
         registered,
         metrics,
         places: Places::default(),
-        transport: Transport::Plain,
+        encryption: None,
         name: OnceCell::new(),
         link_load: None,
         cluster: None,
@@ -264,8 +265,8 @@ struct Session {
     metrics: ServiceMetrics,
     /// Where the session is counted.
     places: Places,
-    /// How the client is connected.
-    transport: Transport,
+    /// The client's TLS, if it has any. Boxed like the name below.
+    encryption: Option<Box<Encryption>>,
     /// What its own address resolves to, once that was looked up; it stays for the session, as on the servers.
     // Boxed because most sessions have none, and every one is to be small.
     name: OnceCell<Box<HostName>>,

@@ -338,8 +338,8 @@ impl Session {
                 };
                 denied(&credential.user, host, used, &reason)
             }
-            // No privilege on the schema, no such schema, no valid name of one.
-            LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1102) => {
+            // No privilege on the schema, no such schema, too long or no valid name of one.
+            LinkError::Refused(told) if matches!(told.code, 1044 | 1049 | 1059 | 1102) => {
                 Fault::told(Blame::Client, "database_denied", detail, told)
             }
             // A node that asks by a plugin that the account had not, or had not the reply for, knows another account.

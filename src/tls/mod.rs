@@ -4,6 +4,7 @@
 //! No I/O: [`crate::config`] reads the files and [`crate::net`] shakes hands. An [`Identity`] exists only when its
 //! parts fit together, so whoever holds one can serve TLS with it.
 
+mod names;
 #[cfg(test)]
 pub(crate) mod specimen;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{CommonState, Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore, version};
 
+pub use names::{CertificateNames, OneLine, Unclear};
 pub use trust::{Trust, Verify};
 
 /// Tickets that a TLS 1.3 client gets with its handshake. One is enough for the next connection, and each costs an
@@ -49,14 +51,16 @@ pub struct Identity {
 }
 
 /// What a finished handshake with a client agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encryption {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
     /// The cipher suite, without the parts that the version implies.
     pub cipher: &'static str,
-    /// Whether the client has a certificate that one of the authorities vouches for.
-    pub client_certificate: bool,
+    /// `OpenSSL`'s name of the cipher suite; none for one that has none here.
+    pub openssl_cipher: Option<&'static str>,
+    /// The names in the client's certificate, where one of the authorities vouches for it.
+    pub client: Option<Arc<CertificateNames>>,
 }
 
 /// A part of an [`Identity`] or a [`Trust`].
@@ -126,6 +130,11 @@ impl Certificates {
     /// The first one, which is that of whoever shows them, in DER.
     pub fn first(&self) -> &[u8] {
         self.0.first().map_or(&[], |certificate| certificate.as_ref())
+    }
+
+    /// The names in the first one.
+    pub fn names(&self) -> CertificateNames {
+        CertificateNames::of(&CertificateDer::from(self.first()))
     }
 }
 
@@ -218,25 +227,26 @@ impl Identity {
     /// moment, lest an expired certificate lives on for as long as tickets do.
     pub fn agreed(&self, connection: &CommonState, now: SystemTime) -> Result<Encryption, Error> {
         let shown = connection.peer_certificates().unwrap_or_default();
-        let client_certificate = match (&self.verifier, shown.split_first()) {
+        let client = match (&self.verifier, shown.split_first()) {
             (Some(verifier), Some((own, chain))) => {
                 if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
                     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
                     verifier.verify_client_cert(own, chain, UnixTime::since_unix_epoch(now))?;
                 }
-                true
+                Some(Arc::new(CertificateNames::of(own)))
             }
-            _ => false,
+            _ => None,
         };
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
             _ => "TLS",
         };
-        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-        let suite = suite.unwrap_or("?");
+        let suite = connection.negotiated_cipher_suite().map(|suite| suite.suite());
+        let openssl_cipher = suite.and_then(names::openssl_cipher);
+        let suite = suite.and_then(|suite| suite.as_str()).unwrap_or("?");
         let cipher = suite.strip_prefix("TLS13_").or_else(|| suite.strip_prefix("TLS_")).unwrap_or(suite);
-        Ok(Encryption { version, cipher, client_certificate })
+        Ok(Encryption { version, cipher, openssl_cipher, client })
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) const NAME: &str = "spillway.test";
 /// An authority that issues certificates.
 pub(crate) struct Authority {
     pub(crate) pem: String,
+    name: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -36,7 +37,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("key");
         let pem = params.self_signed(&key).expect("certificate").pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self { pem, name: name.to_owned(), issuer: Issuer::new(params, key) }
     }
 
     /// A certificate for a server called `name`.
@@ -51,6 +52,7 @@ impl Authority {
 
     fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose, until: i32) -> Issued {
         let mut params = CertificateParams::new([name.to_owned()]).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, format!("{name} of {}", self.name));
         params.not_after = date_time_ymd(until, 1, 1);
         params.extended_key_usages.push(usage);
         let key = KeyPair::generate().expect("key");

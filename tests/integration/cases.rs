@@ -109,6 +109,13 @@ const DATABASES: &[OfDatabase] = &[
     ("82", "", "", "{u}@%", "{u}@%"),
     ("83", "", "app ", "1102", "1102"),
     ("83 too long", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "1102", "1059"),
+    (
+        "83 too long a blank",
+        "",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ",
+        "1102",
+        "1102",
+    ),
 ];
 
 /// From 10.11 on.
@@ -146,9 +153,27 @@ const DATABASES_OF_MYSQL: &[OfDatabase] = &[
 
 /// The same users once a setting of the server is another one.
 const WITH_ALL_ROLES: &[OfDatabase] = &[("76, all roles", "", "app", "-", "{u}@% reads")];
-/// Active by themselves, whatever `activate_all_roles_on_login` says; and with a role active, rows count by account.
-const WITH_MANDATORY_ROLE: &[OfDatabase] =
-    &[("77, mandatory", "", "mandated", "-", "{u}@%"), ("70, mandatory role", "", "app", "-", "1044")];
+/// Active by `activate_mandatory_roles`, whatever `activate_all_roles_on_login` says; and with a role active, rows count by
+/// account.
+const WITH_MANDATORY_ROLE: &[OfDatabase] = &[
+    ("77, mandatory", "", "mandated", "-", "{u}@%"),
+    ("70, mandatory role", "", "app", "-", "1044"),
+    ("75, default and mandatory", "", "app", "-", "{u}@% reads"),
+    ("75, only mandatory", "", "mandated", "-", "{u}@% reads"),
+    ("76, mandatory", "", "app", "-", "1044"),
+];
+/// Another role that does not exist, and one that somebody was granted, too.
+const WITH_MANDATORY_ROLES: &[OfDatabase] = &[
+    ("77, several", "", "mandated", "-", "{u}@% reads"),
+    ("57, several", "", "app", "-", "{u}@% reads"),
+    ("76, several", "", "app", "-", "{u}@% reads"),
+];
+const WITH_INACTIVE_ROLES: &[OfDatabase] = &[
+    ("77, inactive", "", "mandated", "-", "1044"),
+    ("76, inactive", "", "app", "-", "1044"),
+    ("75, inactive", "", "app", "-", "{u}@% reads"),
+    ("70, inactive", "", "app", "-", "{u}@127.0.0.% reads"),
+];
 const WITH_PARTIAL_REVOKES: &[OfDatabase] = &[
     ("62, partial revokes", "", "app", "-", "1044"),
     ("64, partial revokes", "", "ap_", "-", "1044"),
@@ -373,7 +398,28 @@ fn databases(stage: &Stage, cases: &[OfDatabase], failures: &mut Vec<String>) {
             let who = Credentials::new(&user, PASSWORD, Some(schema)).from(CLIENT);
             came(login(stage, port, Door::Plain, who)?)
         });
+        match explained(stage, &user, schema) {
+            Ok(said) if said == expected.trim_end_matches(" reads") => {}
+            said => {
+                failures.push(format!("case {number} in explain login: {said:?} instead of {expected:?}"))
+            }
+        }
     }
+}
+
+/// The account or the error in the verdict of `explain login`.
+fn explained(stage: &Stage, user: &str, schema: &str) -> Outcome<String> {
+    let schema = schema.replace(' ', "%20");
+    let answer =
+        stage.spillway.get(&format!("/v1/explain/login?user={user}&address={CLIENT}&database={schema}"))?;
+    let steps = answer["steps"].as_array().ok_or_else(|| answer.to_string())?;
+    let verdict = steps.iter().rfind(|step| step["step"] == "verdict").ok_or_else(|| answer.to_string())?;
+    let verdict = verdict["text"].as_str().unwrap_or_default();
+    let word = |behind: &str| {
+        let (_, rest) = verdict.split_once(behind)?;
+        rest.split_whitespace().next().map(str::to_owned)
+    };
+    word("the client is told error ").or_else(|| word("let in as ")).ok_or_else(|| answer.to_string())
 }
 
 fn credentials(stage: &Stage, cases: &[OfCredentials], failures: &mut Vec<String>) {
@@ -595,8 +641,13 @@ fn settings(stage: &mut Stage, failures: &mut Vec<String>) -> Verdict {
         databases(stage, WITH_ALL_ROLES, failures);
         set(stage, "SET GLOBAL activate_all_roles_on_login = OFF; SET GLOBAL mandatory_roles = 'r77'")?;
         databases(stage, WITH_MANDATORY_ROLE, failures);
+        set(stage, "SET GLOBAL mandatory_roles = 'nosuch,r77,r76'")?;
+        databases(stage, WITH_MANDATORY_ROLES, failures);
+        set(stage, "SET GLOBAL activate_mandatory_roles = OFF")?;
+        databases(stage, WITH_INACTIVE_ROLES, failures);
         let revoke = "REVOKE SELECT ON app.* FROM c80@'%'";
-        let partial = "SET GLOBAL mandatory_roles = ''; SET GLOBAL partial_revokes = ON";
+        let partial = "SET GLOBAL activate_mandatory_roles = ON; SET GLOBAL mandatory_roles = ''; \
+                       SET GLOBAL partial_revokes = ON";
         set(stage, &format!("{partial}; {revoke}; FLUSH PRIVILEGES"))?;
         databases(stage, WITH_PARTIAL_REVOKES, failures);
         return Ok(());

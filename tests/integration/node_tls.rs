@@ -10,9 +10,14 @@ use crate::raw::{self, Credentials, Login, Raw, first_value};
 use crate::tls::{Authority, write};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
-use rustls::version::TLS13;
+use rcgen::string::{BmpString, Ia5String, PrintableString, TeletexString};
+use rcgen::{DistinguishedName, DnType, DnValue};
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ClientConfig};
+use spillway::tls::Certificates;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -21,6 +26,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("node_tls::authority", authority),
         trial("node_tls::nothing_goes_out_without", nothing_goes_out_without),
         trial("node_tls::accounts_that_require_tls", accounts_that_require_tls),
+        trial("node_tls::accounts_that_name_a_certificate", accounts_that_name_a_certificate),
+        mysql_trial(
+            "node_tls::mysql_accounts_that_name_a_certificate",
+            mysql_accounts_that_name_a_certificate,
+        ),
+        trial("node_tls::names_of_certificates", names_of_certificates),
+        mysql_trial("node_tls::mysql_names_of_certificates", mysql_names_of_certificates),
         trial("node_tls::big_packets", big_packets),
         trial("node_tls::sessions_that_wait_for_a_link", sessions_that_wait_for_a_link),
         trial("node_tls::another_authority_after_a_reload", another_authority_after_a_reload),
@@ -180,7 +192,7 @@ fn nothing_goes_out_without() -> Verdict {
     Ok(())
 }
 
-/// Cases 92, 94 and 95 with all certificates right; the last is refused all the same.
+/// Cases 92, 94 and 95 with all certificates right.
 fn accounts_that_require_tls() -> Verdict {
     let stage = Stage::new("node-tls-require", &["127.0.0.1"], &[])?;
     stage.server.sql(&format!(
@@ -218,7 +230,7 @@ fn accounts_that_require_tls() -> Verdict {
         (false, true),
         "REQUIRE X509"
     );
-    same!(enters("named", true, true)?, false, "a subject is not compared");
+    same!((enters("named", true, false)?, enters("named", true, true)?), (false, true), "REQUIRE SUBJECT");
     // What the server demands of everybody.
     stage.server.sql("SET GLOBAL require_secure_transport = ON")?;
     spillway.ask("reload accounts")?;
@@ -227,6 +239,228 @@ fn accounts_that_require_tls() -> Verdict {
         (false, true),
         "require_secure_transport"
     );
+    Ok(())
+}
+
+/// Accounts and what they require. The links show a certificate of `/CN=clients` for `/CN=client`, and use the first cipher.
+const REQUIREMENTS: [(&str, &str); 9] = [
+    ("by_nothing", "SUBJECT ''"),
+    ("by_subject", "SUBJECT '/CN=client'"),
+    ("by_issuer", "ISSUER '/CN=clients'"),
+    ("by_cipher", "CIPHER 'TLS_AES_256_GCM_SHA384'"),
+    ("by_both", "SUBJECT '/CN=client' AND ISSUER '/CN=clients'"),
+    ("by_all", "SUBJECT '/CN=client' AND ISSUER '/CN=clients' AND CIPHER 'TLS_AES_256_GCM_SHA384'"),
+    ("by_other_case", "SUBJECT '/cn=client'"),
+    ("by_stranger", "SUBJECT '/CN=stranger'"),
+    ("by_old_cipher", "CIPHER 'ECDHE-ECDSA-AES128-GCM-SHA256'"),
+];
+
+fn accounts_that_name_a_certificate() -> Verdict {
+    let server = Server::prepare("node-tls-named", &["--skip-name-resolve"])?;
+    name_a_certificate(server, "node-tls-named", false)
+}
+
+fn mysql_accounts_that_name_a_certificate() -> Verdict {
+    // Which is the first cipher is this server's choice.
+    let ciphers = "--tls-ciphersuites=TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
+    let server = Server::prepare_mysql("node-tls-mynamed", &[ciphers])?;
+    name_a_certificate(server, "node-tls-mynamed", true)
+}
+
+/// Case 95 and what surrounds it: Spillway tells every client what the server tells it. Where only the link is not what
+/// the account requires, the node refuses it.
+fn name_a_certificate(server: Server, name: &str, needs_certificate: bool) -> Verdict {
+    let mut stage = Stage::before(server, name, &["127.0.0.1", "localhost"])?;
+    // Both believe another authority, too.
+    let others = Authority::new("others")?;
+    let known = format!("{}{}", stage.clients.pem, others.pem);
+    write(&stage.directory, "clients.pem", &known)?;
+    stage.server.file("clients.pem", &known)?;
+    stage.server.stop()?;
+    stage.server.start(&[])?;
+    for (user, requirement) in REQUIREMENTS {
+        stage
+            .server
+            .sql(&format!("CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE {requirement}"))?;
+    }
+    let spillway = stage.spillway(&format!("spillway-{name}"), &stage.ca_and_certificate(), "")?;
+    let right = stage.clients.client()?;
+    let stranger = stage.clients.client_called("stranger")?;
+    let foreign = others.client()?;
+    let large: fn(CipherSuite) -> bool = |suite| suite == CipherSuite::TLS13_AES_256_GCM_SHA384;
+    let small: fn(CipherSuite) -> bool = |suite| suite == CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let old: fn(CipherSuite) -> bool = |suite| suite == CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    let client =
+        |offered, version, own: Option<&_>| stage.nodes.trusted_with(offered, version, own).map(Some);
+    let clients = [
+        ("the right one", client(large, &TLS13, Some(&right))?),
+        ("another subject", client(large, &TLS13, Some(&stranger))?),
+        ("another issuer", client(large, &TLS13, Some(&foreign))?),
+        ("another cipher", client(small, &TLS13, Some(&right))?),
+        ("another version", client(old, &TLS12, Some(&right))?),
+        ("no certificate", client(large, &TLS13, None)?),
+        ("no TLS", None),
+    ];
+    let login = |port, user: &str, password: &str, tls: &Option<Arc<ClientConfig>>| -> Outcome<_> {
+        let credentials = Credentials { tls: tls.clone(), ..Credentials::new(user, password, None) };
+        Ok(raw::login(port, &credentials)?.err())
+    };
+    let mut let_in = Vec::new();
+    for (user, requirement) in REQUIREMENTS {
+        for (what, tls) in &clients {
+            for password in ["wrong", PASSWORD] {
+                let direct = login(stage.server.port, user, password, tls)?;
+                let proxied = login(stage.port, user, password, tls)?;
+                let only_the_link_is_wrong = matches!(
+                    (user, *what),
+                    ("by_stranger", "another subject") | ("by_old_cipher", "another version")
+                );
+                if only_the_link_is_wrong && password == PASSWORD {
+                    same!(direct, None, "{what}: REQUIRE {requirement}");
+                    same!(proxied.as_ref().map(|r| r.code), Some(1045), "{what}: REQUIRE {requirement}");
+                    continue;
+                }
+                same!(
+                    proxied,
+                    direct,
+                    "{what} with {password:?}: REQUIRE {requirement}\n{}",
+                    spillway.log_tail(5)
+                );
+                if direct.is_none() {
+                    let_in.push((user, *what));
+                } else {
+                    same!(
+                        direct.as_ref().map(|r| r.code),
+                        Some(1045),
+                        "{what}: REQUIRE {requirement}: {direct:?}"
+                    );
+                }
+            }
+        }
+    }
+    let mut wanted = vec![
+        ("by_nothing", "the right one"),
+        ("by_nothing", "another subject"),
+        ("by_nothing", "another issuer"),
+        ("by_nothing", "another cipher"),
+        ("by_nothing", "another version"),
+        ("by_nothing", "no certificate"),
+        ("by_subject", "the right one"),
+        ("by_subject", "another issuer"),
+        ("by_subject", "another cipher"),
+        ("by_subject", "another version"),
+        ("by_issuer", "the right one"),
+        ("by_issuer", "another subject"),
+        ("by_issuer", "another cipher"),
+        ("by_issuer", "another version"),
+        ("by_cipher", "the right one"),
+        ("by_cipher", "another subject"),
+        ("by_cipher", "another issuer"),
+        ("by_cipher", "no certificate"),
+        ("by_both", "the right one"),
+        ("by_both", "another cipher"),
+        ("by_both", "another version"),
+        ("by_all", "the right one"),
+    ];
+    if needs_certificate {
+        wanted.retain(|(_, what)| *what != "no certificate");
+        // An empty subject is one that no client has, until the server reads its tables anew.
+        wanted.retain(|(user, _)| *user != "by_nothing");
+    }
+    same!(let_in, wanted, "who is let in");
+    let log = spillway.log();
+    for said in [
+        "the account requires the subject \\\"/CN=client\\\", and the client has \\\"/CN=stranger\\\"",
+        "the account requires the issuer",
+        "the account requires the cipher",
+    ] {
+        let plain = said.replace('\\', "");
+        ensure!(log.contains(said) || log.contains(&plain), "{plain} is not in the log:\n{log}");
+    }
+    let answer = spillway.ask("explain login by_all 127.0.0.1 --transport certificate")?;
+    ensure!(
+        answer.contains(
+            "with the subject \"/CN=client\" and the issuer \"/CN=clients\" and the cipher \"TLS_AES_256_GCM_SHA384\""
+        ) && answer.contains("the node may refuse: the node sees the cipher of the link")
+            && answer.contains("let in as by_all@%"),
+        "{answer}"
+    );
+    let answer = spillway.ask("explain login by_stranger 127.0.0.1 --transport certificate")?;
+    ensure!(
+        answer.contains(
+            "refused by the node: the node sees Spillway's certificate, whose subject is \"/CN=client\""
+        ),
+        "{answer}"
+    );
+    let answer = spillway.ask("explain login by_subject 127.0.0.1 --transport tls")?;
+    ensure!(
+        answer.contains("refused, if the password is right: the account requires a client certificate"),
+        "{answer}"
+    );
+    let answer = spillway.ask("show permissiveness")?;
+    for (user, is_listed) in [
+        ("by_subject@", false),
+        ("by_issuer@", false),
+        ("by_both@", false),
+        ("by_cipher@", true),
+        ("by_all@", true),
+        ("by_other_case@", true),
+        ("by_stranger@", true),
+        ("by_old_cipher@", true),
+    ] {
+        same!(answer.contains(user), is_listed, "{user}: {answer}");
+    }
+    Ok(())
+}
+
+fn names_of_certificates() -> Verdict {
+    let server = Server::prepare("node-tls-names", &["--skip-name-resolve"])?;
+    names_as_the_server_writes_them(&Stage::before(server, "node-tls-names", &["127.0.0.1", "localhost"])?)
+}
+
+fn mysql_names_of_certificates() -> Verdict {
+    let server = Server::prepare_mysql("node-tls-mynames", &[])?;
+    names_as_the_server_writes_them(&Stage::before(server, "node-tls-mynames", &["127.0.0.1", "localhost"])?)
+}
+
+/// What is made of a certificate here is what the server itself compares with the account.
+fn names_as_the_server_writes_them(stage: &Stage) -> Verdict {
+    let bmp = BmpString::try_from("Jürgen").map_err(|e| e.to_string())?;
+    let teletex = TeletexString::try_from("b c~").map_err(|e| e.to_string())?;
+    let ia5 = Ia5String::try_from("a@b.example").map_err(|e| e.to_string())?;
+    let email = || DnType::from_oid(&[1, 2, 840, 113_549, 1, 9, 1]);
+    let printable = PrintableString::try_from("DE").map_err(|e| e.to_string())?;
+    for attributes in [
+        vec![(DnType::CommonName, DnValue::from("Jürgen \u{20ac} \\xC3 ' \""))],
+        vec![
+            (DnType::CountryName, DnValue::PrintableString(printable)),
+            (DnType::OrganizationName, DnValue::from("a=b, c")),
+            (DnType::OrganizationalUnitName, DnValue::TeletexString(teletex)),
+            (DnType::CommonName, DnValue::BmpString(bmp)),
+            (email(), DnValue::Ia5String(ia5)),
+        ],
+        vec![(DnType::CommonName, DnValue::from("a\0b\u{7f}\n"))],
+    ] {
+        let mut subject = DistinguishedName::new();
+        for (kind, value) in attributes {
+            subject.push(kind, value);
+        }
+        let issued = stage.clients.client_for(subject)?;
+        let names = Certificates::from_pem(issued.certificate.as_bytes()).map_err(|e| e.to_string())?.names();
+        let line = names.subject.map_err(|e| e.to_string())?;
+        let quoted = line.replace('\\', "\\\\").replace('\'', "\\'");
+        let client = stage.nodes.trusted_by(&TLS13, Some(&issued))?;
+        for (required, is_let_in) in [(quoted.clone(), true), (format!("{quoted}."), false)] {
+            stage.server.sql(&format!(
+                "CREATE USER said@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SUBJECT '{required}'"
+            ))?;
+            let credentials =
+                Credentials { tls: Some(Arc::clone(&client)), ..Credentials::new("said", PASSWORD, None) };
+            let login = raw::login(stage.server.port, &credentials)?;
+            same!(login.is_ok(), is_let_in, "{required}: {:?}", login.err());
+            stage.server.sql("DROP USER said@'%'")?;
+        }
+    }
     Ok(())
 }
 

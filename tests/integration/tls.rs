@@ -7,11 +7,14 @@ use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, Shape, capability, first_value};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use std::fs;
@@ -71,9 +74,20 @@ impl Authority {
     }
 
     fn issue(&self, usage: ExtendedKeyUsagePurpose, names: &[&str]) -> Outcome<Issued> {
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, names.concat());
+        self.issue_for(usage, names, subject)
+    }
+
+    fn issue_for(
+        &self,
+        usage: ExtendedKeyUsagePurpose,
+        names: &[&str],
+        subject: DistinguishedName,
+    ) -> Outcome<Issued> {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names.clone()).map_err(text)?;
-        params.distinguished_name.push(DnType::CommonName, names.concat());
+        let mut params = CertificateParams::new(names).map_err(text)?;
+        params.distinguished_name = subject;
         params.extended_key_usages.push(usage);
         let key = KeyPair::generate().map_err(text)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(text)?.pem();
@@ -90,7 +104,17 @@ impl Authority {
     }
 
     pub(crate) fn client(&self) -> Outcome<Issued> {
-        self.issue(ExtendedKeyUsagePurpose::ClientAuth, &["client"])
+        self.client_called("client")
+    }
+
+    /// A certificate for a client with this common name.
+    pub(crate) fn client_called(&self, name: &str) -> Outcome<Issued> {
+        self.issue(ExtendedKeyUsagePurpose::ClientAuth, &[name])
+    }
+
+    /// A certificate for a client with this subject.
+    pub(crate) fn client_for(&self, subject: DistinguishedName) -> Outcome<Issued> {
+        self.issue_for(ExtendedKeyUsagePurpose::ClientAuth, &["client"], subject)
     }
 
     /// A client that trusts this authority.
@@ -99,10 +123,21 @@ impl Authority {
         version: &'static SupportedProtocolVersion,
         own: Option<&Issued>,
     ) -> Outcome<Arc<ClientConfig>> {
+        self.trusted_with(|_| true, version, own)
+    }
+
+    /// A client that trusts this authority and offers the cipher suites that `offered` picks.
+    pub(crate) fn trusted_with(
+        &self,
+        offered: fn(CipherSuite) -> bool,
+        version: &'static SupportedProtocolVersion,
+        own: Option<&Issued>,
+    ) -> Outcome<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(text)?).map_err(text)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider.cipher_suites.retain(|suite| offered(suite.suite()));
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[version])
             .map_err(text)?
             .with_root_certificates(roots);
