@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::auth::Proof;
 use crate::backend::{self, Announce, Approach, Credentials, Link, LinkError, Row};
 use crate::config::{self, Account, Cluster};
+use crate::grants::Product;
 use crate::ids::{NodeAddr, NodeName};
 use crate::wire::Capabilities;
 
@@ -19,19 +20,29 @@ pub(super) const GLANCE: Duration = Duration::from_millis(20);
 /// How long threads of replication may take to start or stop.
 const THREADS: Duration = Duration::from_secs(10);
 
+/// The first `MySQL` that has every one of these statements and variables.
+const OLDEST_MYSQL: (u32, u32, u32) = (8, 0, 26);
+
 /// A node under the hands of an account that may change it. A connection that failed is made anew by the next question.
 #[derive(Debug)]
 pub(super) struct Operated {
     cluster: Cluster,
     node: config::Node,
     link: Option<Link>,
+    product: Product,
     dialect: Dialect,
 }
 
 impl Operated {
     /// Not connected yet.
     pub(super) fn new(cluster: &Cluster, node: &config::Node) -> Self {
-        Self { cluster: cluster.clone(), node: node.clone(), link: None, dialect: Dialect::MariaDb }
+        Self {
+            cluster: cluster.clone(),
+            node: node.clone(),
+            link: None,
+            product: Product::Unsupported { version: String::new() },
+            dialect: Dialect::MariaDb,
+        }
     }
 
     pub(super) fn name(&self) -> &NodeName {
@@ -70,8 +81,9 @@ impl Operated {
             announce: Announce::Nothing,
         };
         let mut link = backend::connect(&approach, &credentials, self.cluster.connect_timeout).await?;
-        self.dialect =
-            if link.origin.facts.version.contains("MariaDB") { Dialect::MariaDb } else { Dialect::MySql };
+        let version = &link.origin.facts.version;
+        self.dialect = if version.contains("MariaDB") { Dialect::MariaDb } else { Dialect::MySql };
+        self.product = Product::from_version(version);
         // What waits for a lock must not wait longer than Spillway does; and what a proxy that vanished holds must not be
         // held for long.
         let handover = &self.cluster.handover;
@@ -110,6 +122,12 @@ impl Operated {
     pub(super) async fn look(&mut self, enabled: bool) -> Result<Seen, String> {
         self.connect().await.map_err(|e| e.to_string())?;
         let dialect = self.dialect;
+        if dialect == Dialect::MySql && !self.product.is_mysql_at_least(OLDEST_MYSQL) {
+            let (major, minor, patch) = OLDEST_MYSQL;
+            return Err(format!(
+                "MySQL before {major}.{minor}.{patch}, whose writer Spillway does not change"
+            ));
+        }
         let rows = self.tell(dialect.variables()).await?;
         let row = rows.first().ok_or("no answer about its variables")?;
         let text = |i| text(row, i);
@@ -127,7 +145,7 @@ impl Operated {
         };
         let has_gtids = dialect == Dialect::MariaDb || text(7) == "ON";
         let server_id = text(0).parse().map_err(|_| "no server id")?;
-        let end = self.tell(dialect.log_end()).await?;
+        let end = self.tell(dialect.log_end(&self.product)).await?;
         let sources = self.tell(dialect.sources()).await?;
         let sources = sources.iter().map(|row| source(row, dialect)).collect::<Result<_, _>>()?;
         Ok(Seen {
@@ -372,10 +390,10 @@ impl Dialect {
         }
     }
 
-    fn log_end(self) -> &'static str {
+    fn log_end(self, product: &Product) -> &'static str {
         match self {
-            Self::MariaDb => "SHOW MASTER STATUS",
-            Self::MySql => "SHOW BINARY LOG STATUS",
+            Self::MySql if product.is_mysql_at_least((8, 2, 0)) => "SHOW BINARY LOG STATUS",
+            Self::MariaDb | Self::MySql => "SHOW MASTER STATUS",
         }
     }
 
@@ -458,6 +476,8 @@ mod tests {
         assert!(Dialect::MySql.follow("c", &primary, &replica).ends_with("FOR CHANNEL 'c'"));
         assert_eq!(Dialect::MariaDb.forget(""), "RESET SLAVE '' ALL");
         assert_eq!(Dialect::MySql.forget(""), "RESET REPLICA ALL FOR CHANNEL ''");
+        let of = |version| Dialect::MySql.log_end(&Product::from_version(version));
+        assert_eq!((of("8.0.36"), of("9.7.0")), ("SHOW MASTER STATUS", "SHOW BINARY LOG STATUS"));
         assert_eq!(Dialect::MySql.column("Relay_Master_Log_File"), "Relay_Source_Log_File");
         assert_eq!(Dialect::MySql.column("Slave_SQL_Running_State"), "Replica_SQL_Running_State");
     }

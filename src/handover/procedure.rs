@@ -16,7 +16,7 @@ use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
-use super::sight::{Seen, Source, Survey};
+use super::sight::{Dialect, Seen, Source, Survey};
 use super::{announce, is_enabled};
 
 /// How long nothing new may come from the relay log until the rest of an unfinished transaction is given up.
@@ -294,9 +294,12 @@ impl<'a> Procedure<'a> {
             if is_idle && by_gtid && seen.applied.covers(&standing) {
                 return Ok(format!("at {}", seen.applied));
             }
+            // MySQL counts a transaction as received only when it is complete; and its SQL thread is idle while others still
+            // apply what it gave to them.
+            let is_exact = by_gtid && seen.dialect == Dialect::MySql;
             if seen.applied != last.0.applied || seen.sources != last.0.sources {
                 last = (seen, Instant::now());
-            } else if is_idle && last.1.elapsed() > SETTLED {
+            } else if is_idle && !is_exact && last.1.elapsed() > SETTLED {
                 return Ok(format!("at {}; nothing more comes of {standing}", seen.applied));
             }
             if start.elapsed() > limit {

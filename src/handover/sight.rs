@@ -9,7 +9,7 @@ use super::position::{Coordinates, Gtids};
 pub(super) enum Dialect {
     /// `MariaDB`.
     MariaDb,
-    /// `MySQL` from 8.0.22 on.
+    /// `MySQL`.
     MySql,
 }
 

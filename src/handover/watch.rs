@@ -235,6 +235,8 @@ async fn carry_out(
             let replica =
                 cluster.handover.replication.as_ref().ok_or("handover.replication_user is not set")?;
             let address = &cluster.node(primary.as_str()).ok_or("no such node")?.address;
+            // It is already; on MySQL, administrators are kept from writing there from now on, as after a switch.
+            nodes[index].set_read_only(true).await.map_err(|e| format!("{action}: {e}"))?;
             nodes[index].follow(address, replica).await.map_err(|e| format!("{action}: {e}"))?;
             info!(cluster = %name, %node, %primary, "the node replicates");
         }

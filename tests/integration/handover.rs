@@ -1,13 +1,13 @@
 //! Changes of the writer: planned, lost primaries, and primaries that come back.
 
-use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, mysql_pair, toml_nodes};
+use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD, cluster_with, service_toml};
 use crate::raw::{self, Credentials, Raw};
-use crate::{Verdict, ensure, mysql_trial, same, trial};
+use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,12 +24,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::a_replication_cluster_switches", replication_switches),
         trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
         trial("handover::a_pair_fails_over_by_hand", pair_fails_over_by_hand),
-        mysql_trial("handover::mysql_switches", mysql_switches),
         trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
     ]
 }
 
-const READ_ONLY: &str = "SELECT @@global.read_only";
+pub(crate) const READ_ONLY: &str = "SELECT @@global.read_only";
 
 /// Accounts and a table that counts rows; no unique key, so that a row that was written twice is there twice.
 fn contents() -> String {
@@ -44,16 +43,16 @@ fn contents() -> String {
 }
 
 /// `handover` of a cluster, with further keys.
-fn handover_toml(more: &str) -> String {
+pub(crate) fn handover_toml(more: &str) -> String {
     format!("handover = {{ user = \"operator\", password = \"operator-secret\"{more} }}")
 }
 
-fn replication_toml(more: &str) -> String {
+pub(crate) fn replication_toml(more: &str) -> String {
     let credentials = ", replication_user = \"replication\", replication_password = \"replication-secret\"";
     handover_toml(&format!("{credentials}{more}"))
 }
 
-fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u16) -> Outcome<Spillway> {
+pub(crate) fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u16) -> Outcome<Spillway> {
     let configuration =
         cluster_with("shop", kind, nodes, handover) + &service_toml("shop", port, "route = \"cluster:shop\"");
     Spillway::start(lab::binary(), name, &configuration)
@@ -75,18 +74,18 @@ fn execute(session: &mut Raw, statement: &str) -> Verdict {
 }
 
 /// Writes a row by a session of its own.
-fn write(port: u16, number: u32) -> Verdict {
-    execute(&mut session(port)?, &format!("INSERT INTO row VALUES ({number}, 0)"))
+pub(crate) fn write(port: u16, number: u32) -> Verdict {
+    execute(&mut session(port)?, &format!("INSERT INTO shop.row VALUES ({number}, 0)"))
 }
 
 /// Writes numbered rows, one after the other, until it is told to stop.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     writer: JoinHandle<(u32, BTreeSet<u32>)>,
 }
 
 impl Load {
-    fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let writer = std::thread::spawn(move || {
@@ -100,7 +99,7 @@ impl Load {
                     continue;
                 };
                 // What failed is not written again: whether it was done may be unknown.
-                let insert = format!("INSERT INTO row SELECT {number}, @@server_id");
+                let insert = format!("INSERT INTO shop.row SELECT {number}, @@server_id");
                 if execute(&mut session, &insert).is_ok() {
                     acknowledged.insert(number);
                     open = Some(session);
@@ -113,14 +112,14 @@ impl Load {
     }
 
     /// How many were tried, and those that were acknowledged.
-    fn end(self) -> Outcome<(u32, BTreeSet<u32>)> {
+    pub(crate) fn end(self) -> Outcome<(u32, BTreeSet<u32>)> {
         self.stop.store(true, Ordering::Relaxed);
         self.writer.join().map_err(|_| "the writer panicked".to_owned())
     }
 }
 
 /// Every acknowledged row is on the server once, and none of the others twice.
-fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
+pub(crate) fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
     let rows = server.sql("SELECT number FROM shop.row")?;
     let rows: Vec<u32> = rows.lines().filter_map(|line| line.parse().ok()).collect();
     let distinct: BTreeSet<u32> = rows.iter().copied().collect();
@@ -130,12 +129,12 @@ fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
     Ok(())
 }
 
-fn writer(spillway: &Spillway) -> Outcome<String> {
+pub(crate) fn writer(spillway: &Spillway) -> Outcome<String> {
     let clusters = spillway.get("/v1/clusters")?;
     Ok(clusters["clusters"][0]["writer"].as_str().unwrap_or_default().to_owned())
 }
 
-fn wait_writer(spillway: &Spillway, name: &str) -> Verdict {
+pub(crate) fn wait_writer(spillway: &Spillway, name: &str) -> Verdict {
     wait_for("the writer", Duration::from_secs(20), || {
         let now = writer(spillway)?;
         if now == name { Ok(()) } else { Err(format!("it is {now:?}")) }
@@ -370,34 +369,6 @@ fn replication_switches() -> Verdict {
         all_there(node, &acknowledged)?;
     }
     Ok(())
-}
-
-/// A primary and a replica of `MySQL`, by GTID.
-fn mysql_switches() -> Verdict {
-    let nodes = mysql_pair("hand")?;
-    let [a, b] = &nodes;
-    a.sql(
-        "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL);\
-         CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';\
-         GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, REPLICATION CLIENT, RELOAD, CONNECTION_ADMIN \
-         ON *.* TO operator@'%'",
-    )?;
-    let executed = a.sql("SELECT @@global.gtid_executed")?;
-    b.wait_sql("SELECT @@global.gtid_executed", &executed, Duration::from_secs(30))?;
-    let listed = toml_nodes(&nodes);
-    let spillway = front("spillway-my", "replication", &listed, &replication_toml(""), free_port()?)?;
-    for (number, (old, new)) in [(a, b), (b, a)].into_iter().enumerate() {
-        old.sql(&format!("INSERT INTO shop.row VALUES ({number})"))?;
-        let done = spillway.ask("switch shop")?;
-        ensure!(!done.contains("error") && !done.contains("failed"), "{done}\n{}", spillway.log_tail(40));
-        let state = |server: &Server| server.sql("SELECT @@global.read_only, @@global.super_read_only");
-        same!((state(old)?, state(new)?), ("1\t1".to_owned(), "0\t0".to_owned()), "{done}");
-        same!(new.sql("SELECT COUNT(*) FROM shop.row")?, (number + 1).to_string(), "rows on the new primary");
-        same!(new.sql("SHOW REPLICA STATUS")?, "", "the new primary has no source");
-        wait_writer(&spillway, &new.name)?;
-    }
-    a.sql("INSERT INTO shop.row VALUES (9)")?;
-    b.wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(10))
 }
 
 fn lost_primary_is_replaced_once() -> Verdict {

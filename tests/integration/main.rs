@@ -7,7 +7,7 @@
 //! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects
 //! it: `cargo test --test integration -- login`.
 //!
-//! The tests in [`mysql`] need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
+//! The tests in [`mysql`] and [`mysql_replication`], and some others, need a `MySQL` 9.7, which `make servers` gets; where there is none they are ignored, and the last
 //! words of the run say so. So it is with those in [`names`], which need mount namespaces, with those in
 //! [`unix_accounts`], which need to be root, and with some in [`chaos`], which need network namespaces.
 
@@ -33,6 +33,7 @@ mod login;
 mod masked;
 mod moves;
 mod mysql;
+mod mysql_replication;
 mod names;
 mod node_tls;
 mod nodes;
@@ -144,6 +145,7 @@ fn main() {
         startup::trials(),
         tls::trials(),
         mysql::trials(),
+        mysql_replication::trials(),
         node_tls::trials(),
         nodes::trials(),
         unix_accounts::trials(),

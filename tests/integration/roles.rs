@@ -212,19 +212,58 @@ fn wait_writer(spillway: &Spillway, node: &str) -> Verdict {
 fn mysql_replication() -> Verdict {
     let pair = cluster::mysql_pair("my")?;
     let [primary, replica] = &pair;
-    let spillway = before("spillway-mysql-pair", "replication", &pair)?;
+    let configuration = lab::cluster_with("my", "replication", &toml_nodes(&pair), "")
+        .replace("timeout = \"1s\" }", "timeout = \"1s\", max_lag = \"1s\" }")
+        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-mysql-pair", &configuration)?;
     wait_writer(&spillway, "my-primary")?;
-    spillway.wait_node("my", "my-replica", "serves reads", |entry| entry["role"] == "reader")?;
+    let reads = || spillway.wait_node("my", "my-replica", "serves reads", |entry| entry["role"] == "reader");
+    let silent = |reason: &'static str| {
+        spillway.wait_node("my", "my-replica", reason, |entry| {
+            entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains(reason))
+        })
+    };
+    reads()?;
     let explained = spillway.ask("explain node my my-replica")?;
     for wanted in ["super_read_only", "gtid_executed", "IO Yes, SQL Yes"] {
         ensure!(explained.contains(wanted), "no {wanted} in {explained}");
     }
     replica.sql("STOP REPLICA SQL_THREAD")?;
-    spillway.wait_node("my", "my-replica", "serves nothing", |entry| {
-        entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains("SQL thread: No"))
-    })?;
+    silent("replica SQL thread: No")?;
     replica.sql("START REPLICA")?;
-    spillway.wait_node("my", "my-replica", "serves reads again", |entry| entry["role"] == "reader")?;
+    reads()?;
+    // It lags: it may apply nothing for a while.
+    primary.sql("CREATE DATABASE lag; CREATE TABLE lag.row (number INT PRIMARY KEY)")?;
+    cluster::mysql_caught_up(&pair)?;
+    std::thread::scope(|scope| {
+        let hold = scope.spawn(|| replica.sql("LOCK TABLES lag.row READ; SELECT SLEEP(5)"));
+        std::thread::sleep(Duration::from_millis(300));
+        primary.sql("INSERT INTO lag.row VALUES (1)")?;
+        silent("s behind")?;
+        hold.join().map_err(|_| "the holder panicked")?
+    })?;
+    reads()?;
+    // A row that is there already breaks the SQL thread.
+    replica.sql(
+        "SET GLOBAL super_read_only = 0; INSERT INTO lag.row VALUES (2); SET GLOBAL super_read_only = 1",
+    )?;
+    primary.sql("INSERT INTO lag.row VALUES (2)")?;
+    silent("replica SQL thread: No")?;
+    replica.sql(
+        "SET GLOBAL super_read_only = 0; DELETE FROM lag.row WHERE number = 2; SET GLOBAL super_read_only = 1; \
+         START REPLICA SQL_THREAD",
+    )?;
+    reads()?;
+    // And an account that is refused the IO thread.
+    let source = |password: &str| {
+        let change =
+            format!("STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_PASSWORD='{password}'; START REPLICA");
+        replica.sql(&change).map(drop)
+    };
+    source("wrong")?;
+    silent("replica IO thread: Connecting")?;
+    source("replication-secret")?;
+    reads()?;
     // A promotion by hand.
     primary.sql("SET GLOBAL super_read_only = 1")?;
     replica.sql("STOP REPLICA; SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0")?;
