@@ -362,6 +362,7 @@ fn source(row: &Row, dialect: Dialect) -> Result<Source, String> {
         lag: get("Seconds_Behind_Master")?.parse().ok(),
         by_gtid,
         received: received.ok_or("unknown position of the IO thread")?,
+        read: coordinates(&get("Master_Log_File")?, &get("Read_Master_Log_Pos")?),
         executed: coordinates(&get("Relay_Master_Log_File")?, &get("Exec_Master_Log_Pos")?),
         idle: get("Slave_SQL_Running_State")?.contains("has read all relay log"),
     })

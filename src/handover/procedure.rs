@@ -290,17 +290,19 @@ impl<'a> Procedure<'a> {
             }
             let standing = seen.standing();
             let is_idle = seen.sources.iter().all(|source| source.idle);
-            let by_gtid = seen.sources.iter().all(|source| source.by_gtid);
-            if is_idle && by_gtid && seen.applied.covers(&standing) {
-                return Ok(format!("at {}", seen.applied));
+            let has_all = |source: &Source| {
+                if source.by_gtid { seen.applied.covers(&standing) } else { source.has_applied_all() }
+            };
+            if is_idle && seen.sources.iter().all(has_all) {
+                return Ok(format!("at {}", seen.place()));
             }
             // MySQL counts a transaction as received only when it is complete; and its SQL thread is idle while others still
             // apply what it gave to them.
-            let is_exact = by_gtid && seen.dialect == Dialect::MySql;
-            if seen.applied != last.0.applied || seen.sources != last.0.sources {
+            let is_exact = seen.dialect == Dialect::MySql && seen.sources.iter().all(|source| source.by_gtid);
+            if seen.progress() != last.0.progress() {
                 last = (seen, Instant::now());
             } else if is_idle && !is_exact && last.1.elapsed() > SETTLED {
-                return Ok(format!("at {}; nothing more comes of {standing}", seen.applied));
+                return Ok(format!("at {}; nothing more comes of {standing}", seen.place()));
             }
             if start.elapsed() > limit {
                 let limit = humantime::format_duration(limit);

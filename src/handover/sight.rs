@@ -62,6 +62,8 @@ pub(super) struct Source {
     pub(super) by_gtid: bool,
     /// What it got, applied or not.
     pub(super) received: Gtids,
+    /// The place in the source's binary log up to which all is received.
+    pub(super) read: Option<Coordinates>,
     /// The place in the source's binary log up to which all is applied.
     pub(super) executed: Option<Coordinates>,
     /// Whether the SQL thread waits for more.
@@ -87,6 +89,18 @@ impl Seen {
     /// Everything that it can have without its source.
     pub(super) fn standing(&self) -> Gtids {
         self.sources.iter().fold(self.applied.clone(), |all, source| all.with(&source.received))
+    }
+
+    /// How far it has come, to be compared with another moment. Words about errors change all the time.
+    pub(super) fn progress(&self) -> impl PartialEq {
+        let of = |source: &Source| (source.received.clone(), source.read.clone(), source.executed.clone());
+        (self.applied.clone(), self.sources.iter().map(of).collect::<Vec<_>>())
+    }
+
+    /// How far it has come, in words.
+    pub(super) fn place(&self) -> String {
+        let executed = self.sources.iter().find(|source| !source.by_gtid).and_then(|s| s.executed.as_ref());
+        executed.map_or_else(|| self.applied.to_string(), ToString::to_string)
     }
 
     /// The transactions that this node has and the other has not.
@@ -131,6 +145,11 @@ impl Source {
         } else {
             self.server_id == server.server_id
         }
+    }
+
+    /// Whether all that was received is applied, by coordinates.
+    pub(super) fn has_applied_all(&self) -> bool {
+        matches!((&self.executed, &self.read), (Some(executed), Some(read)) if executed.reaches(read))
     }
 
     /// Why it does not replicate; none: both threads run.

@@ -211,6 +211,31 @@ impl TwoPrimaries {
     }
 }
 
+/// Two primaries, and a read-only replica of both by the connections `one` and `two`, with the monitor account.
+#[allow(dead_code, reason = "not every program of the harness has such a replica")]
+pub(crate) fn two_sources(name: &str) -> Outcome<[Server; 3]> {
+    let mut nodes = Vec::new();
+    for (role, read_only) in
+        [("one", "--read-only=0"), ("two", "--read-only=0"), ("replica", "--read-only=1")]
+    {
+        let domain = format!("--gtid-domain-id={}", nodes.len() + 1);
+        nodes.push(logging(&format!("{name}-{role}"), &["--skip-name-resolve", &domain], read_only)?);
+    }
+    nodes.iter_mut().try_for_each(|node| node.wait_until_up(Duration::from_mins(1)))?;
+    for source in &nodes[..2] {
+        source.sql(&REPLICATION_USER.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
+    }
+    nodes[0].create_monitor()?;
+    for (number, connection) in ["one", "two"].into_iter().enumerate() {
+        let follow = follow(&nodes[number], "MASTER_USE_GTID=slave_pos");
+        let named = follow.replace("CHANGE MASTER TO", &format!("CHANGE MASTER '{connection}' TO"));
+        nodes[2].sql(&format!("{named} START SLAVE '{connection}'"))?;
+    }
+    let accounts = "SELECT COUNT(*) FROM mysql.global_priv WHERE user IN ('replication', 'spillway')";
+    nodes[2].wait_sql(accounts, "2", Duration::from_secs(30))?;
+    nodes.try_into().map_err(|_| "not three nodes".to_owned())
+}
+
 /// Options with which a server loses nothing when it is killed.
 pub(crate) const DURABLE: [&str; 3] =
     ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
