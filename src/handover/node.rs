@@ -1,5 +1,6 @@
 //! The connection that looks at one node and changes it, in the words of its product.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -12,7 +13,7 @@ use crate::ids::{NodeAddr, NodeName};
 use crate::wire::Capabilities;
 
 use super::position::{Coordinates, Gtids};
-use super::sight::{Dialect, Seen, Source};
+use super::sight::{Dialect, Seen, SemiSync, Source};
 
 /// From one look at a node that is waited for to the next.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
@@ -155,6 +156,7 @@ impl Operated {
             enabled,
             dialect,
             server_id,
+            uuid: if dialect == Dialect::MySql { text(8) } else { String::new() },
             read_only: is_on(&text(1)),
             logs_updates: is_on(&text(2)) && is_on(&text(3)),
             gtids: has_gtids,
@@ -163,7 +165,24 @@ impl Operated {
             history,
             end: end.first().and_then(|row| coordinates(&self::text(row, 0), &self::text(row, 1))),
             sources,
+            semi_sync: SemiSync::default(),
         })
+    }
+
+    /// The same, and who waits for whom before a client is told of a commit.
+    pub(super) async fn look_closely(&mut self, enabled: bool) -> Result<Seen, String> {
+        let mut seen = self.look(enabled).await?;
+        let mut values = BTreeMap::new();
+        for what in ["VARIABLES", "STATUS"] {
+            for row in self.tell(&format!("SHOW GLOBAL {what} LIKE 'rpl\\_semi\\_sync%'")).await? {
+                let name = text(&row, 0).to_ascii_lowercase();
+                // MySQL's words; its older servers have those of MariaDB.
+                let name = name.replace("_master_", "_source_").replace("slave", "replica");
+                values.insert(name, text(&row, 1));
+            }
+        }
+        seen.semi_sync = SemiSync::of(|name| values.get(name).map(String::as_str));
+        Ok(seen)
     }
 
     /// Whether the server takes no writes.
@@ -386,7 +405,7 @@ impl Dialect {
             }
             Self::MySql => {
                 "SELECT @@global.server_id, @@global.read_only, @@global.log_bin, @@global.log_replica_updates, \
-                 @@global.gtid_executed, '', '', @@global.gtid_mode"
+                 @@global.gtid_executed, '', '', @@global.gtid_mode, @@global.server_uuid"
             }
         }
     }

@@ -354,7 +354,7 @@ pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topolog
     for mut node in nodes.drain(..) {
         let enabled = is_enabled(topology, cluster, node.name().as_str());
         asked.spawn(async move {
-            let seen = node.look(enabled).await;
+            let seen = node.look_closely(enabled).await;
             (node, seen)
         });
     }

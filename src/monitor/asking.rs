@@ -23,9 +23,9 @@ fn galera_query(schema: &str) -> String {
 
 // Asked plainly: in one statement with a table, MariaDB 10.11 reports a wrong value.
 const READ_ONLY: &str = "SELECT @@global.read_only AS read_only";
-const MARIADB_REPLICATION: &str = "SELECT @@global.read_only AS read_only, \
+const MARIADB_REPLICATION: &str = "SELECT @@global.read_only AS read_only, @@global.server_id AS server_id, \
     @@global.gtid_binlog_pos AS gtid_binlog_pos, @@global.gtid_slave_pos AS gtid_slave_pos";
-const MYSQL_REPLICATION: &str = "SELECT @@global.read_only AS read_only, \
+const MYSQL_REPLICATION: &str = "SELECT @@global.read_only AS read_only, @@global.server_id AS server_id, \
     @@global.super_read_only AS super_read_only, @@global.gtid_executed AS gtid_executed";
 
 const GROUP: &str = "SELECT m.MEMBER_STATE AS member_state, m.MEMBER_ROLE AS member_role, \

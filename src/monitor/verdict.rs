@@ -89,7 +89,9 @@ pub(super) fn judge(kind: ClusterKind, findings: &Findings, monitor: &Monitor) -
     match kind {
         ClusterKind::Galera => galera(findings, monitor),
         ClusterKind::GroupReplication => group(findings, monitor),
-        ClusterKind::Replication | ClusterKind::MultiPrimary => replication(findings, monitor.max_lag),
+        ClusterKind::Replication | ClusterKind::MultiPrimary => {
+            replication(findings, monitor.max_lag).numbered(findings.get("server_id").parse().ok())
+        }
         ClusterKind::Static => {
             let read_only = findings.read_only();
             Observed::up(!read_only, true, if read_only { "read_only=ON" } else { "answers" })

@@ -25,6 +25,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
         trial("handover::a_pair_fails_over_by_hand", pair_fails_over_by_hand),
         trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
+        trial("handover::a_primary_that_lost_its_own_does_not_rejoin", primary_that_lost_its_own),
+        trial("handover::equal_server_ids_are_an_alarm", equal_server_ids),
     ]
 }
 
@@ -451,4 +453,81 @@ fn errant_primary_stays_fenced() -> Verdict {
     let rows = cluster.nodes[0].sql("SELECT number FROM shop.row")?;
     same!(rows, "7", "nothing reached it");
     Ok(())
+}
+
+/// The end of its own log is gone: a server takes what others send of that for what it has.
+fn primary_that_lost_its_own() -> Verdict {
+    let mut cluster = three("tail")?;
+    let port = free_port()?;
+    let keys = replication_toml(", failover = \"auto\", failover_after = \"500ms\"");
+    let spillway = front("spillway-tail", "replication", &cluster.toml_nodes(), &keys, port)?;
+    let plan = spillway.ask("switch shop --dry-run")?;
+    ensure!(plan.contains("tail-primary waits for none: should it be lost"), "{plan}");
+    write(port, 1)?;
+    cluster.wait_caught_up()?;
+    // Nothing is promoted while an operator has it in hand.
+    spillway.ask("set node shop tail-primary maintenance")?;
+    cluster.nodes[0].stop()?;
+    cluster.nodes[0].keep_data()?;
+    cluster.nodes[0].start(&[])?;
+    spillway.ask("set node shop tail-primary enabled")?;
+    wait_writer(&spillway, "tail-primary")?;
+    wait_for("a row", Duration::from_secs(10), || write(port, 2))?;
+    for replica in &cluster.nodes[1..] {
+        replica.wait_sql("SELECT COUNT(*) FROM shop.row", "2", Duration::from_secs(10))?;
+    }
+    cluster.nodes[0].kill();
+    cluster.nodes[0].lose_data()?;
+    let new = wait_for("a new primary", Duration::from_secs(30), || {
+        let name = writer(&spillway)?;
+        cluster.nodes[1..].iter().position(|node| node.name == name).ok_or(name)
+    })
+    .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    write(port, 3)?;
+    ensure!(
+        spillway.log().contains("no replica did (asynchronous replication)"),
+        "{}",
+        spillway.log_tail(40)
+    );
+    let (old, others) = cluster.nodes.split_at_mut(1);
+    let (old, new) = (&mut old[0], &others[new]);
+    old.start(&[])?;
+    old.wait_sql(READ_ONLY, "1", Duration::from_secs(20))?;
+    wait_for("the alarm", Duration::from_secs(20), || {
+        let log = spillway.log();
+        if log.contains("has lost transactions that it wrote itself") {
+            Ok(())
+        } else {
+            Err(spillway.log_tail(20))
+        }
+    })?;
+    same!(old.sql("SHOW ALL SLAVES STATUS")?, "", "it follows nobody");
+    let rows = "SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row";
+    // With this it takes them from others.
+    old.sql("SET GLOBAL rpl_semi_sync_slave_enabled = ON")?;
+    follows(old, new).map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    old.wait_sql(rows, "1,2,3", Duration::from_secs(20))
+}
+
+fn equal_server_ids() -> Verdict {
+    let cluster = three("ids")?;
+    let port = free_port()?;
+    let spillway = front("spillway-ids", "replication", &cluster.toml_nodes(), &replication_toml(""), port)?;
+    let [primary, r1, r2] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    let alarm = || Ok::<_, String>(spillway.get("/v1/clusters")?["clusters"][0]["alarm"].clone());
+    ensure!(alarm()?.is_null(), "{}", alarm()?);
+    r2.sql(&format!("SET GLOBAL server_id = {}", r1.port))?;
+    wait_for("the alarm", Duration::from_secs(10), || {
+        let words = alarm()?.as_str().unwrap_or_default().to_owned();
+        let wanted = format!("{} and {} have the same server_id {}", r1.name, r2.name, r1.port);
+        if words.contains(&wanted) { Ok(()) } else { Err(words) }
+    })?;
+    let refused = spillway.ask(&format!("switch shop {}", r1.name))?;
+    ensure!(refused.contains("nothing was changed: server ids are unique"), "{refused}");
+    same!(primary.sql(READ_ONLY)?, "0", "nothing was changed");
+    wait_writer(&spillway, &primary.name)?;
+    r2.sql(&format!("SET GLOBAL server_id = {}", r2.port))?;
+    wait_for("the end of the alarm", Duration::from_secs(10), || {
+        if alarm()?.is_null() { Ok(()) } else { Err(alarm()?.to_string()) }
+    })
 }

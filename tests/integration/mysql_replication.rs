@@ -18,6 +18,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         mysql_trial("mysql_replication::switches_and_fails_over_by_command", switches_and_fails_over),
         mysql_trial("mysql_replication::a_lost_primary_is_replaced", lost_primary_is_replaced),
         mysql_trial("mysql_replication::a_pair_without_gtids", pair_without_gtids),
+        mysql_trial(
+            "mysql_replication::a_primary_that_lost_its_own_does_not_rejoin",
+            primary_that_lost_its_own,
+        ),
     ]
 }
 
@@ -116,14 +120,19 @@ fn switches_and_fails_over() -> Verdict {
     }
     let refused = spillway.ask("failover shop")?;
     ensure!(refused.contains("no node is writable: mys-primary is"), "{refused}");
+    let plan = spillway.ask(&format!("switch shop {} --dry-run", r1.name))?;
+    ensure!(plan.contains("mys-primary waits for none: should it be lost"), "{plan}");
     // The primary is lost in the middle of the load, which has nothing but what a replica has, too.
     make_semi_synchronous(primary, &[r1, r2])?;
+    let plan = spillway.ask(&format!("switch shop {} --dry-run", r1.name))?;
+    ensure!(plan.contains("mys-primary waits for 1 of 2 replicas, 600000 ms at most"), "{plan}");
     std::thread::sleep(Duration::from_millis(500));
     nodes[0].kill();
     let plan = wait_for("the loss", Duration::from_secs(10), || {
         let plan = spillway.ask("failover shop --dry-run")?;
         if plan.contains("failed") { Err(plan) } else { Ok(plan) }
     })?;
+    ensure!(plan.contains("mys-r1 and mys-r2 did, if the lost one waited for that"), "{plan}");
     let done = spillway.ask("failover shop")?;
     ensure!(!done.contains("error") && !done.contains("failed"), "{plan}\n{done}\n{}", spillway.log_tail(40));
     let new = promoted(&spillway, &nodes[1..])?;
@@ -226,4 +235,49 @@ fn pair_without_gtids() -> Verdict {
         .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     same!(writer(&spillway)?, "myp-b", "the writer stays");
     same_rows(&nodes)
+}
+
+/// The end of its own log is gone: a server takes what others send of that for what it has.
+fn primary_that_lost_its_own() -> Verdict {
+    let mut nodes = three("myt")?;
+    let (port, keys) = (free_port()?, replication_toml(", failover = \"auto\", failover_after = \"500ms\""));
+    nodes[0].stop()?;
+    nodes[0].keep_data()?;
+    nodes[0].start(&[])?;
+    let spillway = front("spillway-myt", "replication", &toml_nodes(&nodes), &keys, port)?;
+    wait_writer(&spillway, "myt-primary")?;
+    write(port, 2)?;
+    mysql_caught_up(&nodes)?;
+    nodes[0].kill();
+    nodes[0].lose_data()?;
+    let new = promoted(&spillway, &nodes[1..])?;
+    wait_writer(&spillway, &new.name)?;
+    write(port, 3)?;
+    let (new, name) = (new.port, nodes[0].name.clone());
+    let (old, others) = nodes.split_at_mut(1);
+    let old = &mut old[0];
+    old.start(&[])?;
+    old.wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(20))?;
+    wait_for("the alarm", Duration::from_secs(20), || {
+        let named = format!("{name} has lost transactions that it wrote itself");
+        if spillway.log().contains(&named) { Ok(()) } else { Err(spillway.log_tail(20)) }
+    })?;
+    same!(old.sql("SHOW REPLICA STATUS")?, "", "it follows nobody");
+    // What would come of it: it gets what others wrote, and silently not what it wrote itself.
+    old.sql(&follow_by_hand(new))?;
+    let rows = "SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row";
+    old.wait_sql(rows, "3", Duration::from_secs(20))?;
+    same!(
+        others.iter().find(|node| node.port == new).ok_or("no such node")?.sql(rows)?,
+        "2,3",
+        "the primary"
+    );
+    Ok(())
+}
+
+fn follow_by_hand(port: u16) -> String {
+    format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={port}, SOURCE_USER='replication', \
+         SOURCE_PASSWORD='replication-secret', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1; START REPLICA"
+    )
 }
