@@ -1492,6 +1492,7 @@ fn an_account_of_old_mariadb_has_one_plugin_and_its_hash() {
 #[test]
 fn the_state_of_an_account_of_old_mariadb_is_told() {
     let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let names = CertificateNames { subject: Ok(String::new()), issuer: Ok(String::new()) };
     let verdict = |rows: Rows, transport| {
         let snapshot = rows.with(|v| v.default_password_lifetime = 1).build();
         outcome(&decide(&snapshot, &LoginRequest { transport, ..request(&client, &client, None) }).verdict)
@@ -1500,12 +1501,14 @@ fn the_state_of_an_account_of_old_mariadb_is_told() {
         ("", "u@%", "u@%", "u@%"),
         ("ANY", "1045", "u@%", "u@%"),
         ("X509", "1045", "1045", "u@%"),
-        ("SPECIFIED", "1045", "1045", "1045"),
+        // Of a certificate, the account requires nothing.
+        ("SPECIFIED", "1045", "u@%", "u@%"),
     ] {
+        let encrypted = |certificate| Transport::Tls { cipher: None, certificate };
         let rows = || old_u(|row| ssl_type.clone_into(&mut row.ssl_type));
         assert_eq!(verdict(rows(), Transport::Plain), plain, "{ssl_type}");
-        assert_eq!(verdict(rows(), Transport::Tls), tls, "{ssl_type}");
-        assert_eq!(verdict(rows(), Transport::TlsWithCertificate), certificate, "{ssl_type}");
+        assert_eq!(verdict(rows(), encrypted(None)), tls, "{ssl_type}");
+        assert_eq!(verdict(rows(), encrypted(Some(&names))), certificate, "{ssl_type}");
     }
     let limited = old_u(|row| {
         (row.max_user_connections, row.max_questions) = (-1, (1 << 32) + 2);

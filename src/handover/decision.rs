@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::{Cluster, ClusterKind};
 use crate::ids::NodeName;
 
-use super::sight::{Seen, Source, Survey};
+use super::sight::{Dialect, Seen, Source, Survey};
 
 /// What a decision depends on beside the nodes.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +118,7 @@ pub(super) fn switch(survey: &Survey, target: Option<&str>, terms: Terms) -> Dec
     };
     let Some(to) = decision.check("there is a new writer", chosen) else { return decision };
     decision.require("the new writer is enabled", enabled(to));
+    decision.require("what replicas acknowledge", Ok(acknowledged_by(survey, from, to)));
     decision.require("the new writer replicates from the old one", replicates(to, from, terms.max_lag));
     if terms.kind == ClusterKind::MultiPrimary {
         decision.require("the old writer replicates from the new one", replicates(from, to, terms.max_lag));
@@ -166,6 +167,7 @@ pub(super) fn failover(survey: &Survey, target: Option<&str>, terms: Terms) -> D
     decision.require("the replicas have lost their primary", primary_lost(survey));
     let chosen = most_advanced(survey, target);
     let Some(to) = decision.check("there is a new writer", chosen) else { return decision };
+    decision.require("what replicas acknowledged", Ok(was_acknowledged(survey)));
     let others: Vec<Action> =
         follow(survey.seen.iter().filter(|seen| orphan(survey, seen).is_some()), &to.node);
     let is_pair = terms.kind == ClusterKind::MultiPrimary;
@@ -269,9 +271,57 @@ pub(super) fn strays(survey: &Survey) -> Vec<(Action, Result<(), String>)> {
     };
     let judged = |seen: &Seen| {
         let action = Action::Follow { node: seen.node.clone(), primary: primary.node.clone() };
-        (action, no_errant(seen, primary).map(drop))
+        let verdict = own_id(survey, seen).and_then(|()| no_errant(seen, primary).map(drop));
+        (action, verdict.and_then(|()| no_lost_own(seen, primary)))
     };
     survey.seen.iter().filter(is_stray).map(judged).collect()
+}
+
+// === what is told, and keeps nobody from anything ===
+
+/// Whether the old writer waits for replicas before it tells a client of a commit, and whether the new one would.
+fn acknowledged_by(survey: &Survey, from: &Seen, to: &Seen) -> String {
+    let (old, new) = (&from.node, &to.node);
+    let now = match &from.semi_sync.primary {
+        None => {
+            format!("{old} waits for none: should it be lost, what no replica has received is lost with it")
+        }
+        Some(waiting) if !waiting.now => format!(
+            "{old} is semi-synchronous, and waits for none now ({} of {} replicas that it needs acknowledge): should it be \
+             lost, what no replica has received is lost with it",
+            waiting.replicas, waiting.needed
+        ),
+        Some(waiting) => {
+            let seen =
+                if waiting.before_commit { "" } else { "; others see a row before it is acknowledged" };
+            let (replicas, needed) = (waiting.replicas, waiting.needed);
+            format!(
+                "{old} waits for {needed} of {replicas} replicas, {} ms at most, and then no more{seen}",
+                waiting.timeout_ms
+            )
+        }
+    };
+    let others = survey.seen.iter().filter(|seen| seen.node != *new && seen.semi_sync.replica).count();
+    let later = match &to.semi_sync.primary {
+        Some(waiting) => format!("{new} would wait for {} of {others}", waiting.needed),
+        None => format!("{new} would wait for none"),
+    };
+    format!("{now}; {later}")
+}
+
+/// What is known of the rows that the lost primary acknowledged to clients.
+fn was_acknowledged(survey: &Survey) -> String {
+    let orphans = survey.seen.iter().filter(|seen| orphan(survey, seen).is_some());
+    let names: Vec<&str> =
+        orphans.filter(|seen| seen.semi_sync.replica).map(|seen| seen.node.as_str()).collect();
+    if names.is_empty() {
+        return "no replica did (asynchronous replication): rows that clients were told of and no replica received are lost"
+            .to_owned();
+    }
+    format!(
+        "{} did, if the lost one waited for that: otherwise rows that clients were told of and no replica received are lost",
+        names.join(" and ")
+    )
 }
 
 // === guards ===
@@ -292,6 +342,35 @@ fn unique_ids(survey: &Survey) -> Result<String, String> {
         }
     }
     Ok("they are".to_owned())
+}
+
+/// Two servers of one id take what the other one wrote for their own, and pass over it.
+fn own_id(survey: &Survey, seen: &Seen) -> Result<(), String> {
+    match survey.seen.iter().find(|other| other.node != seen.node && other.server_id == seen.server_id) {
+        Some(other) => {
+            Err(format!("{} and {} both have server_id {}", seen.node, other.node, seen.server_id))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A server whose log lost its end does not get that back from others: it passes over what carries its own id. `MariaDB` takes it
+/// nevertheless as a semi-synchronous replica.
+fn no_lost_own(seen: &Seen, primary: &Seen) -> Result<(), String> {
+    let lost = seen.lost_own(primary);
+    let (is_mariadb, node) = (seen.dialect == Dialect::MariaDb, &seen.node);
+    if lost.is_empty() || (is_mariadb && seen.semi_sync.replica) {
+        return Ok(());
+    }
+    let remedy = if is_mariadb {
+        "set rpl_semi_sync_slave_enabled=ON there, or make it anew from another node"
+    } else {
+        "make it anew from another node"
+    };
+    Err(format!(
+        "{node} has lost transactions that it wrote itself and {} has: {lost}; it would pass over them silently: {remedy}",
+        primary.node
+    ))
 }
 
 fn only_writable(survey: &Survey) -> Result<(&Seen, String), String> {

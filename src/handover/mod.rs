@@ -232,9 +232,10 @@ fn is_enabled(topology: &TopologyStore, cluster: &Cluster, node: &str) -> bool {
 fn announce(topology: &TopologyStore, cluster: &Cluster, node: &NodeName, writable: bool) {
     let now = topology.load();
     let known = now.cluster(cluster.name.as_str()).and_then(|cluster| cluster.node(node.as_str()));
-    if let Some(Observed::Up { readable, .. }) = known.map(|node| &node.observed) {
+    if let Some(Observed::Up { readable, server_id, .. }) = known.map(|node| &node.observed) {
         let detail = if writable { "read_only=OFF" } else { "read_only=ON, by a handover" };
-        topology.observe(&cluster.name, node, Observed::up(writable, writable || *readable, detail));
+        let seen = Observed::up(writable, writable || *readable, detail).numbered(*server_id);
+        topology.observe(&cluster.name, node, seen);
     }
     topology.suspect(&cluster.name, node, Evidence::Handover);
 }

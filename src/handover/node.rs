@@ -1,5 +1,6 @@
 //! The connection that looks at one node and changes it, in the words of its product.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -7,11 +8,12 @@ use tokio::time::{Instant, sleep};
 use crate::auth::Proof;
 use crate::backend::{self, Announce, Approach, Credentials, Link, LinkError, Row};
 use crate::config::{self, Account, Cluster};
+use crate::grants::Product;
 use crate::ids::{NodeAddr, NodeName};
 use crate::wire::Capabilities;
 
 use super::position::{Coordinates, Gtids};
-use super::sight::{Dialect, Seen, Source};
+use super::sight::{Dialect, Seen, SemiSync, Source};
 
 /// From one look at a node that is waited for to the next.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
@@ -19,19 +21,29 @@ pub(super) const GLANCE: Duration = Duration::from_millis(20);
 /// How long threads of replication may take to start or stop.
 const THREADS: Duration = Duration::from_secs(10);
 
+/// The first `MySQL` that has every one of these statements and variables.
+const OLDEST_MYSQL: (u32, u32, u32) = (8, 0, 26);
+
 /// A node under the hands of an account that may change it. A connection that failed is made anew by the next question.
 #[derive(Debug)]
 pub(super) struct Operated {
     cluster: Cluster,
     node: config::Node,
     link: Option<Link>,
+    product: Product,
     dialect: Dialect,
 }
 
 impl Operated {
     /// Not connected yet.
     pub(super) fn new(cluster: &Cluster, node: &config::Node) -> Self {
-        Self { cluster: cluster.clone(), node: node.clone(), link: None, dialect: Dialect::MariaDb }
+        Self {
+            cluster: cluster.clone(),
+            node: node.clone(),
+            link: None,
+            product: Product::Unsupported { version: String::new() },
+            dialect: Dialect::MariaDb,
+        }
     }
 
     pub(super) fn name(&self) -> &NodeName {
@@ -74,8 +86,9 @@ impl Operated {
             announce: Announce::Nothing,
         };
         let mut link = backend::connect(&approach, &credentials, self.cluster.connect_timeout).await?;
-        self.dialect =
-            if link.origin.facts.version.contains("MariaDB") { Dialect::MariaDb } else { Dialect::MySql };
+        let version = &link.origin.facts.version;
+        self.dialect = if version.contains("MariaDB") { Dialect::MariaDb } else { Dialect::MySql };
+        self.product = Product::from_version(version);
         // What waits for a lock must not wait longer than Spillway does; and what a proxy that vanished holds must not be
         // held for long.
         let handover = &self.cluster.handover;
@@ -114,6 +127,12 @@ impl Operated {
     pub(super) async fn look(&mut self, enabled: bool) -> Result<Seen, String> {
         self.connect().await.map_err(|e| e.to_string())?;
         let dialect = self.dialect;
+        if dialect == Dialect::MySql && !self.product.is_mysql_at_least(OLDEST_MYSQL) {
+            let (major, minor, patch) = OLDEST_MYSQL;
+            return Err(format!(
+                "MySQL before {major}.{minor}.{patch}, whose writer Spillway does not change"
+            ));
+        }
         let rows = self.tell(dialect.variables()).await?;
         let row = rows.first().ok_or("no answer about its variables")?;
         let text = |i| text(row, i);
@@ -131,7 +150,7 @@ impl Operated {
         };
         let has_gtids = dialect == Dialect::MariaDb || text(7) == "ON";
         let server_id = text(0).parse().map_err(|_| "no server id")?;
-        let end = self.tell(dialect.log_end()).await?;
+        let end = self.tell(dialect.log_end(&self.product)).await?;
         let sources = self.tell(dialect.sources()).await?;
         let sources = sources.iter().map(|row| source(row, dialect)).collect::<Result<_, _>>()?;
         Ok(Seen {
@@ -141,6 +160,7 @@ impl Operated {
             enabled,
             dialect,
             server_id,
+            uuid: if dialect == Dialect::MySql { text(8) } else { String::new() },
             read_only: is_on(&text(1)),
             logs_updates: is_on(&text(2)) && is_on(&text(3)),
             gtids: has_gtids,
@@ -149,7 +169,24 @@ impl Operated {
             history,
             end: end.first().and_then(|row| coordinates(&self::text(row, 0), &self::text(row, 1))),
             sources,
+            semi_sync: SemiSync::default(),
         })
+    }
+
+    /// The same, and who waits for whom before a client is told of a commit.
+    pub(super) async fn look_closely(&mut self, enabled: bool) -> Result<Seen, String> {
+        let mut seen = self.look(enabled).await?;
+        let mut values = BTreeMap::new();
+        for what in ["VARIABLES", "STATUS"] {
+            for row in self.tell(&format!("SHOW GLOBAL {what} LIKE 'rpl\\_semi\\_sync%'")).await? {
+                let name = text(&row, 0).to_ascii_lowercase();
+                // MySQL's words; its older servers have those of MariaDB.
+                let name = name.replace("_master_", "_source_").replace("slave", "replica");
+                values.insert(name, text(&row, 1));
+            }
+        }
+        seen.semi_sync = SemiSync::of(|name| values.get(name).map(String::as_str));
+        Ok(seen)
     }
 
     /// Whether the server takes no writes.
@@ -348,6 +385,7 @@ fn source(row: &Row, dialect: Dialect) -> Result<Source, String> {
         lag: get("Seconds_Behind_Master")?.parse().ok(),
         by_gtid,
         received: received.ok_or("unknown position of the IO thread")?,
+        read: coordinates(&get("Master_Log_File")?, &get("Read_Master_Log_Pos")?),
         executed: coordinates(&get("Relay_Master_Log_File")?, &get("Exec_Master_Log_Pos")?),
         idle: get("Slave_SQL_Running_State")?.contains("has read all relay log"),
     })
@@ -371,15 +409,15 @@ impl Dialect {
             }
             Self::MySql => {
                 "SELECT @@global.server_id, @@global.read_only, @@global.log_bin, @@global.log_replica_updates, \
-                 @@global.gtid_executed, '', '', @@global.gtid_mode"
+                 @@global.gtid_executed, '', '', @@global.gtid_mode, @@global.server_uuid"
             }
         }
     }
 
-    fn log_end(self) -> &'static str {
+    fn log_end(self, product: &Product) -> &'static str {
         match self {
-            Self::MariaDb => "SHOW MASTER STATUS",
-            Self::MySql => "SHOW BINARY LOG STATUS",
+            Self::MySql if product.is_mysql_at_least((8, 2, 0)) => "SHOW BINARY LOG STATUS",
+            Self::MariaDb | Self::MySql => "SHOW MASTER STATUS",
         }
     }
 
@@ -462,6 +500,8 @@ mod tests {
         assert!(Dialect::MySql.follow("c", &primary, &replica).ends_with("FOR CHANNEL 'c'"));
         assert_eq!(Dialect::MariaDb.forget(""), "RESET SLAVE '' ALL");
         assert_eq!(Dialect::MySql.forget(""), "RESET REPLICA ALL FOR CHANNEL ''");
+        let of = |version| Dialect::MySql.log_end(&Product::from_version(version));
+        assert_eq!((of("8.0.36"), of("9.7.0")), ("SHOW MASTER STATUS", "SHOW BINARY LOG STATUS"));
         assert_eq!(Dialect::MySql.column("Relay_Master_Log_File"), "Relay_Source_Log_File");
         assert_eq!(Dialect::MySql.column("Slave_SQL_Running_State"), "Replica_SQL_Running_State");
     }

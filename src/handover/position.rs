@@ -124,6 +124,12 @@ impl Gtids {
         )
     }
 
+    /// The same in streams of other names.
+    #[must_use]
+    pub(super) fn renamed(&self, name: impl Fn(&str) -> String) -> Self {
+        Self(self.0.iter().map(|(stream, ranges)| (name(stream), ranges.clone())).collect())
+    }
+
     /// Whether there is no transaction.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

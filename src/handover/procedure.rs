@@ -16,7 +16,7 @@ use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
-use super::sight::{Seen, Source, Survey};
+use super::sight::{Dialect, Seen, Source, Survey};
 use super::{Begun, Handover, announce, is_enabled, operated};
 
 /// How long nothing new may come from the relay log until the rest of an unfinished transaction is given up.
@@ -310,14 +310,19 @@ impl<'a> Procedure<'a> {
             }
             let standing = seen.standing();
             let is_idle = seen.sources.iter().all(|source| source.idle);
-            let by_gtid = seen.sources.iter().all(|source| source.by_gtid);
-            if is_idle && by_gtid && seen.applied.covers(&standing) {
-                return Ok(format!("at {}", seen.applied));
+            let has_all = |source: &Source| {
+                if source.by_gtid { seen.applied.covers(&standing) } else { source.has_applied_all() }
+            };
+            if is_idle && seen.sources.iter().all(has_all) {
+                return Ok(format!("at {}", seen.place()));
             }
-            if seen.applied != last.0.applied || seen.sources != last.0.sources {
+            // MySQL counts a transaction as received only when it is complete; and its SQL thread is idle while others still
+            // apply what it gave to them.
+            let is_exact = seen.dialect == Dialect::MySql && seen.sources.iter().all(|source| source.by_gtid);
+            if seen.progress() != last.0.progress() {
                 last = (seen, Instant::now());
-            } else if is_idle && last.1.elapsed() > SETTLED {
-                return Ok(format!("at {}; nothing more comes of {standing}", seen.applied));
+            } else if is_idle && !is_exact && last.1.elapsed() > SETTLED {
+                return Ok(format!("at {}; nothing more comes of {standing}", seen.place()));
             }
             if start.elapsed() > limit {
                 let limit = humantime::format_duration(limit);
@@ -369,7 +374,7 @@ pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topolog
     for mut node in nodes.drain(..) {
         let enabled = is_enabled(topology, cluster, node.name().as_str());
         asked.spawn(async move {
-            let seen = node.look(enabled).await;
+            let seen = node.look_closely(enabled).await;
             (node, seen)
         });
     }

@@ -203,7 +203,7 @@ async fn restart(nodes: &mut [Operated], begun: &Begun) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::super::position::Gtids;
-    use super::super::sight::{Dialect, Seen};
+    use super::super::sight::{Dialect, Seen, SemiSync};
     use super::*;
 
     fn seen(name: &str, read_only: bool, history: &str) -> Seen {
@@ -215,6 +215,8 @@ mod tests {
             enabled: true,
             dialect: Dialect::MariaDb,
             server_id: 1,
+            uuid: String::new(),
+            semi_sync: SemiSync::default(),
             read_only,
             logs_updates: true,
             gtids: true,

@@ -9,7 +9,7 @@ use super::position::{Coordinates, Gtids};
 pub(super) enum Dialect {
     /// `MariaDB`.
     MariaDb,
-    /// `MySQL` from 8.0.22 on.
+    /// `MySQL`.
     MySql,
 }
 
@@ -24,6 +24,8 @@ pub(super) struct Seen {
     pub(super) enabled: bool,
     pub(super) dialect: Dialect,
     pub(super) server_id: u32,
+    /// Of `MySQL`: whose transactions its own are; empty: `MariaDB`.
+    pub(super) uuid: String,
     pub(super) read_only: bool,
     /// Whether it writes what it replicates into its own binary log.
     pub(super) logs_updates: bool,
@@ -39,6 +41,32 @@ pub(super) struct Seen {
     pub(super) end: Option<Coordinates>,
     /// Where it replicates from.
     pub(super) sources: Vec<Source>,
+    /// Who waits for whom before a client is told of a commit.
+    pub(super) semi_sync: SemiSync,
+}
+
+/// What a node is set to in semi-synchronous replication.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SemiSync {
+    /// Whether, as a primary, it waits for acknowledgements; none: it is not set to.
+    pub(super) primary: Option<Waiting>,
+    /// Whether, as a replica, it acknowledges what it received.
+    pub(super) replica: bool,
+}
+
+/// How a primary waits for acknowledgements.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// Whether it does now: it gives up for a while after its time-out.
+    pub(super) now: bool,
+    /// How many replicas acknowledge to it.
+    pub(super) replicas: u32,
+    /// How many must.
+    pub(super) needed: u32,
+    /// How long it waits at most, in milliseconds.
+    pub(super) timeout_ms: u64,
+    /// Whether nobody sees a transaction before it is acknowledged (`AFTER_SYNC`).
+    pub(super) before_commit: bool,
 }
 
 /// One replication source of a node.
@@ -62,6 +90,8 @@ pub(super) struct Source {
     pub(super) by_gtid: bool,
     /// What it got, applied or not.
     pub(super) received: Gtids,
+    /// The place in the source's binary log up to which all is received.
+    pub(super) read: Option<Coordinates>,
     /// The place in the source's binary log up to which all is applied.
     pub(super) executed: Option<Coordinates>,
     /// Whether the SQL thread waits for more.
@@ -89,9 +119,33 @@ impl Seen {
         self.sources.iter().fold(self.applied.clone(), |all, source| all.with(&source.received))
     }
 
+    /// How far it has come, to be compared with another moment. Words about errors change all the time.
+    pub(super) fn progress(&self) -> impl PartialEq {
+        let of = |source: &Source| (source.received.clone(), source.read.clone(), source.executed.clone());
+        (self.applied.clone(), self.sources.iter().map(of).collect::<Vec<_>>())
+    }
+
+    /// How far it has come, in words.
+    pub(super) fn place(&self) -> String {
+        let executed = self.sources.iter().find(|source| !source.by_gtid).and_then(|s| s.executed.as_ref());
+        executed.map_or_else(|| self.applied.to_string(), ToString::to_string)
+    }
+
     /// The transactions that this node has and the other has not.
     pub(super) fn errant(&self, primary: &Self) -> Gtids {
         self.history.without(&primary.history)
+    }
+
+    /// Transactions that this node wrote first and has lost since, and the other has. They carry its own server id, by which a
+    /// replica takes them for those that it has, and passes over them.
+    pub(super) fn lost_own(&self, primary: &Self) -> Gtids {
+        if self.dialect == Dialect::MySql {
+            let is_own = |stream: &str| stream.split(':').next() == Some(self.uuid.as_str());
+            return primary.history.only(is_own).without(&self.applied);
+        }
+        let own = format!("-{}", self.server_id);
+        let applied = self.applied.renamed(|domain| format!("{domain}{own}"));
+        primary.history.only(|stream| stream.ends_with(&own)).without(&applied)
     }
 
     /// Whether this node has applied everything that is in the other's binary log.
@@ -121,6 +175,28 @@ impl Seen {
     }
 }
 
+// === impl SemiSync ===
+
+impl SemiSync {
+    /// From the variables and the status `rpl_semi_sync_…`, by names of `MySQL`.
+    pub(super) fn of<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let is_on = |name: &str| matches!(get(name), Some("ON" | "1"));
+        let number = |name: &str| get(name).and_then(|value| value.parse::<u64>().ok());
+        let small = |name: &str, or| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(or);
+        let waiting = || Waiting {
+            now: is_on("rpl_semi_sync_source_status"),
+            replicas: small("rpl_semi_sync_source_clients", 0),
+            needed: small("rpl_semi_sync_source_wait_for_replica_count", 1),
+            timeout_ms: number("rpl_semi_sync_source_timeout").unwrap_or_default(),
+            before_commit: get("rpl_semi_sync_source_wait_point") == Some("AFTER_SYNC"),
+        };
+        Self {
+            primary: is_on("rpl_semi_sync_source_enabled").then(waiting),
+            replica: is_on("rpl_semi_sync_replica_enabled"),
+        }
+    }
+}
+
 // === impl Source ===
 
 impl Source {
@@ -131,6 +207,11 @@ impl Source {
         } else {
             self.server_id == server.server_id
         }
+    }
+
+    /// Whether all that was received is applied, by coordinates.
+    pub(super) fn has_applied_all(&self) -> bool {
+        matches!((&self.executed, &self.read), (Some(executed), Some(read)) if executed.reaches(read))
     }
 
     /// Why it does not replicate; none: both threads run.
@@ -161,5 +242,29 @@ impl Survey {
     /// How many nodes the cluster has.
     pub(super) fn nodes(&self) -> usize {
         self.seen.len() + self.lost.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semi_synchronous_replication_is_read_from_variables_and_status() {
+        let mut values = std::collections::BTreeMap::from([("rpl_semi_sync_replica_enabled", "ON")]);
+        let read = |values: &std::collections::BTreeMap<&str, &'static str>| {
+            SemiSync::of(|name| values.get(name).copied())
+        };
+        assert_eq!(read(&values), SemiSync { primary: None, replica: true });
+        values.extend([
+            ("rpl_semi_sync_source_enabled", "ON"),
+            ("rpl_semi_sync_source_status", "OFF"),
+            ("rpl_semi_sync_source_clients", "2"),
+            ("rpl_semi_sync_source_timeout", "10000"),
+            ("rpl_semi_sync_source_wait_point", "AFTER_COMMIT"),
+        ]);
+        let waiting =
+            Waiting { now: false, replicas: 2, needed: 1, timeout_ms: 10_000, before_commit: false };
+        assert_eq!(read(&values).primary, Some(waiting));
     }
 }

@@ -232,6 +232,8 @@ async fn carry_out(
             let replica =
                 cluster.handover.replication.as_ref().ok_or("handover.replication_user is not set")?;
             let address = nodes[find(primary).ok_or("no such node")?].address().clone();
+            // It is already; on MySQL, administrators are kept from writing there from now on, as after a switch.
+            nodes[index].set_read_only(true).await.map_err(|e| format!("{action}: {e}"))?;
             nodes[index].follow(&address, replica).await.map_err(|e| format!("{action}: {e}"))?;
             let after = format!("replicates from {primary}");
             topology.hand_over(name, Some(node), "replicated from nobody", &after);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::{AskError, Client, text};
-use super::verdict::{Findings, Source, Values};
+use super::verdict::{Findings, Heartbeat, Source, Values};
 use crate::backend::Row;
 use crate::config::{ClusterKind, Monitor};
 use crate::grants::Product;
@@ -23,9 +23,9 @@ fn galera_query(schema: &str) -> String {
 
 // Asked plainly: in one statement with a table, MariaDB 10.11 reports a wrong value.
 const READ_ONLY: &str = "SELECT @@global.read_only AS read_only";
-const MARIADB_REPLICATION: &str = "SELECT @@global.read_only AS read_only, \
+const MARIADB_REPLICATION: &str = "SELECT @@global.read_only AS read_only, @@global.server_id AS server_id, \
     @@global.gtid_binlog_pos AS gtid_binlog_pos, @@global.gtid_slave_pos AS gtid_slave_pos";
-const MYSQL_REPLICATION: &str = "SELECT @@global.read_only AS read_only, \
+const MYSQL_REPLICATION: &str = "SELECT @@global.read_only AS read_only, @@global.server_id AS server_id, \
     @@global.super_read_only AS super_read_only, @@global.gtid_executed AS gtid_executed";
 
 const GROUP: &str = "SELECT m.MEMBER_STATE AS member_state, m.MEMBER_ROLE AS member_role, \
@@ -42,6 +42,7 @@ const GROUP: &str = "SELECT m.MEMBER_STATE AS member_state, m.MEMBER_ROLE AS mem
 struct ReplicaStatus {
     query: &'static str,
     name: &'static str,
+    server_id: &'static str,
     io: &'static str,
     sql: &'static str,
     lag: &'static str,
@@ -50,6 +51,7 @@ struct ReplicaStatus {
 const OF_MARIADB: ReplicaStatus = ReplicaStatus {
     query: "SHOW ALL SLAVES STATUS",
     name: "Connection_name",
+    server_id: "Master_Server_Id",
     io: "Slave_IO_Running",
     sql: "Slave_SQL_Running",
     lag: "Seconds_Behind_Master",
@@ -57,6 +59,7 @@ const OF_MARIADB: ReplicaStatus = ReplicaStatus {
 const OF_MYSQL: ReplicaStatus = ReplicaStatus {
     query: "SHOW REPLICA STATUS",
     name: "Channel_Name",
+    server_id: "Source_Server_Id",
     io: "Replica_IO_Running",
     sql: "Replica_SQL_Running",
     lag: "Seconds_Behind_Source",
@@ -64,6 +67,7 @@ const OF_MYSQL: ReplicaStatus = ReplicaStatus {
 const OF_OLD_MYSQL: ReplicaStatus = ReplicaStatus {
     query: "SHOW SLAVE STATUS",
     name: "Channel_Name",
+    server_id: "Master_Server_Id",
     io: "Slave_IO_Running",
     sql: "Slave_SQL_Running",
     lag: "Seconds_Behind_Master",
@@ -106,7 +110,7 @@ pub(super) async fn ask(
             findings.values = values(client, query, limit).await?;
             findings.sources = Some(said(sources(client, replica_status(&product), limit).await)?);
             if let Some(table) = &monitor.heartbeat_table {
-                findings.heartbeat = Some(said(heartbeat(client, table, limit).await)?);
+                findings.heartbeats = Some(said(heartbeats(client, table, limit).await)?);
             }
         }
     }
@@ -140,6 +144,7 @@ async fn sources(
         .map(|row| {
             Ok(Source {
                 name: column(row, status.name)?,
+                server_id: column(row, status.server_id)?.parse().unwrap_or_default(),
                 io: column(row, status.io)?,
                 sql: column(row, status.sql)?,
                 lag: column(row, status.lag)?.parse().ok(),
@@ -148,12 +153,22 @@ async fn sources(
         .collect()
 }
 
-/// How long ago, in microseconds, the newest heartbeat was written, by clocks in UTC. Not before now, should clocks
-/// differ.
-async fn heartbeat(client: &mut Client, table: &str, limit: Duration) -> Result<Option<Duration>, AskError> {
-    let query = format!("SELECT TIMESTAMPDIFF(MICROSECOND, MAX(ts), UTC_TIMESTAMP(6)) FROM {table}");
-    let age = client.value(&query, limit).await?;
-    Ok(age.parse::<i64>().ok().map(|age| Duration::from_micros(age.max(0).unsigned_abs())))
+/// What reads the age of the newest heartbeat of each server, in microseconds, by clocks in UTC. What the node wrote itself
+/// tells nothing about its sources.
+pub(super) fn heartbeat_query(table: &str) -> String {
+    format!(
+        "SELECT server_id, TIMESTAMPDIFF(MICROSECOND, MAX(ts), UTC_TIMESTAMP(6)) FROM {table} \
+         WHERE server_id <> @@global.server_id GROUP BY server_id"
+    )
+}
+
+/// The heartbeats in a table. A time that cannot be read is none.
+async fn heartbeats(client: &mut Client, table: &str, limit: Duration) -> Result<Vec<Heartbeat>, AskError> {
+    let rows = client.pairs(&heartbeat_query(table), limit).await?;
+    let heartbeat = |(server_id, age): (String, String)| {
+        Some(Heartbeat { server_id: server_id.parse().ok()?, age_us: age.parse().ok()? })
+    };
+    Ok(rows.into_iter().filter_map(heartbeat).collect())
 }
 
 pub(super) fn column(row: &Row, name: &'static str) -> Result<String, AskError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::asking::replica_query;
+use super::asking::{heartbeat_query, replica_query};
 use super::client::{AskError, Client, own_login, takes_header};
 use super::members::replicas_query;
 use super::mysql_tables;
@@ -108,6 +108,9 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
         ClusterKind::Galera | ClusterKind::Static => Vec::new(),
         ClusterKind::Replication | ClusterKind::MultiPrimary => {
             let mut needed = vec![(replica_query(&product).to_owned(), replica)];
+            if let Some(table) = &cluster.monitor.heartbeat_table {
+                needed.push((heartbeat_query(table), format!("GRANT SELECT ON {table} TO {account};")));
+            }
             if cluster.discover.is_some() {
                 needed.push((
                     replicas_query(&product).to_owned(),

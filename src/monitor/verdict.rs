@@ -14,12 +14,23 @@ pub(super) type Values = BTreeMap<String, String>;
 pub(super) struct Source {
     /// Connection name; empty for the default one.
     pub(super) name: String,
+    /// `Master_Server_Id`; 0 before the first connection.
+    pub(super) server_id: u32,
     /// `Slave_IO_Running`.
     pub(super) io: String,
     /// `Slave_SQL_Running`.
     pub(super) sql: String,
     /// `Seconds_Behind_Master`; none when the server does not know.
     pub(super) lag: Option<u64>,
+}
+
+/// The newest heartbeat that one server wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heartbeat {
+    /// Who wrote it.
+    pub(super) server_id: u32,
+    /// In microseconds. Below zero: by this node's clock it comes from the future.
+    pub(super) age_us: i64,
 }
 
 /// What one probe read.
@@ -29,8 +40,8 @@ pub(super) struct Findings {
     pub(super) values: Values,
     /// Replication sources; none if they were not asked for; an error with the reason why they could not be read.
     pub(super) sources: Option<Result<Vec<Source>, String>>,
-    /// The age of the newest heartbeat, where one is configured; the innermost none: there is none.
-    pub(super) heartbeat: Option<Result<Option<Duration>, String>>,
+    /// The newest heartbeats of others, where a table is configured; an error with the reason why it could not be read.
+    pub(super) heartbeats: Option<Result<Vec<Heartbeat>, String>>,
     /// The share of the time since the probe before in which flow control stopped a Galera node.
     pub(super) paused: Option<f64>,
 }
@@ -59,8 +70,11 @@ impl Findings {
             let lag = source.lag.map_or_else(|| "unknown".to_owned(), |lag| format!("{lag} s"));
             facts.push((name, format!("IO {}, SQL {}, lag {lag}", source.io, source.sql)));
         }
-        if let Some(Ok(Some(age))) = self.heartbeat {
-            facts.push(("heartbeat".to_owned(), format!("{:.3} s old", age.as_secs_f64())));
+        for heartbeat in self.heartbeats.iter().flatten().flatten() {
+            // At most a few million years, and only for people.
+            #[expect(clippy::cast_precision_loss, reason = "shown in milliseconds")]
+            let age = heartbeat.age_us as f64 / 1e6;
+            facts.push((format!("heartbeat of server {}", heartbeat.server_id), format!("{age:.3} s old")));
         }
         if let Some(paused) = self.paused {
             facts
@@ -75,7 +89,9 @@ pub(super) fn judge(kind: ClusterKind, findings: &Findings, monitor: &Monitor) -
     match kind {
         ClusterKind::Galera => galera(findings, monitor),
         ClusterKind::GroupReplication => group(findings, monitor),
-        ClusterKind::Replication | ClusterKind::MultiPrimary => replication(findings, monitor.max_lag),
+        ClusterKind::Replication | ClusterKind::MultiPrimary => {
+            replication(findings, monitor.max_lag).numbered(findings.get("server_id").parse().ok())
+        }
         ClusterKind::Static => {
             let read_only = findings.read_only();
             Observed::up(!read_only, true, if read_only { "read_only=ON" } else { "answers" })
@@ -224,14 +240,13 @@ fn broken(source: &Source) -> Option<String> {
     (source.sql != "Yes").then(|| format!("replica SQL thread{}: {}", of(source), source.sql))
 }
 
+/// How far clocks may differ.
+const SKEW: Duration = Duration::from_secs(2);
+
 /// Why the data are too old: by the heartbeat where there is one, or else by the server's own word.
 fn late(f: &Findings, sources: &[Source], max_lag: Duration) -> Option<String> {
-    match &f.heartbeat {
-        Some(Ok(Some(age))) => {
-            return (*age > max_lag)
-                .then(|| format!("more than {} s behind by the heartbeat", max_lag.as_secs_f64()));
-        }
-        Some(Ok(None)) => return Some("no heartbeat".to_owned()),
+    match &f.heartbeats {
+        Some(Ok(heartbeats)) => return sources.iter().find_map(|s| stale(heartbeats, sources, s, max_lag)),
         Some(Err(reason)) => return Some(format!("heartbeat unknown: {reason}")),
         None => {}
     }
@@ -240,6 +255,23 @@ fn late(f: &Findings, sources: &[Source], max_lag: Duration) -> Option<String> {
         Some(lag) => Some(format!("{lag} s behind{}", of(source))),
         None => Some(format!("lag{} unknown", of(source))),
     })
+}
+
+/// Why a source's data are too old by the heartbeat. Of an only source, the newest heartbeat counts, whoever wrote it: there
+/// may be further servers between. Of several, each must have written one.
+fn stale(heartbeats: &[Heartbeat], sources: &[Source], source: &Source, max_lag: Duration) -> Option<String> {
+    let counts = |heartbeat: &&Heartbeat| sources.len() == 1 || heartbeat.server_id == source.server_id;
+    let Some(age) = heartbeats.iter().filter(counts).map(|heartbeat| heartbeat.age_us).min() else {
+        return Some(format!("no heartbeat{}", of(source)));
+    };
+    let long = Duration::from_micros(age.unsigned_abs());
+    if age < 0 {
+        let ahead =
+            format!("heartbeat{} is {} s ahead: not in UTC, or clocks differ", of(source), long.as_secs());
+        return (long > SKEW).then_some(ahead);
+    }
+    (long > max_lag)
+        .then(|| format!("more than {} s behind{} by the heartbeat", max_lag.as_secs_f64(), of(source)))
 }
 
 #[cfg(test)]
@@ -399,27 +431,48 @@ mod tests {
             if s == "applier queue of 11, more than 10"));
     }
 
+    /// A replica of these sources with these heartbeats, of which it may lag by 5 s: whether it serves reads, and the words.
+    fn with_heartbeats(sources: Vec<Source>, heartbeats: Result<Vec<(u32, i64)>, String>) -> (bool, String) {
+        let written = |(server_id, seconds)| Heartbeat { server_id, age_us: seconds * 1_000_000 };
+        let f = Findings {
+            sources: Some(Ok(sources)),
+            heartbeats: Some(heartbeats.map(|all| all.into_iter().map(written).collect())),
+            ..findings(&[("read_only", "1")])
+        };
+        let max_lag = Some(Duration::from_secs(5));
+        match judge(ClusterKind::Replication, &f, &Monitor { max_lag, ..monitor() }) {
+            Observed::Up { readable, detail, .. } => (readable, detail),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_heartbeat_tells_the_lag_where_there_is_one() {
-        let by = |heartbeat| {
-            let f = Findings {
-                sources: Some(Ok(vec![running(Some(0))])),
-                heartbeat: Some(heartbeat),
-                ..findings(&[("read_only", "1")])
-            };
-            let max_lag = Some(Duration::from_secs(5));
-            match judge(ClusterKind::Replication, &f, &Monitor { max_lag, ..monitor() }) {
-                Observed::Up { readable, detail, .. } => (readable, detail),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert!(by(Ok(Some(Duration::from_secs(4)))).0);
-        for (heartbeat, words) in [
-            (Ok(Some(Duration::from_secs(6))), "5 s behind by the heartbeat"),
-            (Ok(None), "no heartbeat"),
+        let by = |heartbeats| with_heartbeats(vec![running(Some(900))], heartbeats);
+        assert!(by(Ok(vec![(1, 4)])).0, "whatever the server says itself");
+        assert!(by(Ok(vec![(1, -1)])).0, "clocks differ a little");
+        assert!(by(Ok(vec![(7, 90_000), (8, 1)])).0, "another one was the primary once");
+        for (heartbeats, words) in [
+            (Ok(vec![(1, 6)]), "more than 5 s behind by the heartbeat"),
+            (Ok(vec![]), "no heartbeat"),
+            (Ok(vec![(1, -3600)]), "heartbeat is 3600 s ahead: not in UTC"),
             (Err("denied".to_owned()), "heartbeat unknown: denied"),
         ] {
-            let (readable, detail) = by(heartbeat);
+            let (readable, detail) = by(heartbeats);
+            assert!(!readable && detail.contains(words), "{detail}");
+        }
+    }
+
+    #[test]
+    fn of_several_sources_each_has_a_heartbeat_of_its_own() {
+        let named = |name: &str, server_id| Source { name: name.into(), server_id, ..running(Some(0)) };
+        let by = |heartbeats| with_heartbeats(vec![named("one", 1), named("two", 2)], Ok(heartbeats));
+        assert!(by(vec![(1, 0), (2, 5)]).0);
+        for (heartbeats, words) in [
+            (vec![(1, 0), (2, 6)], "more than 5 s behind of source two by the heartbeat"),
+            (vec![(2, 0)], "no heartbeat of source one"),
+        ] {
+            let (readable, detail) = by(heartbeats);
             assert!(!readable && detail.contains(words), "{detail}");
         }
     }

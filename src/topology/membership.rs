@@ -1,11 +1,12 @@
-//! Which nodes that serve are no members of their cluster: they say to belong to another set of nodes. Pure.
+//! Which nodes that serve are no members of their cluster: they say to belong to another set of nodes; and which cannot be
+//! told apart. Pure.
 //!
 //! Two halves of what was one cluster, or a node that was set up anew beside the others, accept everything and replicate
 //! nothing to each other; only the name of their set tells them apart.
 
 use std::collections::BTreeMap;
 
-use super::{Cluster, Observed};
+use super::{Cluster, Desired, Node, Observed};
 use crate::ids::NodeName;
 
 /// The nodes of another set than most of those that serve, each with the reason. Where no set has most nodes, the
@@ -32,6 +33,26 @@ pub(super) fn strangers(cluster: &Cluster) -> BTreeMap<NodeName, String> {
         .filter(|(_, group)| *group != right)
         .map(|(name, group)| ((*name).clone(), format!("member of {group}, while the cluster is {right}")))
         .collect()
+}
+
+/// What is wrong where nodes that serve have the same server id, in one line.
+pub(super) fn doubles(cluster: &Cluster) -> Option<String> {
+    let number = |node: &Node| match node.observed {
+        Observed::Up { server_id, .. } if node.desired != Desired::Maintenance => server_id,
+        _ => None,
+    };
+    let mut by_number: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for node in &cluster.nodes {
+        if let Some(number) = number(node) {
+            by_number.entry(number).or_default().push(node.name.as_str());
+        }
+    }
+    let double = by_number.into_iter().filter(|(_, names)| names.len() > 1);
+    let words: Vec<String> = double
+        .map(|(number, names)| format!("{} have the same server_id {number}", names.join(" and ")))
+        .collect();
+    let outcome = "each passes over what the other one wrote, and the writer can not be changed";
+    (!words.is_empty()).then(|| format!("{}: {outcome}", words.join("; ")))
 }
 
 /// In one line.

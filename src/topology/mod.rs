@@ -82,7 +82,9 @@ impl Cluster {
             node.spared = spares && is_strained(node);
         }
         self.leadership = leadership::decide(self, now);
-        self.leadership.alarm = self.leadership.alarm.take().or(alarm);
+        let alarms: Vec<String> =
+            [self.leadership.alarm.take(), alarm, membership::doubles(self)].into_iter().flatten().collect();
+        self.leadership.alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
     }
 
     /// What a node of this cluster serves now.

@@ -68,6 +68,8 @@ pub enum Observed {
         /// Which set of nodes it says to be a member of, where its kind of cluster knows that: nodes that say another one
         /// do not replicate with each other.
         group: Option<String>,
+        /// The id by which servers that replicate tell their transactions apart, where its kind of cluster needs that.
+        server_id: Option<u32>,
         /// In words, such as `Synced, Primary` or `read_only=ON, replica threads run`.
         detail: String,
     },
@@ -81,7 +83,8 @@ pub enum Observed {
 impl Observed {
     /// A node that serves without any strain.
     pub fn up(writable: bool, readable: bool, detail: impl Into<String>) -> Self {
-        Self::Up { writable, readable, strain: None, share: 100, group: None, detail: detail.into() }
+        let detail = detail.into();
+        Self::Up { writable, readable, strain: None, share: 100, group: None, server_id: None, detail }
     }
 
     /// The same, a member of this set of nodes.
@@ -89,6 +92,15 @@ impl Observed {
     pub fn in_group(mut self, name: Option<String>) -> Self {
         if let Self::Up { group, .. } = &mut self {
             *group = name;
+        }
+        self
+    }
+
+    /// The same, with this server id.
+    #[must_use]
+    pub fn numbered(mut self, number: Option<u32>) -> Self {
+        if let Self::Up { server_id, .. } = &mut self {
+            *server_id = number;
         }
         self
     }

@@ -243,6 +243,7 @@ fn strained_nodes_are_spared_while_enough_others_serve() {
         strain: Some("receive queue of 120".into()),
         share: 100,
         group: None,
+        server_id: None,
         detail: "Synced".into(),
     };
     let store = trio("galera", "");
@@ -276,6 +277,7 @@ fn a_node_that_bears_less_gets_less() {
         strain: None,
         share: 50,
         group: None,
+        server_id: None,
         detail: "Synced".into(),
     };
     let store = trio("galera", "");
@@ -526,4 +528,26 @@ fn the_writer_from_before_is_waited_for_until_members_were_looked_for() {
     store.observe(&a(), &four.name, up());
     assert_eq!(writer(&store).as_deref(), Some("10.0.0.4-3306"));
     assert!(!trio("galera", "").recall_writer(&a(), &four.name), "nobody is looked for");
+}
+
+#[test]
+fn two_nodes_with_one_server_id_are_an_alarm() {
+    let store = trio("replication", "");
+    let numbered = |seen: Observed, id| seen.numbered(Some(id));
+    see(
+        &store,
+        [("n1", numbered(up(), 1)), ("n2", numbered(read_only(), 2)), ("n3", numbered(read_only(), 2))],
+    );
+    let words = alarm(&store);
+    assert!(words.contains("n2 and n3 have the same server_id 2"), "{words:?}");
+    assert_eq!(store.load().cluster("a").unwrap().writer().unwrap().name.as_str(), "n1");
+    // Beside another alarm it is told as well.
+    store.observe(&a(), &name("n2"), numbered(up(), 2));
+    let words = alarm(&store);
+    assert!(words.contains("several nodes accept writes") && words.contains("server_id 2"), "{words:?}");
+    see(
+        &store,
+        [("n1", numbered(up(), 1)), ("n2", numbered(read_only(), 2)), ("n3", numbered(read_only(), 3))],
+    );
+    assert_eq!(alarm(&store), "");
 }

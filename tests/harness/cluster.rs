@@ -211,6 +211,31 @@ impl TwoPrimaries {
     }
 }
 
+/// Two primaries, and a read-only replica of both by the connections `one` and `two`, with the monitor account.
+#[allow(dead_code, reason = "not every program of the harness has such a replica")]
+pub(crate) fn two_sources(name: &str) -> Outcome<[Server; 3]> {
+    let mut nodes = Vec::new();
+    for (role, read_only) in
+        [("one", "--read-only=0"), ("two", "--read-only=0"), ("replica", "--read-only=1")]
+    {
+        let domain = format!("--gtid-domain-id={}", nodes.len() + 1);
+        nodes.push(logging(&format!("{name}-{role}"), &["--skip-name-resolve", &domain], read_only)?);
+    }
+    nodes.iter_mut().try_for_each(|node| node.wait_until_up(Duration::from_mins(1)))?;
+    for source in &nodes[..2] {
+        source.sql(&REPLICATION_USER.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
+    }
+    nodes[0].create_monitor()?;
+    for (number, connection) in ["one", "two"].into_iter().enumerate() {
+        let follow = follow(&nodes[number], "MASTER_USE_GTID=slave_pos");
+        let named = follow.replace("CHANGE MASTER TO", &format!("CHANGE MASTER '{connection}' TO"));
+        nodes[2].sql(&format!("{named} START SLAVE '{connection}'"))?;
+    }
+    let accounts = "SELECT COUNT(*) FROM mysql.global_priv WHERE user IN ('replication', 'spillway')";
+    nodes[2].wait_sql(accounts, "2", Duration::from_secs(30))?;
+    nodes.try_into().map_err(|_| "not three nodes".to_owned())
+}
+
 /// Options with which a server loses nothing when it is killed.
 pub(crate) const DURABLE: [&str; 3] =
     ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"];
@@ -239,34 +264,97 @@ fn follow(primary: &Server, way: &str) -> String {
     )
 }
 
-/// Options of a `MySQL` server that replicates by GTID.
+/// Options of a `MySQL` server that is a member of a group.
 const MYSQL_GTID: &[&str] =
     &["--skip-name-resolve", "--log-bin=binlog", "--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
 
 const MYSQL_REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
      GRANT REPLICATION SLAVE, CONNECTION_ADMIN, BACKUP_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'replication'@'%'";
 
+/// And what it needs so that nothing is lost when it is killed; the plugins for semi-synchronous replication do nothing until
+/// they are enabled.
+const MYSQL_LOGGING: &[&str] = &[
+    "--skip-name-resolve",
+    "--log-bin=binlog",
+    "--innodb-flush-log-at-trx-commit=1",
+    "--sync-binlog=1",
+    "--plugin-load-add=semisync_source.so",
+    "--plugin-load-add=semisync_replica.so",
+];
+
 /// A primary and a replica of `MySQL`, joined by GTID, with the monitor account.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
 pub(crate) fn mysql_pair(name: &str) -> Outcome<[Server; 2]> {
-    let start = |role: &str, option: &str| {
-        let mut server = Server::prepare_mysql(&format!("{name}-{role}"), MYSQL_GTID)?;
+    let nodes = mysql_replication(name, &["replica"])?;
+    nodes.try_into().map_err(|_| "not two nodes".to_owned())
+}
+
+/// A primary of `MySQL`, `NAME-primary`, and its replicas, joined by GTID, with the monitor account. The primary comes first,
+/// and is writable whenever it starts.
+#[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
+pub(crate) fn mysql_replication(name: &str, replicas: &[&str]) -> Outcome<Vec<Server>> {
+    let by_gtid = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+    let roles = replicas.iter().map(|replica| (*replica, "--super-read-only=1"));
+    let roles: Vec<_> = std::iter::once(("primary", "--read-only=0")).chain(roles).collect();
+    let nodes = mysql_launched(name, &roles, &by_gtid)?;
+    nodes[0].sql(MYSQL_REPLICATION_USER)?;
+    nodes[0].create_monitor()?;
+    let follow = mysql_follow(&nodes[0], "SOURCE_AUTO_POSITION=1");
+    nodes[1..].iter().try_for_each(|replica| replica.sql(&follow).map(drop))?;
+    mysql_caught_up(&nodes)?;
+    Ok(nodes)
+}
+
+/// Waits until the replicas have applied all that the primary, which comes first, has written so far.
+#[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
+pub(crate) fn mysql_caught_up(nodes: &[Server]) -> Outcome<()> {
+    let position = nodes[0].sql("SELECT @@global.gtid_executed")?;
+    let query = format!("SELECT GTID_SUBSET('{position}', @@global.gtid_executed)");
+    nodes[1..].iter().try_for_each(|replica| replica.wait_sql(&query, "1", JOIN_LIMIT))
+}
+
+/// Two servers of `MySQL` without GTIDs that replicate from each other by coordinates. What `contents` says is made on the
+/// active one, which comes first, before.
+#[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
+pub(crate) fn mysql_two_primaries(name: &str, contents: &str) -> Outcome<[Server; 2]> {
+    let roles = [("a", "--read-only=0"), ("b", "--super-read-only=1")];
+    let nodes = mysql_launched(name, &roles, &["--gtid-mode=OFF"])?;
+    let [active, inactive] = &nodes[..] else { return Err("not two nodes".to_owned()) };
+    active.sql(MYSQL_REPLICATION_USER)?;
+    active.create_monitor()?;
+    active.sql(contents)?;
+    // Each from the other's beginning: nobody applies what carries its own id.
+    for (replica, primary) in [(inactive, active), (active, inactive)] {
+        replica.sql(&mysql_follow(primary, "SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4"))?;
+    }
+    let accounts = "SELECT COUNT(*) FROM mysql.user";
+    inactive.wait_sql(accounts, &active.sql(accounts)?, JOIN_LIMIT)?;
+    nodes.try_into().map_err(|_| "not two nodes".to_owned())
+}
+
+fn mysql_launched(name: &str, roles: &[(&str, &str)], options: &[&str]) -> Outcome<Vec<Server>> {
+    let mut nodes = Vec::new();
+    for (role, read_only) in roles {
+        let mut server = Server::prepare_mysql(&format!("{name}-{role}"), MYSQL_LOGGING)?;
         server.option(format!("--server-id={}", server.port));
-        server.start(&[option])?;
-        Ok::<_, String>(server)
-    };
-    let (primary, replica) = (start("primary", "--read-only=0")?, start("replica", "--super-read-only=1")?);
-    primary.sql(MYSQL_REPLICATION_USER)?;
-    primary.create_monitor()?;
-    replica.sql(&format!(
+        for option in options.iter().chain([read_only]) {
+            server.option((*option).to_owned());
+        }
+        server.launch(&[])?;
+        nodes.push(server);
+    }
+    nodes.iter_mut().try_for_each(|node| node.wait_until_up(Duration::from_mins(1)))?;
+    Ok(nodes)
+}
+
+/// The statements that make a `MySQL` server replicate from another one.
+fn mysql_follow(primary: &Server, way: &str) -> String {
+    format!(
         "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={}, SOURCE_USER='replication', \
-         SOURCE_PASSWORD='replication-secret', SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1, \
-         SOURCE_CONNECT_RETRY=1; START REPLICA",
+         SOURCE_PASSWORD='replication-secret', {way}, GET_SOURCE_PUBLIC_KEY=1, SOURCE_CONNECT_RETRY=1; \
+         START REPLICA",
         primary.port
-    ))?;
-    let position = primary.sql("SELECT @@gtid_executed")?;
-    replica.wait_sql(&format!("SELECT GTID_SUBSET('{position}', @@gtid_executed)"), "1", JOIN_LIMIT)?;
-    Ok([primary, replica])
+    )
 }
 
 /// Three members of a `MySQL` group with one primary, which is the first, and the monitor account.

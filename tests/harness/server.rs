@@ -287,6 +287,21 @@ impl Server {
         Ok(())
     }
 
+    /// Keeps a copy of the data of a server that does not run.
+    #[allow(dead_code, reason = "not every program of the harness loses data")]
+    pub(crate) fn keep_data(&self) -> Outcome<()> {
+        let (data, kept) = (self.directory.join("data"), self.directory.join("kept"));
+        super::process::run(Command::new("cp").arg("-a").arg(data).arg(kept)).map(drop)
+    }
+
+    /// Puts that copy in the place of the data of a server that does not run: what came since is lost.
+    #[allow(dead_code, reason = "not every program of the harness loses data")]
+    pub(crate) fn lose_data(&self) -> Outcome<()> {
+        let (data, kept) = (self.directory.join("data"), self.directory.join("kept"));
+        fs::remove_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))?;
+        fs::rename(&kept, &data).map_err(|e| format!("{}: {e}", kept.display()))
+    }
+
     /// Ends the server and removes all that it had.
     pub(crate) fn discard(mut self) {
         self.kill();

@@ -1,13 +1,13 @@
 //! Changes of the writer: planned, lost primaries, and primaries that come back.
 
-use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, mysql_pair, toml_nodes};
+use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD, cluster_with, service_toml};
 use crate::raw::{self, Credentials, Raw};
-use crate::{Verdict, ensure, mysql_trial, same, trial};
+use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,8 +24,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::a_replication_cluster_switches", replication_switches),
         trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
         trial("handover::a_pair_fails_over_by_hand", pair_fails_over_by_hand),
-        mysql_trial("handover::mysql_switches", mysql_switches),
         trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
+        trial("handover::a_primary_that_lost_its_own_does_not_rejoin", primary_that_lost_its_own),
+        trial("handover::equal_server_ids_are_an_alarm", equal_server_ids),
     ]
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn replication_toml(more: &str) -> String {
     handover_toml(&format!("{credentials}{more}"))
 }
 
-fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u16) -> Outcome<Spillway> {
+pub(crate) fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u16) -> Outcome<Spillway> {
     let configuration =
         cluster_with("shop", kind, nodes, handover) + &service_toml("shop", port, "route = \"cluster:shop\"");
     Spillway::start(lab::binary(), name, &configuration)
@@ -76,17 +77,17 @@ fn execute(session: &mut Raw, statement: &str) -> Verdict {
 
 /// Writes a row by a session of its own.
 pub(crate) fn write(port: u16, number: u32) -> Verdict {
-    execute(&mut session(port)?, &format!("INSERT INTO row VALUES ({number}, 0)"))
+    execute(&mut session(port)?, &format!("INSERT INTO shop.row VALUES ({number}, 0)"))
 }
 
 /// Writes numbered rows, one after the other, until it is told to stop.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     writer: JoinHandle<(u32, BTreeSet<u32>)>,
 }
 
 impl Load {
-    fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let writer = std::thread::spawn(move || {
@@ -100,7 +101,7 @@ impl Load {
                     continue;
                 };
                 // What failed is not written again: whether it was done may be unknown.
-                let insert = format!("INSERT INTO row SELECT {number}, @@server_id");
+                let insert = format!("INSERT INTO shop.row SELECT {number}, @@server_id");
                 if execute(&mut session, &insert).is_ok() {
                     acknowledged.insert(number);
                     open = Some(session);
@@ -113,14 +114,14 @@ impl Load {
     }
 
     /// How many were tried, and those that were acknowledged.
-    fn end(self) -> Outcome<(u32, BTreeSet<u32>)> {
+    pub(crate) fn end(self) -> Outcome<(u32, BTreeSet<u32>)> {
         self.stop.store(true, Ordering::Relaxed);
         self.writer.join().map_err(|_| "the writer panicked".to_owned())
     }
 }
 
 /// Every acknowledged row is on the server once, and none of the others twice.
-fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
+pub(crate) fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
     let rows = server.sql("SELECT number FROM shop.row")?;
     let rows: Vec<u32> = rows.lines().filter_map(|line| line.parse().ok()).collect();
     let distinct: BTreeSet<u32> = rows.iter().copied().collect();
@@ -130,7 +131,7 @@ fn all_there(server: &Server, acknowledged: &BTreeSet<u32>) -> Verdict {
     Ok(())
 }
 
-fn writer(spillway: &Spillway) -> Outcome<String> {
+pub(crate) fn writer(spillway: &Spillway) -> Outcome<String> {
     let clusters = spillway.get("/v1/clusters")?;
     Ok(clusters["clusters"][0]["writer"].as_str().unwrap_or_default().to_owned())
 }
@@ -372,34 +373,6 @@ fn replication_switches() -> Verdict {
     Ok(())
 }
 
-/// A primary and a replica of `MySQL`, by GTID.
-fn mysql_switches() -> Verdict {
-    let nodes = mysql_pair("hand")?;
-    let [a, b] = &nodes;
-    a.sql(
-        "CREATE DATABASE shop; CREATE TABLE shop.row (number INT NOT NULL);\
-         CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';\
-         GRANT SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, REPLICATION CLIENT, RELOAD, CONNECTION_ADMIN \
-         ON *.* TO operator@'%'",
-    )?;
-    let executed = a.sql("SELECT @@global.gtid_executed")?;
-    b.wait_sql("SELECT @@global.gtid_executed", &executed, Duration::from_secs(30))?;
-    let listed = toml_nodes(&nodes);
-    let spillway = front("spillway-my", "replication", &listed, &replication_toml(""), free_port()?)?;
-    for (number, (old, new)) in [(a, b), (b, a)].into_iter().enumerate() {
-        old.sql(&format!("INSERT INTO shop.row VALUES ({number})"))?;
-        let done = spillway.ask("switch shop")?;
-        ensure!(!done.contains("error") && !done.contains("failed"), "{done}\n{}", spillway.log_tail(40));
-        let state = |server: &Server| server.sql("SELECT @@global.read_only, @@global.super_read_only");
-        same!((state(old)?, state(new)?), ("1\t1".to_owned(), "0\t0".to_owned()), "{done}");
-        same!(new.sql("SELECT COUNT(*) FROM shop.row")?, (number + 1).to_string(), "rows on the new primary");
-        same!(new.sql("SHOW REPLICA STATUS")?, "", "the new primary has no source");
-        wait_writer(&spillway, &new.name)?;
-    }
-    a.sql("INSERT INTO shop.row VALUES (9)")?;
-    b.wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(10))
-}
-
 fn lost_primary_is_replaced_once() -> Verdict {
     let mut cluster = three("auto")?;
     let (port, second_port) = (free_port()?, free_port()?);
@@ -480,4 +453,81 @@ fn errant_primary_stays_fenced() -> Verdict {
     let rows = cluster.nodes[0].sql("SELECT number FROM shop.row")?;
     same!(rows, "7", "nothing reached it");
     Ok(())
+}
+
+/// The end of its own log is gone: a server takes what others send of that for what it has.
+fn primary_that_lost_its_own() -> Verdict {
+    let mut cluster = three("tail")?;
+    let port = free_port()?;
+    let keys = replication_toml(", failover = \"auto\", failover_after = \"500ms\"");
+    let spillway = front("spillway-tail", "replication", &cluster.toml_nodes(), &keys, port)?;
+    let plan = spillway.ask("switch shop --dry-run")?;
+    ensure!(plan.contains("tail-primary waits for none: should it be lost"), "{plan}");
+    write(port, 1)?;
+    cluster.wait_caught_up()?;
+    // Nothing is promoted while an operator has it in hand.
+    spillway.ask("set node shop tail-primary maintenance")?;
+    cluster.nodes[0].stop()?;
+    cluster.nodes[0].keep_data()?;
+    cluster.nodes[0].start(&[])?;
+    spillway.ask("set node shop tail-primary enabled")?;
+    wait_writer(&spillway, "tail-primary")?;
+    wait_for("a row", Duration::from_secs(10), || write(port, 2))?;
+    for replica in &cluster.nodes[1..] {
+        replica.wait_sql("SELECT COUNT(*) FROM shop.row", "2", Duration::from_secs(10))?;
+    }
+    cluster.nodes[0].kill();
+    cluster.nodes[0].lose_data()?;
+    let new = wait_for("a new primary", Duration::from_secs(30), || {
+        let name = writer(&spillway)?;
+        cluster.nodes[1..].iter().position(|node| node.name == name).ok_or(name)
+    })
+    .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    write(port, 3)?;
+    ensure!(
+        spillway.log().contains("no replica did (asynchronous replication)"),
+        "{}",
+        spillway.log_tail(40)
+    );
+    let (old, others) = cluster.nodes.split_at_mut(1);
+    let (old, new) = (&mut old[0], &others[new]);
+    old.start(&[])?;
+    old.wait_sql(READ_ONLY, "1", Duration::from_secs(20))?;
+    wait_for("the alarm", Duration::from_secs(20), || {
+        let log = spillway.log();
+        if log.contains("has lost transactions that it wrote itself") {
+            Ok(())
+        } else {
+            Err(spillway.log_tail(20))
+        }
+    })?;
+    same!(old.sql("SHOW ALL SLAVES STATUS")?, "", "it follows nobody");
+    let rows = "SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row";
+    // With this it takes them from others.
+    old.sql("SET GLOBAL rpl_semi_sync_slave_enabled = ON")?;
+    follows(old, new).map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    old.wait_sql(rows, "1,2,3", Duration::from_secs(20))
+}
+
+fn equal_server_ids() -> Verdict {
+    let cluster = three("ids")?;
+    let port = free_port()?;
+    let spillway = front("spillway-ids", "replication", &cluster.toml_nodes(), &replication_toml(""), port)?;
+    let [primary, r1, r2] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    let alarm = || Ok::<_, String>(spillway.get("/v1/clusters")?["clusters"][0]["alarm"].clone());
+    ensure!(alarm()?.is_null(), "{}", alarm()?);
+    r2.sql(&format!("SET GLOBAL server_id = {}", r1.port))?;
+    wait_for("the alarm", Duration::from_secs(10), || {
+        let words = alarm()?.as_str().unwrap_or_default().to_owned();
+        let wanted = format!("{} and {} have the same server_id {}", r1.name, r2.name, r1.port);
+        if words.contains(&wanted) { Ok(()) } else { Err(words) }
+    })?;
+    let refused = spillway.ask(&format!("switch shop {}", r1.name))?;
+    ensure!(refused.contains("nothing was changed: server ids are unique"), "{refused}");
+    same!(primary.sql(READ_ONLY)?, "0", "nothing was changed");
+    wait_writer(&spillway, &primary.name)?;
+    r2.sql(&format!("SET GLOBAL server_id = {}", r2.port))?;
+    wait_for("the end of the alarm", Duration::from_secs(10), || {
+        if alarm()?.is_null() { Ok(()) } else { Err(alarm()?.to_string()) }
+    })
 }

@@ -7,8 +7,9 @@
 //! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects
 //! it: `cargo test --test integration -- login`.
 //!
-//! The tests in [`mysql`] need a `MySQL` 9.7, and those in [`versions`] a `MariaDB` 11.8 and 10.5, which `make servers` gets; where
-//! there is none they are ignored, and the last words of the run say so. So it is with those in [`names`], which need mount namespaces, with those in
+//! The tests in [`mysql`] and [`mysql_replication`], and some others, need a `MySQL` 9.7, and those in [`versions`] a `MariaDB`
+//! 11.8 and 10.5, which `make servers` gets; where there is none they are ignored, and the last words of the run say so. So it
+//! is with those in [`names`], which need mount namespaces, with those in
 //! [`unix_accounts`], which need to be root, and with some in [`chaos`], which need network namespaces.
 
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own and may block them")]
@@ -34,6 +35,7 @@ mod login;
 mod masked;
 mod moves;
 mod mysql;
+mod mysql_replication;
 mod names;
 mod node_tls;
 mod nodes;
@@ -160,6 +162,7 @@ fn main() {
         startup::trials(),
         tls::trials(),
         mysql::trials(),
+        mysql_replication::trials(),
         node_tls::trials(),
         nodes::trials(),
         unix_accounts::trials(),

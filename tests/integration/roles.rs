@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("roles::two_primaries", two_primaries),
         trial("roles::promotion_followed", promotion_followed),
         trial("roles::galera_desynchronised", galera_desynchronised),
+        trial("roles::several_sources_and_their_heartbeats", several_sources_and_their_heartbeats),
         mysql_trial("roles::mysql_replication", mysql_replication),
         mysql_trial("roles::mysql_group", mysql_group),
     ]
@@ -191,6 +192,69 @@ fn galera_desynchronised() -> Verdict {
     first_writes_again(pair)
 }
 
+/// A replica with two sources, of which one is a node of the cluster.
+fn several_sources_and_their_heartbeats() -> Verdict {
+    let [one, mut two, replica] = cluster::two_sources("src")?;
+    for (source, number) in [(&one, 1), (&two, 2)] {
+        source.sql(&format!(
+            "CREATE DATABASE IF NOT EXISTS hb;
+             CREATE TABLE IF NOT EXISTS hb.heartbeat (ts VARCHAR(26) NOT NULL, server_id INT UNSIGNED NOT NULL PRIMARY KEY,
+                 file VARCHAR(255), position BIGINT UNSIGNED);
+             SET GLOBAL event_scheduler = ON;
+             CREATE EVENT hb.beat{number} ON SCHEDULE EVERY 1 SECOND DO REPLACE INTO hb.heartbeat (ts, server_id)
+                 VALUES (DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%f'), @@server_id)"
+        ))?;
+    }
+    let count = "SELECT COUNT(*) FROM hb.heartbeat";
+    replica.wait_sql(count, "2", Duration::from_secs(20))?;
+    let nodes = format!("{{ one = \"{}\", replica = \"{}\" }}", one.address(), replica.address());
+    let keys = "timeout = \"1s\", max_lag = \"3s\", heartbeat_table = \"hb.heartbeat\" }";
+    let configuration = lab::cluster_with("my", "replication", &nodes, "")
+        .replace("timeout = \"1s\" }", keys)
+        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-sources", &configuration)?;
+    wait_writer(&spillway, "one")?;
+    let reads = || spillway.wait_node("my", "replica", "serves reads", |entry| entry["role"] == "reader");
+    let silent = |reason: &'static str| {
+        spillway.wait_node("my", "replica", reason, |entry| {
+            entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains(reason))
+        })
+    };
+    silent("heartbeat unknown: SELECT command denied")?;
+    let mut check = std::process::Command::new(lab::binary());
+    let checked =
+        check.args(["check", "--live", "-c"]).arg(spillway.file()).output().map_err(|e| e.to_string())?;
+    let printed = String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
+    ensure!(printed.contains("GRANT SELECT ON hb.heartbeat TO"), "{printed}");
+    one.sql(&format!("GRANT SELECT ON hb.heartbeat TO '{}'@'%'", crate::harness::server::MONITOR_USER))?;
+    reads()?;
+    // Its threads run, it has applied all that there is, and one of the sources has not been heard of for long.
+    two.sql("SET GLOBAL event_scheduler = OFF")?;
+    silent("more than 3 s behind of source two by the heartbeat")?;
+    let explained = spillway.ask("explain node my replica")?;
+    ensure!(explained.matches("IO Yes, SQL Yes, lag 0 s").count() == 2, "{explained}");
+    two.sql("SET GLOBAL event_scheduler = ON")?;
+    reads()?;
+    // A clock that is not in UTC would hide an hour.
+    two.sql(
+        "SET GLOBAL event_scheduler = OFF;
+         UPDATE hb.heartbeat SET ts = UTC_TIMESTAMP(6) + INTERVAL 1 HOUR WHERE server_id = @@server_id",
+    )?;
+    silent("s ahead: not in UTC, or clocks differ")?;
+    two.sql("SET GLOBAL event_scheduler = ON")?;
+    reads()?;
+    replica.sql("STOP SLAVE 'two' SQL_THREAD")?;
+    silent("replica SQL thread of source two: No")?;
+    replica.sql("START SLAVE 'two'")?;
+    reads()?;
+    two.kill();
+    silent("replica IO thread of source two: Connecting")?;
+    let explained = spillway.ask("explain node my replica")?;
+    ensure!(explained.contains("source one") && explained.contains("source two"), "{explained}");
+    two.start(&["--event-scheduler=ON"])?;
+    reads()
+}
+
 /// A Spillway in front of one cluster of `MySQL`.
 fn before(
     name: &str,
@@ -212,19 +276,58 @@ fn wait_writer(spillway: &Spillway, node: &str) -> Verdict {
 fn mysql_replication() -> Verdict {
     let pair = cluster::mysql_pair("my")?;
     let [primary, replica] = &pair;
-    let spillway = before("spillway-mysql-pair", "replication", &pair)?;
+    let configuration = lab::cluster_with("my", "replication", &toml_nodes(&pair), "")
+        .replace("timeout = \"1s\" }", "timeout = \"1s\", max_lag = \"1s\" }")
+        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-mysql-pair", &configuration)?;
     wait_writer(&spillway, "my-primary")?;
-    spillway.wait_node("my", "my-replica", "serves reads", |entry| entry["role"] == "reader")?;
+    let reads = || spillway.wait_node("my", "my-replica", "serves reads", |entry| entry["role"] == "reader");
+    let silent = |reason: &'static str| {
+        spillway.wait_node("my", "my-replica", reason, |entry| {
+            entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains(reason))
+        })
+    };
+    reads()?;
     let explained = spillway.ask("explain node my my-replica")?;
     for wanted in ["super_read_only", "gtid_executed", "IO Yes, SQL Yes"] {
         ensure!(explained.contains(wanted), "no {wanted} in {explained}");
     }
     replica.sql("STOP REPLICA SQL_THREAD")?;
-    spillway.wait_node("my", "my-replica", "serves nothing", |entry| {
-        entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains("SQL thread: No"))
-    })?;
+    silent("replica SQL thread: No")?;
     replica.sql("START REPLICA")?;
-    spillway.wait_node("my", "my-replica", "serves reads again", |entry| entry["role"] == "reader")?;
+    reads()?;
+    // It lags: it may apply nothing for a while.
+    primary.sql("CREATE DATABASE late; CREATE TABLE late.row (number INT PRIMARY KEY)")?;
+    cluster::mysql_caught_up(&pair)?;
+    std::thread::scope(|scope| {
+        let hold = scope.spawn(|| replica.sql("LOCK TABLES late.row READ; SELECT SLEEP(5)"));
+        std::thread::sleep(Duration::from_millis(300));
+        primary.sql("INSERT INTO late.row VALUES (1)")?;
+        silent("s behind")?;
+        hold.join().map_err(|_| "the holder panicked")?
+    })?;
+    reads()?;
+    // A row that is there already breaks the SQL thread.
+    replica.sql(
+        "SET GLOBAL super_read_only = 0; INSERT INTO late.row VALUES (2); SET GLOBAL super_read_only = 1",
+    )?;
+    primary.sql("INSERT INTO late.row VALUES (2)")?;
+    silent("replica SQL thread: No")?;
+    replica.sql(
+        "SET GLOBAL super_read_only = 0; DELETE FROM late.row WHERE number = 2; SET GLOBAL super_read_only = 1; \
+         START REPLICA SQL_THREAD",
+    )?;
+    reads()?;
+    // And an account that is refused the IO thread.
+    let source = |password: &str| {
+        let change =
+            format!("STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_PASSWORD='{password}'; START REPLICA");
+        replica.sql(&change).map(drop)
+    };
+    source("wrong")?;
+    silent("replica IO thread: Connecting")?;
+    source("replication-secret")?;
+    reads()?;
     // A promotion by hand.
     primary.sql("SET GLOBAL super_read_only = 1")?;
     replica.sql("STOP REPLICA; SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0")?;

@@ -1,5 +1,5 @@
 use super::super::position::{Coordinates, Gtids};
-use super::super::sight::Dialect;
+use super::super::sight::{Dialect, SemiSync, Waiting};
 use super::*;
 
 fn name(text: &str) -> NodeName {
@@ -16,6 +16,7 @@ fn server(number: u32, read_only: bool, position: &str) -> Seen {
         enabled: true,
         dialect: Dialect::MariaDb,
         server_id: number,
+        uuid: String::new(),
         read_only,
         logs_updates: true,
         gtids: true,
@@ -24,6 +25,7 @@ fn server(number: u32, read_only: bool, position: &str) -> Seen {
         history: Gtids::of_state(position).expect("a state"),
         end: Some(Coordinates { file: "binlog.000001".into(), offset: 1000 }),
         sources: Vec::new(),
+        semi_sync: SemiSync::default(),
     }
 }
 
@@ -295,4 +297,88 @@ fn a_replica_is_a_stray_only_while_its_source_is_lost() {
     assert_eq!(strays(&cluster).len(), 1);
     cluster.seen[2].enabled = false;
     assert!(strays(&cluster).is_empty());
+}
+
+/// A former primary that comes back, server 1, and the new one, server 2.
+fn returned(old: &str, old_state: &str) -> Survey {
+    let mut old = server(1, true, old);
+    old.history = Gtids::of_state(old_state).unwrap();
+    let mut new = server(2, false, "0-2-110");
+    new.history = Gtids::of_state("0-1-105,0-2-110").unwrap();
+    survey(vec![old, new, replica(3, 2, "0-2-110")], &[])
+}
+
+#[test]
+fn a_former_primary_that_lost_the_end_of_its_log_does_not_follow() {
+    let verdict = |cluster: &Survey| strays(cluster)[0].1.clone();
+    assert_eq!(verdict(&returned("0-1-105", "0-1-105")), Ok(()));
+    let mut cluster = returned("0-1-100", "0-1-100");
+    let reason = verdict(&cluster).expect_err("it would pass over five");
+    assert!(
+        reason.contains("db1 has lost transactions that it wrote itself and db2 has: 0-1:101-105"),
+        "{reason}"
+    );
+    assert!(reason.contains("rpl_semi_sync_slave_enabled"), "{reason}");
+    cluster.seen[0].semi_sync.replica = true;
+    assert_eq!(verdict(&cluster), Ok(()), "as a semi-synchronous replica it takes them");
+    // It replicated for long after it wrote the last of its own.
+    assert_eq!(verdict(&returned("0-2-107", "0-1-105,0-2-107")), Ok(()));
+}
+
+#[test]
+fn a_former_primary_of_mysql_that_lost_the_end_of_its_log_does_not_follow() {
+    let mysql = |number, read_only, executed: &str| {
+        let set = Gtids::of_set(executed).unwrap();
+        let uuid = format!("uuid{number}");
+        let (applied, written, history) = (set.clone(), set.clone(), set);
+        Seen { dialect: Dialect::MySql, uuid, applied, written, history, ..server(number, read_only, "") }
+    };
+    let with_old = |executed: &str| {
+        let mut old = mysql(1, true, executed);
+        old.semi_sync.replica = true;
+        let verdict =
+            strays(&survey(vec![old, mysql(2, false, "uuid1:1-9:tag:1-2,uuid2:1-4")], &[]))[0].1.clone();
+        verdict.err().unwrap_or_default()
+    };
+    assert_eq!(with_old("uuid1:1-9:tag:1-2"), "", "what others wrote it gets");
+    assert!(with_old("uuid1:1-7:tag:1-2,uuid2:1-4").contains("uuid1:8-9;"));
+    assert!(with_old("uuid1:1-9,uuid2:1-4").contains("uuid1:tag:1-2;"));
+}
+
+#[test]
+fn a_node_with_the_id_of_another_one_does_not_follow() {
+    let mut cluster = returned("0-1-105", "0-1-105");
+    cluster.seen[2].server_id = 1;
+    let reason = strays(&cluster)[0].1.clone().expect_err("db3 has its id");
+    assert_eq!(reason, "db1 and db3 both have server_id 1");
+}
+
+#[test]
+fn who_acknowledges_is_told_and_keeps_nobody_from_anything() {
+    let told = |decision: &Decision| {
+        assert_eq!(decision.refusal(), None);
+        let note = decision.guards.iter().find(|guard| guard.what.starts_with("what replicas acknowledge"));
+        note.expect("a note").verdict.clone().expect("no condition")
+    };
+    let mut cluster = three();
+    let planned = |cluster: &Survey| told(&switch(cluster, Some("db2"), terms(REPLICATION)));
+    assert!(planned(&cluster).starts_with("db1 waits for none: should it be lost"));
+    let waiting = Waiting { now: true, replicas: 2, needed: 1, timeout_ms: 500, before_commit: true };
+    cluster.seen[0].semi_sync.primary = Some(waiting.clone());
+    assert_eq!(
+        planned(&cluster),
+        "db1 waits for 1 of 2 replicas, 500 ms at most, and then no more; db2 would wait for none"
+    );
+    cluster.seen[0].semi_sync.primary = Some(Waiting { now: false, replicas: 0, ..waiting.clone() });
+    cluster.seen[1].semi_sync.primary = Some(waiting);
+    cluster.seen[2].semi_sync.replica = true;
+    let words = planned(&cluster);
+    assert!(words.contains("waits for none now (0 of 1 replicas that it needs acknowledge)"), "{words}");
+    assert!(words.ends_with("db2 would wait for 1 of 1"), "{words}");
+    let mut lost =
+        survey(vec![orphan_of(2, 1, "0-1-100", "0-1-100"), orphan_of(3, 1, "0-1-90", "0-1-90")], &["db1"]);
+    let failed = |cluster: &Survey| told(&failover(cluster, None, terms(REPLICATION)));
+    assert!(failed(&lost).starts_with("no replica did (asynchronous replication): rows that clients"));
+    lost.seen[1].semi_sync.replica = true;
+    assert!(failed(&lost).starts_with("db3 did, if the lost one waited for that"));
 }
