@@ -80,6 +80,11 @@ impl Fault {
         Self { blame, label, detail: detail.into(), reply: Some(reply) }
     }
 
+    /// The error that the client is told, if it is told one.
+    pub fn code(&self) -> Option<u16> {
+        self.reply.as_ref().map(|reply| reply.code)
+    }
+
     /// 1130: no row of any user matches this host. Sent in place of the greeting.
     pub fn host_not_allowed(host: &str, product: &str) -> Self {
         let text = format!("Host '{host}' is not allowed to connect to this {product} server");

@@ -8,7 +8,7 @@ use super::asking::{heartbeat_query, replica_query};
 use super::client::{AskError, Client, own_login, takes_header};
 use super::members::replicas_query;
 use super::mysql_tables;
-use crate::config::{ClientAddress, Cluster, ClusterKind, Config, Node};
+use crate::config::{ClientAddress, Cluster, ClusterKind, Config, Failover, Node};
 use crate::grants::Product;
 
 /// What the monitor account must be able to read, and what is granted for it.
@@ -133,7 +133,90 @@ async fn examine(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Res
         report.statements.push(format!("GRANT SHOW DATABASES ON *.* TO {account};"));
     }
     client.close().await;
+    if changes_writers(cluster) {
+        examine_operator(cluster, node, report).await?;
+    }
     Ok(())
+}
+
+/// Whether the configuration says how the cluster's writer is changed.
+fn changes_writers(cluster: &Cluster) -> bool {
+    let handover = &cluster.handover;
+    handover.account.is_some() || handover.replication.is_some() || handover.failover != Failover::Off
+}
+
+/// Makes sure that the account which changes the writer is allowed to.
+async fn examine_operator(cluster: &Cluster, node: &Node, report: &mut NodeReport) -> Result<(), String> {
+    let limit = cluster.connect_timeout;
+    let mut operator = cluster.clone();
+    if let Some(account) = &cluster.handover.account {
+        operator.monitor.user.clone_from(&account.user);
+        operator.monitor.secret = account.secret.clone();
+    }
+    let login = |e: AskError| format!("login as {:?}, which changes the writer: {e}", operator.monitor.user);
+    let mut client = Client::connect(&operator, node, limit).await.map_err(login)?;
+    let product = client.value("SELECT VERSION()", limit).await.map_err(|e| e.to_string())?;
+    let product = Product::from_version(&product);
+    let account = client.value("SELECT CURRENT_USER()", limit).await.map_err(|e| e.to_string())?;
+    let grants = client.rows("SHOW GRANTS", limit).await.map_err(|e| e.to_string())?;
+    let grants: Vec<String> =
+        grants.iter().filter_map(|row| Some(String::from_utf8_lossy(row.value(0)??).into_owned())).collect();
+    client.close().await;
+    let lacking = lacking(&grants, needed_to_change(&product, cluster.kind));
+    if !lacking.is_empty() {
+        let lacking = lacking.join(", ");
+        report.problems.push(format!("{account} changes the writer and lacks {lacking}"));
+        report.statements.push(format!("GRANT {lacking} ON *.* TO {};", quoted(&account)));
+    }
+    Ok(())
+}
+
+/// The global privileges of an account that changes the writer, by the names that the product has for them.
+fn needed_to_change(product: &Product, kind: ClusterKind) -> &'static [&'static str] {
+    // What a replication cluster needs comes last.
+    let (all, of_a_pair): (&[&str], usize) = match product {
+        Product::MySql { .. } => (
+            &[
+                "SYSTEM_VARIABLES_ADMIN",
+                "CONNECTION_ADMIN",
+                "REPLICATION CLIENT",
+                "REPLICATION_SLAVE_ADMIN",
+                "RELOAD",
+            ],
+            3,
+        ),
+        Product::MariaDb { .. } if product.is_mariadb_at_least(10, 5) => (
+            &[
+                "READ_ONLY ADMIN",
+                "CONNECTION ADMIN",
+                "BINLOG MONITOR",
+                "SLAVE MONITOR",
+                "REPLICATION SLAVE ADMIN",
+                "RELOAD",
+            ],
+            4,
+        ),
+        Product::MariaDb { .. } | Product::Unsupported { .. } => {
+            (&["SUPER", "REPLICATION CLIENT", "RELOAD"], 2)
+        }
+    };
+    if kind == ClusterKind::MultiPrimary { &all[..of_a_pair] } else { all }
+}
+
+/// Which of the privileges stand in none of these lines of `SHOW GRANTS`.
+fn lacking(grants: &[String], needed: &'static [&'static str]) -> Vec<&'static str> {
+    // Replicas have two names.
+    let modern = |name: &str| name.replace("REPLICA ", "SLAVE ");
+    let global = |line: &String| {
+        let privileges = line.strip_prefix("GRANT ")?.split_once(" ON *.* TO ")?.0;
+        Some(privileges.split(", ").map(modern).collect::<Vec<_>>())
+    };
+    let held: Vec<String> = grants.iter().filter_map(global).flatten().collect();
+    let holds = |name: &str| held.iter().any(|held| held == name);
+    if holds("ALL PRIVILEGES") {
+        return Vec::new();
+    }
+    needed.iter().copied().filter(|name| !holds(name)).collect()
 }
 
 /// The privilege for the state of a server as a replica. It has gone from one to the other in `MariaDB` 10.5.
@@ -215,6 +298,27 @@ mod tests {
             assert_eq!(tables[0], table, "{version}");
             assert_eq!(tables.contains(&"roles_mapping"), version.contains("MariaDB"), "{version}");
         }
+    }
+
+    #[test]
+    fn what_an_operator_lacks_is_read_from_its_grants() {
+        let mariadb = Product::from_version("10.11.6-MariaDB");
+        let of = |lines: &[&str], kind| {
+            let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            lacking(&lines, needed_to_change(&mariadb, kind))
+        };
+        let pair =
+            "GRANT BINLOG MONITOR, CONNECTION ADMIN, READ_ONLY ADMIN, REPLICA MONITOR ON *.* TO `o`@`%`";
+        assert!(of(&[pair], ClusterKind::MultiPrimary).is_empty());
+        assert_eq!(of(&[pair], ClusterKind::Replication), ["REPLICATION SLAVE ADMIN", "RELOAD"]);
+        // Of the whole server, and by a role that is active.
+        let shop = "GRANT ALL PRIVILEGES ON `shop`.* TO `o`@`%`";
+        let role = "GRANT RELOAD, REPLICATION SLAVE ADMIN ON *.* TO `changer`";
+        assert!(of(&[pair, "GRANT `changer` TO `o`@`%`", role], ClusterKind::Replication).is_empty());
+        assert_eq!(of(&[pair, shop], ClusterKind::Replication), ["REPLICATION SLAVE ADMIN", "RELOAD"]);
+        assert!(of(&["GRANT ALL PRIVILEGES ON *.* TO `o`@`%`"], ClusterKind::Replication).is_empty());
+        let old = needed_to_change(&Product::from_version("10.4.30-MariaDB"), ClusterKind::Replication);
+        assert_eq!(old, ["SUPER", "REPLICATION CLIENT", "RELOAD"]);
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Session {
                 });
                 *credential = new;
                 relay.replace_link(link);
-                relay.state = SessionState::after_login(schema);
+                relay.state = SessionState::after_login(schema).with_collation(credential.collation);
                 Ok(())
             }
             Err(fault) if fault.reply.is_some() => {
@@ -126,7 +126,7 @@ impl Session {
                     return Err(Fault { reply: None, ..fault });
                 }
                 talk.end();
-                self.reset_link(relay).await
+                self.reset_link(relay, credential).await
             }
             Err(fault) => Err(fault),
         }
@@ -173,7 +173,7 @@ impl Session {
     }
 
     /// Brings the link back to the state after login; the old user stays.
-    async fn reset_link(&mut self, relay: &mut Relay) -> Result<(), Fault> {
+    async fn reset_link(&mut self, relay: &mut Relay, credential: &Credential) -> Result<(), Fault> {
         const COM_RESET_CONNECTION: &[u8] = &[0x1F];
         let schema = relay.state.schema().map(<[u8]>::to_vec);
         let mut packets = PacketStream::new(relay.node(), BytesMut::new(), 0);
@@ -185,7 +185,7 @@ impl Session {
         if reply.first() != Some(&0) {
             return Err(broken(&"refused by the server"));
         }
-        relay.state = SessionState::after_login(schema);
+        relay.state = SessionState::after_login(schema).with_collation(credential.collation);
         Ok(())
     }
 

@@ -110,7 +110,7 @@ impl Session {
                 let ok = vouching(&link.origin.ok, credential.vouching.as_deref(), link.capabilities);
                 packets.write(&ok).await.map_err(Fault::client_gone)?;
                 let (stream, ahead) = packets.into_parts();
-                let state = SessionState::after_login(schema);
+                let state = SessionState::after_login(schema).with_collation(credential.collation);
                 self.registered.entry.set_waits(true);
                 let follow = self.follow(&link);
                 // What was needed for the login only is not kept.

@@ -35,6 +35,9 @@ const EXECUTE_LIMIT: usize = 48 * 1024;
 /// `ER_UNKNOWN_COM_ERROR`, which a Galera node gives that is not part of the primary component.
 pub(super) const NOT_PREPARED: u16 = 1047;
 
+/// `ER_BAD_DB_ERROR`.
+const UNKNOWN_DATABASE: u16 = 1049;
+
 /// `ER_NEED_REPREPARE`.
 const NEED_REPREPARE: u16 = 1615;
 
@@ -314,7 +317,7 @@ impl Session {
         self.wait_in_silence(relay).await?;
         let state = &relay.state;
         let schema = state.schema().map(<[u8]>::to_vec);
-        let wanted = Credential { database: schema, ..credential.clone() };
+        let mut wanted = Credential { database: schema, ..credential.clone() };
         let mut settings = state.settings().to_vec();
         settings.extend(state.insert_id().map(|id| format!("DO LAST_INSERT_ID({id})").into_bytes()));
         let limit = self.connect_timeout(&credential.cluster);
@@ -322,7 +325,15 @@ impl Session {
         let (placed, answers) = loop {
             attempts += 1;
             let mut placed = tokio::select! {
-                placed = self.place(&wanted, None) => placed?,
+                placed = self.place(&wanted, None) => match placed {
+                    // It was dropped since: where the session was, nothing worked in it any more either.
+                    Err(fault) if wanted.database.is_some() && fault.code() == Some(UNKNOWN_DATABASE) => {
+                        wanted.database = None;
+                        relay.state.schema_dropped();
+                        continue;
+                    }
+                    placed => placed?,
+                },
                 gone = relay.client_gone() => return Err(gone),
             };
             let texts: Vec<&[u8]> = relay.state.prepared().texts().map(|(_, text)| text).collect();

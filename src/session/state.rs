@@ -84,12 +84,27 @@ pub struct SessionState {
     /// What a reset of the connection may not take away.
     unproven: Option<&'static str>,
     settings: Vec<Vec<u8>>,
+    /// Whether its statements may be in a character set in which a letter can end with the byte of a backslash.
+    shifting: bool,
 }
 
 impl SessionState {
     /// The state after a login with this default schema.
     pub fn after_login(schema: Option<Vec<u8>>) -> Self {
         Self { schema, ..Self::default() }
+    }
+
+    /// The same for a client whose login names this collation.
+    #[must_use]
+    pub fn with_collation(mut self, collation: u8) -> Self {
+        // Those of big5, gbk, sjis, cp932 and gb18030.
+        self.shifting = matches!(collation, 1 | 84 | 28 | 87 | 13 | 88 | 95 | 96 | 248..=250);
+        self
+    }
+
+    /// Whether a statement cannot be understood byte by byte: what looks like a backslash in it may be half a letter.
+    pub fn obscures(&self, text: &[u8]) -> bool {
+        self.shifting && !text.is_ascii()
     }
 
     /// The default schema.
@@ -120,6 +135,11 @@ impl SessionState {
         if !self.prepared.is_empty() {
             self.prepared.moved(prepared);
         }
+    }
+
+    /// The default schema is no more: the session goes on without one.
+    pub fn schema_dropped(&mut self) {
+        self.schema = None;
     }
 
     /// What `LAST_INSERT_ID()` tells; none: not known to be anything but 0.
@@ -234,7 +254,10 @@ impl SessionState {
                 self.note_unknown(effect.as_ref());
                 match effect {
                     Some(Effect::Use(schema)) => Pending::Schema(schema),
-                    Some(Effect::Set) => Pending::Setting(body.to_vec()),
+                    Some(Effect::Set) => {
+                        self.shifting |= names_shifting(body);
+                        Pending::Setting(body.to_vec())
+                    }
                     Some(Effect::Locked) => Pending::Locks(true),
                     Some(Effect::Unlocked) => Pending::Locks(false),
                     _ => Pending::Nothing,
@@ -342,8 +365,8 @@ impl SessionState {
             }
             Pending::Reset => {
                 // The default schema stays, and whatever a reset does not reach.
-                let (schema, unproven) = (self.schema.take(), self.unproven);
-                *self = Self { schema, unknown: unproven, unproven, ..Self::default() };
+                let (schema, unproven, shifting) = (self.schema.take(), self.unproven, self.shifting);
+                *self = Self { schema, unknown: unproven, unproven, shifting, ..Self::default() };
                 false
             }
         }
@@ -395,6 +418,12 @@ pub fn query_text(body: &[u8], capabilities: Capabilities) -> Option<&[u8]> {
         [0, 1, text @ ..] => Some(text),
         _ => None,
     }
+}
+
+/// Whether a `SET` names one of the character sets that [`SessionState::obscures`] is about.
+fn names_shifting(text: &[u8]) -> bool {
+    const SETS: [&[u8]; 5] = [b"big5", b"gbk", b"sjis", b"cp932", b"gb18030"];
+    SETS.iter().any(|set| text.windows(set.len()).any(|part| part.eq_ignore_ascii_case(set)))
 }
 
 /// Whether a statement with this effect asks for what the one before it left.
@@ -578,6 +607,22 @@ mod tests {
         assert!(state.ended(pending, OK));
         assert_eq!(state.schema(), Some(&b"shop"[..]));
         assert!(state.tracked(Tracked::Schema(b"other")));
+    }
+
+    #[test]
+    fn a_backslash_may_be_half_a_letter() {
+        // In gbk, the quote behind these two bytes ends the text.
+        let text = b"SELECT '\xbf\\', @a := 1";
+        let latin = SessionState::after_login(None).with_collation(45);
+        assert!(!latin.obscures(text));
+        let chinese = || SessionState::after_login(None).with_collation(28);
+        assert!(chinese().obscures(text) && !chinese().obscures(b"SELECT 'a'"));
+        let mut told = SessionState::after_login(None).with_collation(45);
+        told.sent(Command::Query, b"SET NAMES 'SJIS'", Some(Effect::Set));
+        assert!(told.obscures(text));
+        let reset = told.sent(Command::ResetConnection, b"", None);
+        told.ended(reset, End::Ok(None));
+        assert!(told.obscures(text), "the login's own may be such a one");
     }
 
     #[test]

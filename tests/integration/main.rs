@@ -41,6 +41,7 @@ mod node_tls;
 mod nodes;
 mod operations;
 mod plugins;
+mod probes;
 mod proof;
 mod proxy_protocol;
 mod raw;
@@ -153,6 +154,7 @@ fn main() {
         audit::trials(),
         masked::trials(),
         cases::trials(),
+        probes::trials(),
         proxy_protocol::trials(),
         differential::trials(),
         discovery::trials(),

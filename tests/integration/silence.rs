@@ -134,7 +134,7 @@ fn a_dead_connection_is_noticed() -> Verdict {
     ensure!(row.ends_with(" 42") && !row.starts_with(&format!("{before} ")), "{row}, before {before}");
     same!(first_value(&sound.query("SELECT CONNECTION_ID()")?)?, sound_before, "a sound connection");
     stage.spillway.wait_log("its connection died")?;
-    ensure!(!stage.spillway.log().contains("node is down"), "{}", stage.spillway.log_tail(20));
+    ensure!(!stage.spillway.log().contains("now=\"down"), "{}", stage.spillway.log_tail(20));
     wait_for("an end of the close watch", Duration::from_secs(20), || {
         let next = keepalive(sound_port)?;
         if next > Duration::from_secs(2) { Ok(()) } else { Err(format!("{next:?}")) }

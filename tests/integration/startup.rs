@@ -90,6 +90,22 @@ fn check_live() -> Verdict {
     server.sql(statement)?;
     let printed = check_file("lacking.toml", &configuration, &["--live"])?;
     same!(printed.code, Some(0), "after {statement}: {printed:?}");
+    // Who changes the writer needs more.
+    server.sql("CREATE USER changer@'%' IDENTIFIED BY 'changer-secret'; GRANT RELOAD, BINLOG MONITOR ON *.* TO changer@'%'")?;
+    let lines = "handover = { user = \"changer\", password = \"changer-secret\" }";
+    let configuration = lab::cluster_with("lacking", "multi-primary", &nodes, lines)
+        + &lab::service_toml("s", free_port()?, "route = \"cluster:lacking\"");
+    let text = all(&check_file("lacking.toml", &configuration, &["--live"])?);
+    let at = text.find("GRANT ").ok_or_else(|| format!("no GRANT in:\n{text}"))?;
+    let statement = text[at..].lines().next().unwrap_or_default().trim();
+    same!(
+        statement,
+        "GRANT READ_ONLY ADMIN, CONNECTION ADMIN, SLAVE MONITOR ON *.* TO 'changer'@'%';",
+        "{text}"
+    );
+    server.sql(statement)?;
+    let printed = check_file("lacking.toml", &configuration, &["--live"])?;
+    same!(printed.code, Some(0), "after {statement}: {printed:?}");
     Ok(())
 }
 

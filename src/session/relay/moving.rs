@@ -258,6 +258,9 @@ impl Relay {
             _ => Some(body),
         };
         match text {
+            Some(text) if whole && self.state.obscures(text) => {
+                Effect::Unknown("a statement in a character set of letters that end like a backslash")
+            }
             Some(text) if whole => sql::classify(text),
             _ => Effect::Unknown("a long statement"),
         }
