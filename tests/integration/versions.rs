@@ -11,12 +11,14 @@ use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server, monitor_sta
 use crate::harness::workspace::{self, free_port};
 use crate::lab::{self, PASSWORD, Ways};
 use crate::raw::{self, Credentials};
+use crate::tls::{information, vouching};
 use crate::{Verdict, ensure, rooted_trial, same};
 use libtest_mimic::Trial;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::Arc;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -53,10 +55,9 @@ fn ways(stage: &Stage) -> Ways {
 fn client(home: &Root, port: u16, user: &str, password: &str, options: &[&str]) -> Outcome<Printed> {
     let mut command = home.client()?;
     command.args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", "--batch", "--raw"]);
-    command.arg(format!("--port={port}")).arg(format!("--user={user}")).args(options).arg("data");
-    if !password.is_empty() {
-        command.env("MYSQL_PWD", password);
-    }
+    // A password of the environment is none for the program when it thinks about the server's certificate.
+    command.arg(format!("--port={port}")).arg(format!("--user={user}")).arg(format!("--password={password}"));
+    command.args(options).arg("data");
     let mut printed = run_with_input(&mut command, b"SELECT CURRENT_USER(), DATABASE()")?;
     printed.errors = printed.errors.replace(&port.to_string(), "PORT");
     Ok(printed)
@@ -142,37 +143,31 @@ fn plugins(home: &'static Root) -> Verdict {
     counted(&stage)
 }
 
-/// With the authority's certificate, and without it by the proof that a server of 11.4 and later gives of its own one.
+/// With the authority's certificate; and with the proof that a server of 11.4 and later gives of its own.
 fn tls(home: &Root, stage: &Stage, with_parsec: bool) -> Verdict {
     let authority = stage.server.file("authority.pem", &stage.authority.pem)?;
     let by_authority = [&*format!("--ssl-ca={authority}"), "--ssl-verify-server-cert"];
     let users: &[&str] = &["native", "ed", "edssl", "parsec", "parsecssl"];
     let users = if with_parsec { users } else { &users[..3] };
+    let gives_proof = stage.server.is_mariadb_at_least((11, 4))?;
     for user in users {
-        let printed = ways(stage)
-            .agree(&format!("{user} over TLS"), |port| client(home, port, user, PASSWORD, &by_authority))?;
-        ensure!(printed.output.contains(&format!("{user}@%")), "{user}: {printed:?}");
+        // Of its own accord, this client asks for TLS and for that proof.
+        for options in [&by_authority[..], &[]].into_iter().take(1 + usize::from(gives_proof)) {
+            let printed = ways(stage)
+                .agree(&format!("{user} {options:?}"), |port| client(home, port, user, PASSWORD, options))?;
+            ensure!(printed.output.contains(&format!("{user}@%")), "{user} {options:?}: {printed:?}");
+        }
     }
     let printed = ways(stage)
         .agree("a wrong password over TLS", |port| client(home, port, "native", "wrong", &by_authority))?;
     ensure!(printed.errors.contains("1045"), "{printed:?}");
-    if !stage.server.is_mariadb_at_least((11, 4))? {
-        return Ok(());
-    }
-    let printed = ways(stage)
-        .agree("the proof of the certificate", |port| client(home, port, "native", PASSWORD, &[]))?;
-    ensure!(printed.output.contains("native@%"), "{printed:?}");
-    // Without a password there is nothing to prove it by, and nothing to lose.
-    for (user, password, expected) in [("open", "", "open@%"), ("native", "wrong", "1045")] {
-        let printed = ways(stage).agree(user, |port| client(home, port, user, password, &[]))?;
-        ensure!((printed.output.clone() + &printed.errors).contains(expected), "{user}: {printed:?}");
-    }
-    // Of these the node alone could give a proof, and it would be of the node's certificate.
-    for user in ["ed", "parsec"] {
-        let printed = client(home, stage.server.port, user, PASSWORD, &[])?;
-        ensure!(printed.output.contains(&format!("{user}@%")), "{user}, directly: {printed:?}");
-        let printed = client(home, stage.port, user, PASSWORD, &[])?;
-        ensure!(printed.errors.contains("2026"), "{user}, through Spillway: {printed:?}");
+    for (port, tls, proves) in
+        [(stage.server.port, &stage.clients[0], gives_proof), (stage.port, &stage.clients[1], true)]
+    {
+        let who = Credentials { tls: Some(Arc::clone(tls)), ..Credentials::new("native", PASSWORD, None) };
+        let session = raw::login(port, &who)?.map_err(|refusal| format!("{refusal:?}"))?;
+        let expected = if proves { vouching(&session)? } else { Vec::new() };
+        same!(information(&session), expected, "the information of the OK packet of port {port}");
     }
     Ok(())
 }
