@@ -11,13 +11,15 @@
 CARGO ?= cargo
 export CASES SEED MINUTES ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
 
-.PHONY: demo bench test differential chaos servers
+.PHONY: demo bench test differential chaos programs servers
 
-servers:
+programs:
 	@tests/setup/install.sh valgrind
+
+servers: programs
 	@tests/setup/root.sh --optional
 
-demo: servers
+demo: programs
 	@$(CARGO) build --quiet --release --bin spillway --example demo
 	@exec "$${CARGO_TARGET_DIR:-target}/release/examples/demo"
 
