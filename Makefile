@@ -4,19 +4,22 @@
 # make bench         the same loads directly, through HAProxy and through Spillway, in a quarter of an hour; see examples/bench
 # make differential CASES=100000   random accounts and logins, the server against Spillway
 # make chaos MINUTES=60   nodes killed, frozen, cut off, drained and promoted under load, at random; SEED=7 in another order
-# make servers       installs the servers and clients that demo and test need (Debian; as root); MySQL 9.7, MariaDB 11.8 and MariaDB 10.5 come
-#                    of its own under ~/.cache/spillway, and its tests are skipped where that cannot be made
+# make servers       installs the servers and clients that demo and test need (Debian; as root); MySQL 9.7, MariaDB 11.8 and
+#                    MariaDB 10.5 come into roots of their own under ~/.cache/spillway, and the tests of one that cannot be
+#                    made are skipped
 
 CARGO ?= cargo
 export CASES SEED MINUTES ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
 
-.PHONY: demo bench test differential chaos servers
+.PHONY: demo bench test differential chaos programs servers
 
-servers:
+programs:
 	@tests/setup/install.sh valgrind
+
+servers: programs
 	@tests/setup/root.sh --optional
 
-demo: servers
+demo: programs
 	@$(CARGO) build --quiet --release --bin spillway --example demo
 	@exec "$${CARGO_TARGET_DIR:-target}/release/examples/demo"
 

@@ -71,6 +71,12 @@ pub fn may_be_relayed(plugin: &[u8], privacy: Privacy) -> bool {
         || (privacy == Privacy::Confidential && among(&[clear::PLUGIN, "dialog"]))
 }
 
+/// Whether a server tells of a refused login that a password was given, where it was: for an account with `parsec` it always
+/// says that none was.
+pub fn tells_of_passwords(plugin: &str) -> bool {
+    plugin != parsec::PLUGIN
+}
+
 /// The random bytes that a signature of `ed25519` or `parsec` is made over.
 pub type Nonce = [u8; 32];
 

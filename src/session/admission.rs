@@ -356,9 +356,8 @@ impl Session {
             now: SystemTime::now(),
             plugins: auth::accepted(self.privacy(cluster)),
         };
-        let refused = |refusal: &Refusal| {
+        let refused = |refusal: &Refusal, said: PasswordUse| {
             if refusal.code() == 1045 {
-                let said = claimed.password_use();
                 let fault = denied(user, &client.host_or_ip(), said, &refusal.to_string());
                 return Fault { label: label(refusal), ..fault };
             }
@@ -381,7 +380,13 @@ impl Session {
                     let said = password_use(plugins, claimed.password_use());
                     return Err(denied(user, &client.host_or_ip(), said, &reason));
                 };
-                let then = then.map(|refusal| refused(&refusal));
+                let is_silent = |way: &Authentication| !auth::tells_of_passwords(&way.plugin);
+                let said = match proof {
+                    // In the words in which the node says that the password is wrong.
+                    Proof::Relayed if account.authentication.iter().all(is_silent) => PasswordUse::NotGiven,
+                    _ => claimed.password_use(),
+                };
+                let then = then.map(|refusal| refused(&refusal, said));
                 let then = match (then, &proof) {
                     (Some(fault), Proof::Native(_) | Proof::Fast(_) | Proof::Password(_)) => {
                         return Err(fault);
@@ -392,7 +397,7 @@ impl Session {
                 if is_relayed && view == View::Trusted {
                     // It would prove nothing of its own account: the node asks by that of Spillway's address.
                     let plugins = account.authentication.iter().map(|a| a.plugin.clone()).collect();
-                    return Err(refused(&Refusal::UnsupportedPlugin { plugins }));
+                    return Err(refused(&Refusal::UnsupportedPlugin { plugins }, said));
                 }
                 let snapshot = &accounts.snapshot;
                 // The node looked for the name when the link logged in: its address may have another one now.
@@ -413,7 +418,7 @@ impl Session {
                 {
                     let _ = self.verify(shown, None).await;
                 }
-                Err(refused(&refusal))
+                Err(refused(&refusal, claimed.password_use()))
             }
         }
     }

@@ -250,6 +250,7 @@ impl Console {
             match self.stream.read(&mut block) {
                 Ok(0) => return Err(format!("the console closed after {:?}", seen())),
                 Ok(size) => self.pending.extend_from_slice(&block[..size]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(format!("the console gave no {mark:?}: {error}; so far {:?}", seen()));
                 }

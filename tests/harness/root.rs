@@ -72,6 +72,11 @@ pub(crate) static MARIADB_10_5: Root =
 /// All of them.
 pub(crate) static ALL: [&Root; 3] = [&MYSQL, &MARIADB_11_8, &MARIADB_10_5];
 
+/// One of them, by its name for `tests/setup/root.sh`.
+pub(crate) fn named(name: &str) -> Outcome<&'static Root> {
+    ALL.iter().find(|root| root.name == name).copied().ok_or_else(|| format!("no root is called {name:?}"))
+}
+
 impl Root {
     const fn new(
         name: &'static str,

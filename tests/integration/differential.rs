@@ -42,10 +42,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         mysql_trial("differential::mysql_guarded_near", || mysql_differential(Ipv4Addr::LOCALHOST, 4)),
         mysql_trial("differential::mysql_guarded_far", || mysql_differential(FAR, 5)),
         trial("differential::announced", || differential(FAR, "proxy-protocol", 3)),
-        version(&MARIADB_11_8, "differential::mariadb_11_8_guarded_near", Ipv4Addr::LOCALHOST, 6),
-        version(&MARIADB_11_8, "differential::mariadb_11_8_guarded_far", FAR, 7),
-        version(&MARIADB_10_5, "differential::mariadb_10_5_guarded_near", Ipv4Addr::LOCALHOST, 8),
-        version(&MARIADB_10_5, "differential::mariadb_10_5_guarded_far", FAR, 9),
+        version(&MARIADB_11_8, "differential::mariadb_11_8_guarded_near", Ipv4Addr::LOCALHOST, "guard", 6),
+        version(&MARIADB_11_8, "differential::mariadb_11_8_guarded_far", FAR, "guard", 7),
+        version(&MARIADB_11_8, "differential::mariadb_11_8_announced", FAR, "proxy-protocol", 8),
+        version(&MARIADB_10_5, "differential::mariadb_10_5_guarded_near", Ipv4Addr::LOCALHOST, "guard", 9),
+        version(&MARIADB_10_5, "differential::mariadb_10_5_guarded_far", FAR, "guard", 10),
+        version(&MARIADB_10_5, "differential::mariadb_10_5_announced", FAR, "proxy-protocol", 11),
     ]
 }
 
@@ -591,10 +593,10 @@ fn differential(source: Ipv4Addr, way: &str, stream: u64) -> Verdict {
 }
 
 /// A few of the cases against a server of another version.
-fn version(home: &'static Root, name: &str, source: Ipv4Addr, stream: u64) -> Trial {
+fn version(home: &'static Root, name: &str, source: Ipv4Addr, way: &'static str, stream: u64) -> Trial {
     rooted_trial(home, name, move || {
-        let stage = Stage::set_up_in(Some(home), &format!("differential-{stream}"), source, "guard")?;
-        let what = format!("from {source}, {}, guard", home.title);
+        let stage = Stage::set_up_in(Some(home), &format!("differential-{stream}"), source, way)?;
+        let what = format!("from {source}, {}, {way}", home.title);
         run(
             &stage,
             &what,

@@ -4,6 +4,7 @@ use crate::harness::Outcome;
 use crate::harness::client::{Login, Printed};
 use crate::harness::cluster::{Galera, Replication};
 use crate::harness::proxy::Spillway;
+use crate::harness::root;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
 use crate::harness::workspace::free_port;
 use crate::tls::Authority;
@@ -124,7 +125,8 @@ pub(crate) struct Solo {
 
 static SOLO: OnceLock<Outcome<Solo>> = OnceLock::new();
 
-/// The plain server `solo` with the schemas `lab` and `lab2`.
+/// The plain server `solo` with the schemas `lab` and `lab2`: this machine's `MariaDB`, or that of the root which `SOLO` in the
+/// environment names.
 pub(crate) fn solo() -> Outcome<&'static Solo> {
     SOLO.get_or_init(start_solo).as_ref().map_err(Clone::clone)
 }
@@ -156,16 +158,18 @@ const SOLO_ACCOUNTS: &str = "
 ";
 
 fn start_solo() -> Outcome<Solo> {
-    let server = Server::standalone(
-        "solo",
-        &[
-            "--skip-name-resolve",
-            "--character-set-server=utf8mb4",
-            "--performance-schema=ON",
-            "--log-bin=binlog",
-            "--server-id=1",
-        ],
-    )?;
+    let options = [
+        "--skip-name-resolve",
+        "--character-set-server=utf8mb4",
+        "--performance-schema=ON",
+        "--log-bin=binlog",
+        "--server-id=1",
+    ];
+    let mut server = match std::env::var("SOLO").ok().filter(|name| !name.is_empty()) {
+        None => Server::prepare("solo", &options)?,
+        Some(name) => Server::prepare_in(root::named(&name)?, "solo", &options)?,
+    };
+    server.start(&[])?;
     server.create_monitor()?;
     server.sql(SOLO_ACCOUNTS)?;
     let port = free_port()?;

@@ -5,17 +5,20 @@ use crate::cases;
 use crate::differential::Stage;
 use crate::harness::Outcome;
 use crate::harness::client::{Printed, run_with_input};
+use crate::harness::proxy::Spillway;
 use crate::harness::root::{MARIADB_10_5, MARIADB_11_8, Root};
-use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER};
-use crate::harness::workspace;
+use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server, monitor_statements};
+use crate::harness::workspace::{self, free_port};
 use crate::lab::{self, PASSWORD, Ways};
 use crate::raw::{self, Credentials};
+use crate::tls::{information, vouching};
 use crate::{Verdict, ensure, rooted_trial, same};
 use libtest_mimic::Trial;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::Arc;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -25,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         of(&MARIADB_10_5, "versions::plugins_of_mariadb_10_5", plugins),
         of(&MARIADB_11_8, "versions::privileges_of_mariadb_11_8", privileges),
         of(&MARIADB_10_5, "versions::privileges_of_mariadb_10_5", privileges),
+        of(&MARIADB_10_5, "versions::accounts_are_read_from_columns_as_of_10_3", columns),
     ]
 }
 
@@ -51,10 +55,9 @@ fn ways(stage: &Stage) -> Ways {
 fn client(home: &Root, port: u16, user: &str, password: &str, options: &[&str]) -> Outcome<Printed> {
     let mut command = home.client()?;
     command.args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", "--batch", "--raw"]);
-    command.arg(format!("--port={port}")).arg(format!("--user={user}")).args(options).arg("data");
-    if !password.is_empty() {
-        command.env("MYSQL_PWD", password);
-    }
+    // A password of the environment is none for the program when it thinks about the server's certificate.
+    command.arg(format!("--port={port}")).arg(format!("--user={user}")).arg(format!("--password={password}"));
+    command.args(options).arg("data");
     let mut printed = run_with_input(&mut command, b"SELECT CURRENT_USER(), DATABASE()")?;
     printed.errors = printed.errors.replace(&port.to_string(), "PORT");
     Ok(printed)
@@ -101,7 +104,6 @@ const LOGINS: &[(&str, &str, &str)] = &[
     ("aged", PASSWORD, "1862"),
     ("aged", "wrong", "1045"),
     ("young", PASSWORD, "young@%"),
-    ("nobody", PASSWORD, "1045"),
 ];
 const LOGINS_BY_PARSEC: &[(&str, &str, &str)] = &[
     ("parsec", PASSWORD, "parsec@%"),
@@ -141,37 +143,31 @@ fn plugins(home: &'static Root) -> Verdict {
     counted(&stage)
 }
 
-/// With the authority's certificate, and without it by the proof that a server of 11.4 and later gives of its own one.
+/// With the authority's certificate; and with the proof that a server of 11.4 and later gives of its own.
 fn tls(home: &Root, stage: &Stage, with_parsec: bool) -> Verdict {
     let authority = stage.server.file("authority.pem", &stage.authority.pem)?;
     let by_authority = [&*format!("--ssl-ca={authority}"), "--ssl-verify-server-cert"];
     let users: &[&str] = &["native", "ed", "edssl", "parsec", "parsecssl"];
     let users = if with_parsec { users } else { &users[..3] };
+    let gives_proof = stage.server.is_mariadb_at_least((11, 4))?;
     for user in users {
-        let printed = ways(stage)
-            .agree(&format!("{user} over TLS"), |port| client(home, port, user, PASSWORD, &by_authority))?;
-        ensure!(printed.output.contains(&format!("{user}@%")), "{user}: {printed:?}");
+        // Of its own accord, this client asks for TLS and for that proof.
+        for options in [&by_authority[..], &[]].into_iter().take(1 + usize::from(gives_proof)) {
+            let printed = ways(stage)
+                .agree(&format!("{user} {options:?}"), |port| client(home, port, user, PASSWORD, options))?;
+            ensure!(printed.output.contains(&format!("{user}@%")), "{user} {options:?}: {printed:?}");
+        }
     }
     let printed = ways(stage)
         .agree("a wrong password over TLS", |port| client(home, port, "native", "wrong", &by_authority))?;
     ensure!(printed.errors.contains("1045"), "{printed:?}");
-    if !stage.server.is_mariadb_at_least((11, 4))? {
-        return Ok(());
-    }
-    let printed = ways(stage)
-        .agree("the proof of the certificate", |port| client(home, port, "native", PASSWORD, &[]))?;
-    ensure!(printed.output.contains("native@%"), "{printed:?}");
-    // Where nothing proves who the server is, this client talks to neither.
-    for (user, password) in [("open", ""), ("native", "wrong")] {
-        let printed = ways(stage).agree(user, |port| client(home, port, user, password, &[]))?;
-        ensure!(printed.code != Some(0), "{user}: {printed:?}");
-    }
-    // Of these the node alone could give a proof, and it would be of the node's certificate.
-    for user in ["ed", "parsec"] {
-        let printed = client(home, stage.server.port, user, PASSWORD, &[])?;
-        ensure!(printed.output.contains(&format!("{user}@%")), "{user}, directly: {printed:?}");
-        let printed = client(home, stage.port, user, PASSWORD, &[])?;
-        ensure!(printed.errors.contains("2026"), "{user}, through Spillway: {printed:?}");
+    for (port, tls, proves) in
+        [(stage.server.port, &stage.clients[0], gives_proof), (stage.port, &stage.clients[1], true)]
+    {
+        let who = Credentials { tls: Some(Arc::clone(tls)), ..Credentials::new("native", PASSWORD, None) };
+        let session = raw::login(port, &who)?.map_err(|refusal| format!("{refusal:?}"))?;
+        let expected = if proves { vouching(&session)? } else { Vec::new() };
+        same!(information(&session), expected, "the information of the OK packet of port {port}");
     }
     Ok(())
 }
@@ -216,6 +212,8 @@ fn privileges(home: &'static Root) -> Verdict {
             users.push(user);
         }
     }
+    // Of SHOW CREATE ROUTINE on a procedure, 11.8 keeps nothing in its table.
+    script.push_str("FLUSH PRIVILEGES");
     stage.server.sql_going_on(&script)?;
     stage.spillway.ask("reload accounts")?;
     let mut let_in = 0;
@@ -231,7 +229,7 @@ fn privileges(home: &'static Root) -> Verdict {
     }
     ensure!(let_in > 60, "only {let_in} logins were let in");
     names_of_full_length(&stage)?;
-    check_live(&stage)
+    check_live(&stage.server, stage.port)
 }
 
 /// A longer name is cut by the server, and another account's then.
@@ -254,14 +252,14 @@ fn names_of_full_length(stage: &Stage) -> Verdict {
 }
 
 /// The monitor account of the tests has all that Spillway asks for on this version.
-fn check_live(stage: &Stage) -> Verdict {
-    let directory = workspace::directory(&format!("check-{}", stage.server.name))?;
+fn check_live(server: &Server, port: u16) -> Verdict {
+    let directory = workspace::directory(&format!("check-{}", server.name))?;
     let file = directory.join("spillway.toml");
     let configuration = format!(
         "[cluster.lab]\nkind = \"replication\"\nnodes = {{ solo = \"{}\" }}\nmonitor = {{ user = \"{MONITOR_USER}\", password = \
          \"{MONITOR_PASSWORD}\" }}\n{}",
-        stage.server.address(),
-        lab::service_toml("lab", stage.port, "route = \"cluster:lab\"")
+        server.address(),
+        lab::service_toml("lab", port, "route = \"cluster:lab\"")
     );
     fs::write(&file, configuration).map_err(|e| e.to_string())?;
     let mut command = Command::new(lab::binary());
@@ -269,4 +267,63 @@ fn check_live(stage: &Stage) -> Verdict {
     let text = printed.output + &printed.errors;
     ensure!(printed.code == Some(0) && !text.contains("GRANT"), "{text}");
     Ok(())
+}
+
+// === 10.3 ===
+
+/// Of 10.3 there is no server here. 10.5 keeps the table of old as a view, with the very columns; so one that calls itself
+/// 10.3 shows that Spillway asks for these columns and reads them. That a 10.3 judges so is not shown.
+fn columns(home: &'static Root) -> Verdict {
+    let options = ["--version=10.3.39-MariaDB", "--skip-name-resolve", "--plugin-load-add=auth_ed25519"];
+    let mut server = Server::prepare_in(home, "columns", &options)?;
+    server.start(&[])?;
+    server.sql(&monitor_statements().replace("mysql.global_priv", "mysql.user"))?;
+    server.sql(&format!(
+        "CREATE DATABASE data; CREATE DATABASE logs;
+         CREATE USER native@'%' IDENTIFIED BY '{PASSWORD}'; GRANT SELECT ON data.* TO native@'%';
+         CREATE USER open@'%'; GRANT SELECT ON *.* TO open@'%';
+         CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}'); GRANT SELECT ON data.* TO ed@'%';
+         CREATE USER secure@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE X509;
+         CREATE USER several@'%' IDENTIFIED BY '{PASSWORD}', several@'127.0.0.%' IDENTIFIED BY 'other';
+         CREATE ROLE clerks; GRANT SELECT ON data.* TO clerks;
+         CREATE USER clerk@'%' IDENTIFIED BY '{PASSWORD}'; GRANT clerks TO clerk@'%'; SET DEFAULT ROLE clerks FOR clerk@'%';"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-columns", &configuration)?;
+    let ways = Ways { direct: server.port, proxied: port };
+    let all = |password: &str| -> Verdict {
+        for (user, password, schema, expected) in [
+            ("native", password, "data", ""),
+            ("native", "wrong", "data", "1045"),
+            ("native", password, "logs", "1044"),
+            ("open", "", "logs", ""),
+            ("open", "", "none", "1049"),
+            ("open", "wrong", "data", "1045"),
+            ("secure", PASSWORD, "data", "1045"),
+            ("several", PASSWORD, "data", "1045"),
+            ("several", "other", "data", "1044"),
+            ("clerk", PASSWORD, "data", ""),
+            ("clerk", PASSWORD, "logs", "1044"),
+        ] {
+            let said = ways.agree(&format!("{user} {password:?} {schema}"), |port| {
+                let login = raw::login(port, &Credentials::new(user, password, Some(schema)))?;
+                Ok(login.err().map_or(String::new(), |refusal| refusal.code.to_string()))
+            })?;
+            same!(said, expected, "{user} {password:?} {schema}");
+        }
+        Ok(())
+    };
+    all(PASSWORD)?;
+    let printed = ways.agree("ed25519", |port| client(home, port, "ed", PASSWORD, &["--skip-ssl"]))?;
+    ensure!(printed.output.contains("ed@%"), "{printed:?}");
+    let answer = spillway.ask("explain login clerk 127.0.0.1 data")?;
+    ensure!(answer.contains("let in as clerk@%") && answer.contains("'clerks'@''"), "{answer}");
+    // A change is seen in the columns as well.
+    server.sql("ALTER USER native@'%' IDENTIFIED BY 'another'")?;
+    spillway.ask("reload accounts")?;
+    all("another")?;
+    check_live(&server, port)
 }
