@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::Session;
 use super::account_limits::{OfAccount, Who};
-use super::admission::{Credential, denied};
+use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
 use super::hold::Patience;
@@ -57,7 +57,8 @@ impl Session {
         }
         let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
-        let exchange = Relayed::new(packets, self.is_private());
+        let (failed, backoff) = (&self.shared.failed, self.backoff());
+        let exchange = Relayed::new(packets, self.is_private(), failed, attempt, backoff);
         match self.place(credential, Some(&exchange)).await {
             Ok(placed) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
@@ -66,6 +67,10 @@ impl Session {
                 Ok(Placed { counted: self.count_account(credential)?, ..placed })
             }
             Err(fault) => {
+                if let Some(who) = exchange.held_back() {
+                    let host = accounts_host(self, credential);
+                    return Err(held_back(&who, &credential.user, &host, PasswordUse::Given));
+                }
                 self.count_failure(&attempt, &fault);
                 Err(fault)
             }
