@@ -92,6 +92,8 @@ pub trait Exchange: std::fmt::Debug + Send + Sync {
 /// an answer the link is gone.
 const QUIET: Duration = Duration::from_secs(15);
 
+const COM_QUIT: &[u8] = &[1];
+
 /// Longest reply to [`Link::command`].
 const REPLY_LIMIT: usize = 64 * 1024;
 
@@ -450,9 +452,20 @@ impl Link {
 
     /// Says goodbye; the node closes the connection.
     pub async fn quit(self) {
-        const COM_QUIT: &[u8] = &[1];
         let mut packets = PacketStream::new(self.stream, BytesMut::new(), 0);
         let _ = packets.write(COM_QUIT).await;
+    }
+
+    /// The same, and waits until the node has closed it, by when it counts it no longer; at most so long.
+    pub async fn leave(self, limit: Duration) {
+        let mut packets = PacketStream::new(self.stream, BytesMut::new(), 0);
+        let closed = async {
+            if packets.write(COM_QUIT).await.is_ok() {
+                while packets.read(REPLY_LIMIT).await.is_ok() {}
+            }
+        };
+        // A node that takes longer may refuse the next login at the account's limit, no more.
+        let _ = timeout(limit, closed).await;
     }
 }
 

@@ -15,7 +15,7 @@ use super::exchange::{Question, Shown, Way};
 use super::unix_accounts::{self, password_use};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
-use crate::backend::Reuse;
+use crate::backend::{Credentials, Exchange, Reuse};
 use crate::config::Backoff;
 use crate::fault::{Blame, Fault, Login, PasswordUse};
 use crate::grants::{
@@ -85,6 +85,20 @@ pub(super) struct Credential {
 }
 
 impl Credential {
+    /// What a node is logged in to with. `exchange`: the client answers the node itself.
+    pub(super) fn for_node<'a>(&'a self, exchange: Option<&'a dyn Exchange>) -> Credentials<'a> {
+        Credentials {
+            user: &self.user,
+            proof: &self.proof,
+            exchange,
+            database: self.database.as_deref(),
+            capabilities: self.capabilities,
+            collation: self.collation,
+            max_packet: self.max_packet,
+            attributes: self.attributes.as_deref(),
+        }
+    }
+
     /// What an error says of the client's password.
     pub(super) fn password_use(&self) -> PasswordUse {
         if self.by_uid { PasswordUse::Unmentioned } else { (!self.proof.is_empty()).into() }
