@@ -32,24 +32,28 @@ impl Link {
     /// # Errors
     /// When the node refuses the query or answers anything else; the link is closed then.
     pub async fn value(mut self, query: &str, limit: Duration) -> Result<(Self, Vec<u8>), LinkError> {
+        let value = self.sole_value(query, limit).await?;
+        Ok((self, value))
+    }
+
+    async fn sole_value(&mut self, query: &str, limit: Duration) -> Result<Vec<u8>, LinkError> {
         let rows = self.rows(query, limit).await?;
         let value = match &rows[..] {
             [row] if row.columns().len() == 1 => row.value(0).flatten(),
             _ => None,
         };
-        let value = value.ok_or(Malformed("an answer of anything but one value"))?.to_vec();
-        Ok((self, value))
+        Ok(value.ok_or(Malformed("an answer of anything but one value"))?.to_vec())
     }
 
     /// Makes sure that the node gave the login the account that the client was judged by. A node that has other rows
     /// than those that were loaded, or sees another address than was thought, is found out here.
     ///
     /// # Errors
-    /// [`LinkError::OtherAccount`] when it is another one; the link is closed then.
-    pub(super) async fn asserted(self, wanted: &str, limit: Duration) -> Result<Self, LinkError> {
-        let (link, found) = self.value("SELECT CURRENT_USER()", limit).await?;
+    /// [`LinkError::OtherAccount`] when it is another one. After any error the link is of no use.
+    pub(super) async fn assert(&mut self, wanted: &str, limit: Duration) -> Result<(), LinkError> {
+        let found = self.sole_value("SELECT CURRENT_USER()", limit).await?;
         if found == wanted.as_bytes() {
-            return Ok(link);
+            return Ok(());
         }
         let found = String::from_utf8_lossy(&found).into_owned();
         Err(LinkError::OtherAccount { wanted: wanted.to_owned(), found })

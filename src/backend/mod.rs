@@ -98,6 +98,8 @@ const QUIET_WATCHED: Duration = Duration::from_secs(1);
 /// How long bytes that were sent on a link that is watched closely may go unacknowledged.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
 
+const COM_QUIT: &[u8] = &[1];
+
 /// Longest reply to [`Link::command`].
 const REPLY_LIMIT: usize = 64 * 1024;
 
@@ -476,9 +478,20 @@ impl Link {
 
     /// Says goodbye; the node closes the connection.
     pub async fn quit(self) {
-        const COM_QUIT: &[u8] = &[1];
         let mut packets = PacketStream::new(self.stream, BytesMut::new(), 0);
         let _ = packets.write(COM_QUIT).await;
+    }
+
+    /// The same, and waits until the node has closed it, by when it counts it no longer; at most so long.
+    pub async fn leave(self, limit: Duration) {
+        let mut packets = PacketStream::new(self.stream, BytesMut::new(), 0);
+        let closed = async {
+            if packets.write(COM_QUIT).await.is_ok() {
+                while packets.read(REPLY_LIMIT).await.is_ok() {}
+            }
+        };
+        // A node that takes longer may refuse the next login at the account's limit, no more.
+        let _ = timeout(limit, closed).await;
     }
 }
 

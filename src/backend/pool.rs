@@ -183,11 +183,11 @@ struct Idle {
 
 impl Claim<'_> {
     /// The link that the node has just judged, if it gave the account that is wanted.
-    async fn judged(&self, link: Link) -> Result<Link, LinkError> {
-        match self.account {
-            Some(wanted) => link.asserted(wanted, self.connect_timeout).await,
-            None => Ok(link),
+    async fn judged(&self, mut link: Link) -> Result<Link, LinkError> {
+        if let Some(wanted) = self.account {
+            link.assert(wanted, self.connect_timeout).await?;
         }
+        Ok(link)
     }
 
     fn key(&self, hasher: &RandomState) -> Option<Arc<Key>> {
@@ -333,19 +333,13 @@ impl Pool {
         }
         let at = Instant::now();
         let credentials = key.credentials(claim.credentials.proof);
-        let changed = match link.change_user(&credentials, claim.connect_timeout).await {
-            Ok(link) => claim.judged(link).await,
-            Err(error) => Err(error),
-        };
-        match changed {
-            Ok(mut changed) => {
-                if let Some(lease) = &mut changed.origin.lease {
-                    lease.asserted = true;
-                }
-                link = changed;
-            }
+        match link.change_user(&credentials, claim.account, claim.connect_timeout).await {
+            Ok(()) => {}
             Err(LinkError::Refused(_) | LinkError::OtherAccount { .. }) => return Renewed::Refused,
             Err(_) => return Renewed::Broken,
+        }
+        if let Some(lease) = &mut link.origin.lease {
+            lease.asserted = true;
         }
         self.note(key, Verdict { at, accounts: reuse.accounts });
         Renewed::Link(link)

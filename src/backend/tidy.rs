@@ -65,17 +65,19 @@ impl Link {
         Ok(link)
     }
 
-    /// Has the node judge the login again, by the rows that are in force there now.
+    /// Has the node judge the login again, by the rows that are in force there now, and makes sure that it gives it this
+    /// account (none: whichever).
     ///
     /// # Errors
-    /// When the node says no; the link is closed then. Not cancel safe: the link is closed.
-    pub(super) async fn change_user(
-        self,
+    /// [`LinkError::Refused`]: the node said no, and goes on with the login before. After any other error, and when the
+    /// future is dropped, the link is of no use.
+    pub async fn change_user(
+        &mut self,
         credentials: &Credentials<'_>,
+        account: Option<&str>,
         limit: Duration,
-    ) -> Result<Self, LinkError> {
-        let Self { stream, capabilities, mut origin } = self;
-        let claimed = link_capabilities(origin.facts.capabilities, credentials)?;
+    ) -> Result<(), LinkError> {
+        let claimed = link_capabilities(self.origin.facts.capabilities, credentials)?;
         let command = ChangeUser {
             user: credentials.user.to_vec(),
             // The node answers with a fresh scramble.
@@ -87,15 +89,16 @@ impl Link {
         };
         // MariaDB asks for the reply by an auth switch with the scramble of the greeting: the reply goes out at once. A
         // server that takes another scramble refuses it.
+        let scramble = self.origin.scramble;
         let mut out = BytesMut::with_capacity(256);
         put_packet(&mut out, 0, &command.encode(claimed));
-        put_packet(&mut out, 2, &credentials.proof.native_reply(&origin.scramble));
-        let mut packets = PacketStream::new(stream, BytesMut::with_capacity(256), 1);
+        put_packet(&mut out, 2, &credentials.proof.native_reply(&scramble));
+        let mut packets = PacketStream::new(&mut self.stream, BytesMut::with_capacity(256), 1);
         let exchange = async {
             packets.write_framed(&out).await?;
             let asked = packets.read(HANDSHAKE_LIMIT).await?;
             let switch = AuthSwitch::decode(&asked)?;
-            if switch.plugin != native::PLUGIN.as_bytes() || switch.scramble()? != origin.scramble {
+            if switch.plugin != native::PLUGIN.as_bytes() || switch.scramble()? != scramble {
                 return Err(Malformed("another scramble than before").into());
             }
             packets.expect(3);
@@ -107,11 +110,14 @@ impl Link {
             }
         };
         let ok = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
-        let (stream, ahead) = packets.into_parts();
+        let (_, ahead) = packets.into_parts();
         if !ahead.is_empty() {
             return Err(Malformed("bytes behind the OK packet of a login").into());
         }
-        origin.ok = ok;
-        Ok(Self { stream, capabilities, origin })
+        self.origin.ok = ok;
+        match account {
+            Some(wanted) => self.assert(wanted, limit).await,
+            None => Ok(()),
+        }
     }
 }

@@ -1501,8 +1501,8 @@ fn the_state_of_an_account_of_old_mariadb_is_told() {
         ("", "u@%", "u@%", "u@%"),
         ("ANY", "1045", "u@%", "u@%"),
         ("X509", "1045", "1045", "u@%"),
-        // Of a certificate, the account requires nothing.
-        ("SPECIFIED", "1045", "u@%", "u@%"),
+        // It asks for a certificate even where nothing in it is required.
+        ("SPECIFIED", "1045", "1045", "u@%"),
     ] {
         let encrypted = |certificate| Transport::Tls { cipher: None, certificate };
         let rows = || old_u(|row| ssl_type.clone_into(&mut row.ssl_type));

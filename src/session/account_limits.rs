@@ -76,18 +76,22 @@ pub struct OfAccount {
 impl AccountCounts {
     /// Counts a login and its session, or says which limit forbids it. A login that is refused counts for nothing.
     ///
+    /// `instead_of`: the place that the session gives up for this one.
+    ///
     /// # Errors
     /// The limit.
     pub fn enter(
         self: &Arc<Self>,
         who: Who,
         limits: &ConnectionLimits,
+        instead_of: Option<&OfAccount>,
         now: Instant,
     ) -> Result<OfAccount, OverLimit> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = counts.get(&who).copied().unwrap_or_else(|| Count::new(now));
         let logins = before.this_hour(now);
-        if let Some(over) = limits.exceeded(before.open, logins) {
+        let own = u32::from(instead_of.is_some_and(|own| *own.who == who));
+        if let Some(over) = limits.exceeded(before.open.saturating_sub(own), logins) {
             return Err(over);
         }
         if counts.len() >= REMEMBERED && !counts.contains_key(&who) {
@@ -111,6 +115,13 @@ fn make_room(counts: &mut HashMap<Who, Count>, now: Instant) {
     counts.retain(|_, count| count.open > 0 || count.this_hour(now) > 0);
     if counts.len() >= REMEMBERED {
         counts.retain(|_, count| count.open > 0);
+    }
+}
+
+impl OfAccount {
+    /// Whether the session is counted there.
+    pub fn is_of(&self, who: &Who) -> bool {
+        *self.who == *who
     }
 }
 
@@ -138,7 +149,7 @@ mod tests {
     #[test]
     fn sessions_are_counted_for_each_account_of_each_cluster_until_they_end() {
         let (counts, now) = (Arc::new(AccountCounts::default()), Instant::now());
-        let enter = |cluster, user| counts.enter(who(cluster, user), &at_once(1), now);
+        let enter = |cluster, user| counts.enter(who(cluster, user), &at_once(1), None, now);
         let first = enter("shop", "ann").unwrap();
         assert_eq!(enter("shop", "ann").unwrap_err(), OverLimit::Account(1));
         let _others = (enter("crm", "ann").unwrap(), enter("shop", "bob").unwrap());
@@ -148,14 +159,35 @@ mod tests {
     }
 
     #[test]
+    fn a_session_may_take_another_place_in_place_of_its_own() {
+        let (counts, now) = (Arc::new(AccountCounts::default()), Instant::now());
+        let limits = ConnectionLimits { per_hour: Some(3), ..at_once(1) };
+        let enter = |user, own: Option<&OfAccount>| counts.enter(who("shop", user), &limits, own, now);
+        let first = enter("ann", None).unwrap();
+        let again = enter("ann", Some(&first)).unwrap();
+        drop(first);
+        assert_eq!(counts.of(&who("shop", "ann"), now), (1, 2), "one session, two logins");
+        assert_eq!(enter("ann", None).unwrap_err(), OverLimit::Account(1));
+        let other = enter("bob", None).unwrap();
+        assert_eq!(
+            enter("ann", Some(&other)).unwrap_err(),
+            OverLimit::Account(1),
+            "a place of another account"
+        );
+        let last = enter("ann", Some(&again)).unwrap();
+        drop(again);
+        assert_eq!(enter("ann", Some(&last)).unwrap_err(), OverLimit::PerHour(3));
+    }
+
+    #[test]
     fn a_session_that_panics_is_counted_no_longer() {
         let (counts, now) = (Arc::new(AccountCounts::default()), Instant::now());
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _counted = counts.enter(who("shop", "ann"), &at_once(1), now).unwrap();
+            let _counted = counts.enter(who("shop", "ann"), &at_once(1), None, now).unwrap();
             panic!("in a session");
         }));
         assert!(panicked.is_err());
-        assert!(counts.enter(who("shop", "ann"), &at_once(1), now).is_ok());
+        assert!(counts.enter(who("shop", "ann"), &at_once(1), None, now).is_ok());
     }
 
     #[test]
@@ -164,7 +196,7 @@ mod tests {
         let limits = ConnectionLimits { per_hour: Some(2), ..ConnectionLimits::default() };
         let enter = |minutes: u64| {
             let now = start + Duration::from_mins(minutes);
-            counts.enter(who("shop", "ann"), &limits, now).map(drop)
+            counts.enter(who("shop", "ann"), &limits, None, now).map(drop)
         };
         assert_eq!((enter(0), enter(50)), (Ok(()), Ok(())));
         assert_eq!(enter(59), Err(OverLimit::PerHour(2)));
@@ -176,12 +208,12 @@ mod tests {
     #[test]
     fn no_more_is_remembered_than_needed() {
         let (counts, now) = (Arc::new(AccountCounts::default()), Instant::now());
-        let open = counts.enter(who("shop", "open"), &at_once(1), now).unwrap();
+        let open = counts.enter(who("shop", "open"), &at_once(1), None, now).unwrap();
         for n in 0..2 * REMEMBERED {
-            drop(counts.enter(who("shop", &n.to_string()), &at_once(1), now));
+            drop(counts.enter(who("shop", &n.to_string()), &at_once(1), None, now));
         }
         assert!(counts.0.lock().unwrap().len() <= REMEMBERED);
-        assert!(counts.enter(who("shop", "open"), &at_once(1), now).is_err());
+        assert!(counts.enter(who("shop", "open"), &at_once(1), None, now).is_err());
         drop(open);
     }
 }

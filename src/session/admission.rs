@@ -10,12 +10,13 @@ use std::time::{Instant, SystemTime};
 use tracing::{debug, warn};
 
 use super::Session;
-use super::backoff::Attempt;
+use super::backoff::{Attempt, Who};
 use super::exchange::{Question, Shown, Way};
 use super::unix_accounts::{self, password_use};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
-use crate::backend::Reuse;
+use crate::backend::{Credentials, Exchange, Reuse};
+use crate::config::Backoff;
 use crate::fault::{Blame, Fault, Login, PasswordUse};
 use crate::grants::{
     Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, asks_the_system,
@@ -84,6 +85,20 @@ pub(super) struct Credential {
 }
 
 impl Credential {
+    /// What a node is logged in to with. `exchange`: the client answers the node itself.
+    pub(super) fn for_node<'a>(&'a self, exchange: Option<&'a dyn Exchange>) -> Credentials<'a> {
+        Credentials {
+            user: &self.user,
+            proof: &self.proof,
+            exchange,
+            database: self.database.as_deref(),
+            capabilities: self.capabilities,
+            collation: self.collation,
+            max_packet: self.max_packet,
+            attributes: self.attributes.as_deref(),
+        }
+    }
+
     /// What an error says of the client's password.
     pub(super) fn password_use(&self) -> PasswordUse {
         if self.by_uid { PasswordUse::Unmentioned } else { (!self.proof.is_empty()).into() }
@@ -154,11 +169,12 @@ impl Session {
             return Err(denied(&asked.user, &host(&accounts), shown.password_use(), &reason));
         }
         let attempt = Attempt { client: &entry.client, cluster: &cluster, user: &asked.user };
-        if let Some(who) = self.shared.failed.holds_back(&attempt, Instant::now()) {
-            let reason = format!("held back after too many failed logins: {who}");
-            let fault = denied(&asked.user, &host(&accounts), shown.password_use(), &reason);
-            return Err(Fault { label: "held_back", ..fault });
-        }
+        let backoff = self.backoff();
+        let held_back = |who: &Who, shown: &Shown, accounts: &ClusterAccounts| {
+            held_back(who, &asked.user, &host(accounts), shown.password_use())
+        };
+        let turn = self.shared.failed.turn(&attempt, &backoff).await;
+        let mut turn = turn.map_err(|who| held_back(&who, &shown, &accounts))?;
         let mut admitted =
             self.judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown)).await;
         if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
@@ -171,7 +187,11 @@ impl Session {
             } else if now != question || matches!(shown, Shown::Uid(..)) {
                 question = now;
                 let again = Asked { first_reply: None, ..asked.clone() };
+                // Nobody waits for this client.
+                drop(turn);
                 shown = self.ask(packets, question, &again, None).await?;
+                let next = self.shared.failed.turn(&attempt, &backoff).await;
+                turn = next.map_err(|who| held_back(&who, &shown, &accounts))?;
             }
             admitted = self
                 .judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown))
@@ -182,10 +202,12 @@ impl Session {
                 if !matches!(admitted.proof, Proof::Relayed) {
                     self.shared.failed.succeeded(&attempt, Instant::now());
                 }
+                drop(turn);
                 admitted
             }
             Err(fault) => {
                 self.count_failure(&attempt, &fault);
+                drop(turn);
                 let may_count = shown.password_use() == PasswordUse::Given && fault.label == "access_denied";
                 let told = if may_count { self.fail_on_node(&cluster, &asked.user).await } else { None };
                 return Err(told.unwrap_or(fault));
@@ -291,6 +313,11 @@ impl Session {
         };
         let told = self.place(&wrong, None).await.err()?;
         matches!(told.label, "node_refused" | "access_denied").then_some(told)
+    }
+
+    /// How logins are held back.
+    pub(super) fn backoff(&self) -> Backoff {
+        self.shared.config.load().runtime.backoff.clone()
     }
 
     pub(super) fn count_failure(&self, attempt: &Attempt<'_>, fault: &Fault) {
@@ -484,6 +511,12 @@ impl Session {
 /// The fault of a login that is refused for a reason that only the log tells.
 pub(super) fn denied(user: &[u8], host: &str, password: PasswordUse, reason: &str) -> Fault {
     Fault::access_denied(Login { user, host, password }, reason)
+}
+
+/// The fault of a login that is not looked at; the client is told what one with a wrong password is told.
+pub(super) fn held_back(who: &Who, user: &[u8], host: &str, password: PasswordUse) -> Fault {
+    let reason = format!("held back after too many failed logins: {who}");
+    Fault { label: "held_back", ..denied(user, host, password, &reason) }
 }
 
 /// Whether a collation id of a handshake is one of `utf8mb3` or `utf8mb4`.

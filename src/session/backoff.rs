@@ -4,14 +4,20 @@
 //! failure. Clients that share an address with somebody who guesses, or an account that somebody else guesses at, go on:
 //! a user that logged in from an address not long ago is not held back there, until that pair itself fails too often.
 //!
+//! A login that is being looked at counts as one that failed, so that no more are looked at side by side than may fail; the
+//! others wait for their turn, which is short: nobody waits for a client.
+//!
 //! Failures are forgotten after a time without any. The number of addresses and accounts that are remembered is bounded,
 //! and those with the fewest failures go first. An IPv6 address stands for its /64 network, which one client may own whole.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use crate::config::Backoff;
 use crate::ids::{ClientAddr, ClusterName};
@@ -63,6 +69,12 @@ pub struct Failures {
     pub until: Option<Instant>,
 }
 
+impl Failures {
+    fn are_forgotten(&self, config: &Backoff, now: Instant) -> bool {
+        now.duration_since(self.last) > FORGET.max(config.longest)
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Known {
     at: Instant,
@@ -75,6 +87,23 @@ struct Memory {
     failures: HashMap<Who, Failures>,
     /// By hash of address and account.
     known: HashMap<u64, Known>,
+    /// Logins that are being looked at.
+    under_way: HashMap<Key, UnderWay>,
+}
+
+/// Whose logins are being looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Of(Who),
+    /// A pair that is known, by its hash.
+    Known(u64),
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    count: u32,
+    /// Wakes one of those who wait.
+    freed: Arc<Notify>,
 }
 
 /// What all workers remember of logins that failed.
@@ -113,21 +142,84 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether a login may be looked at.
+#[derive(Debug)]
+enum Verdict {
+    Now(Turn),
+    /// When one of these is done.
+    Later(Key, Arc<Notify>),
+    HeldBack(Who),
+}
+
+/// A login that is being looked at, and counts as one that failed until this is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    failed: Arc<Failed>,
+    keys: Vec<Key>,
+}
+
 impl Failed {
-    /// Who must wait before this login is looked at, if anybody must.
-    pub fn holds_back(&self, attempt: &Attempt<'_>, now: Instant) -> Option<Who> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if memory.failures.is_empty() {
-            return None;
+    /// Waits until this login may be looked at. Cancel safe.
+    ///
+    /// Nothing that takes a client's time may happen before the turn is dropped: others wait for it.
+    ///
+    /// # Errors
+    /// Who is held back.
+    pub async fn turn(self: &Arc<Self>, attempt: &Attempt<'_>, config: &Backoff) -> Result<Turn, Who> {
+        let mut woken: Option<(Key, Arc<Notify>)> = None;
+        loop {
+            let verdict = self.may_be_looked_at(attempt, config, Instant::now());
+            // Who was woken and did not take all that was free wakes the next one.
+            if let Some((key, freed)) = woken.take()
+                && !matches!(&verdict, Verdict::Later(other, _) if *other == key)
+            {
+                freed.notify_one();
+            }
+            match verdict {
+                Verdict::Now(turn) => return Ok(turn),
+                Verdict::HeldBack(who) => return Err(who),
+                Verdict::Later(key, freed) => {
+                    freed.notified().await;
+                    woken = Some((key, freed));
+                }
+            }
         }
-        let held = |who: Who| {
-            let until = memory.failures.get(&who).and_then(|f| f.until);
-            until.is_some_and(|until| now < until).then_some(who)
-        };
-        let who = attempt.address().and_then(held).or_else(|| held(attempt.account()))?;
-        let known = memory.known.get(&self.pair(attempt));
-        let is_known = known.is_some_and(|k| k.failures < KNOWN_FAILURES && now.duration_since(k.at) < KNOWN);
-        (!is_known).then_some(who)
+    }
+
+    fn may_be_looked_at(self: &Arc<Self>, attempt: &Attempt<'_>, config: &Backoff, now: Instant) -> Verdict {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let pair = self.pair(attempt);
+        let mut of_known = None;
+        if let Some(known) = memory.known.get(&pair)
+            && known.failures < KNOWN_FAILURES
+            && now.duration_since(known.at) < KNOWN
+        {
+            let room = KNOWN_FAILURES - known.failures;
+            match memory.enter(vec![(Key::Known(pair), room)]) {
+                Ok(keys) => return Verdict::Now(Turn { failed: Arc::clone(self), keys }),
+                Err(later) => of_known = Some(later),
+            }
+        }
+        let address = attempt.address().map(|who| (who, config.per_address));
+        let mut rooms = Vec::with_capacity(2);
+        for (who, most) in address.into_iter().chain([(attempt.account(), config.per_account)]) {
+            let failures = memory.failures.get(&who);
+            if failures.and_then(|f| f.until).is_some_and(|until| now < until) {
+                // A pair that is known waits only for itself.
+                return match of_known {
+                    Some((key, freed)) => Verdict::Later(key, freed),
+                    None => Verdict::HeldBack(who),
+                };
+            }
+            if most > 0 {
+                let count = failures.filter(|f| !f.are_forgotten(config, now)).map_or(0, |f| f.count);
+                rooms.push((Key::Of(who), most.saturating_sub(count).max(1)));
+            }
+        }
+        match memory.enter(rooms) {
+            Ok(keys) => Verdict::Now(Turn { failed: Arc::clone(self), keys }),
+            Err((key, freed)) => Verdict::Later(key, freed),
+        }
     }
 
     /// Counts a login that failed. Returns who is held back from now on for the first time.
@@ -146,7 +238,7 @@ impl Failed {
             memory.make_room(now);
             let entry = memory.failures.entry(who.clone());
             let entry = entry.or_insert(Failures { count: 0, last: now, until: None });
-            if now.duration_since(entry.last) > FORGET.max(config.longest) {
+            if entry.are_forgotten(config, now) {
                 *entry = Failures { count: 0, last: now, until: None };
             }
             entry.count = entry.count.saturating_add(1);
@@ -219,12 +311,48 @@ impl Failed {
     }
 }
 
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut memory = self.failed.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in self.keys.drain(..) {
+            memory.leave(key);
+        }
+    }
+}
+
 impl Memory {
+    /// Counts a login under all keys, where there is room under all of them; otherwise says where there is none.
+    fn enter(&mut self, rooms: Vec<(Key, u32)>) -> Result<Vec<Key>, (Key, Arc<Notify>)> {
+        for (key, room) in &rooms {
+            if let Some(under_way) = self.under_way.get(key).filter(|u| u.count >= *room) {
+                return Err((key.clone(), Arc::clone(&under_way.freed)));
+            }
+        }
+        let keys = rooms.into_iter().map(|(key, _)| {
+            self.under_way.entry(key.clone()).or_default().count += 1;
+            key
+        });
+        Ok(keys.collect())
+    }
+
+    fn leave(&mut self, key: Key) {
+        if let Entry::Occupied(mut entry) = self.under_way.entry(key) {
+            let under_way = entry.get_mut();
+            under_way.count = under_way.count.saturating_sub(1);
+            under_way.freed.notify_one();
+            // Whoever waits holds it, too.
+            if under_way.count == 0 && Arc::strong_count(&under_way.freed) == 1 {
+                entry.remove();
+            }
+        }
+    }
+
     /// Forgets what is old, and where that is not enough, half of the rest: those that failed least.
     fn make_room(&mut self, now: Instant) {
         if self.failures.len() < REMEMBERED {
             return;
         }
+        self.under_way.retain(|_, u| u.count > 0 || Arc::strong_count(&u.freed) > 1);
         self.failures.retain(|_, f| now.duration_since(f.last) < FORGET || f.until.is_some_and(|u| now < u));
         if self.failures.len() >= REMEMBERED {
             let mut counts: Vec<u32> = self.failures.values().map(|f| f.count).collect();
@@ -256,17 +384,17 @@ mod tests {
     }
 
     struct Rig {
-        failed: Failed,
+        failed: Arc<Failed>,
         cluster: ClusterName,
         now: Instant,
     }
 
     impl Rig {
         fn new() -> Self {
-            Self { failed: Failed::default(), cluster: "shop".parse().unwrap(), now: Instant::now() }
+            Self { failed: Arc::default(), cluster: "shop".parse().unwrap(), now: Instant::now() }
         }
 
-        fn with<T>(&self, ip: &str, user: &str, then: impl FnOnce(&Failed, &Attempt<'_>) -> T) -> T {
+        fn with<T>(&self, ip: &str, user: &str, then: impl FnOnce(&Arc<Failed>, &Attempt<'_>) -> T) -> T {
             let client = client(ip);
             let attempt = Attempt { client: &client, cluster: &self.cluster, user: user.as_bytes() };
             then(&self.failed, &attempt)
@@ -278,8 +406,22 @@ mod tests {
         }
 
         fn held(&self, ip: &str, user: &str) -> Option<String> {
-            self.with(ip, user, |failed, attempt| failed.holds_back(attempt, self.now))
-                .map(|who| who.to_string())
+            match self.may(ip, user) {
+                Verdict::HeldBack(who) => Some(who.to_string()),
+                Verdict::Now(_) => None,
+                Verdict::Later(key, _) => panic!("{key:?}"),
+            }
+        }
+
+        fn may(&self, ip: &str, user: &str) -> Verdict {
+            self.with(ip, user, |failed, attempt| failed.may_be_looked_at(attempt, &CONFIG, self.now))
+        }
+
+        fn turn(&self, ip: &str, user: &str) -> Turn {
+            match self.may(ip, user) {
+                Verdict::Now(turn) => turn,
+                other => panic!("{other:?}"),
+            }
         }
 
         fn succeed(&self, ip: &str, user: &str) {
@@ -337,6 +479,127 @@ mod tests {
             rig.fail("10.0.0.1", "ann");
         }
         assert!(rig.held("10.0.0.1", "ann").is_some());
+    }
+
+    #[test]
+    fn no_more_are_looked_at_side_by_side_than_may_fail() {
+        let mut rig = Rig::new();
+        let later = |verdict| matches!(verdict, Verdict::Later(..));
+        let turns = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|ip| rig.turn(ip, "ann"));
+        assert!(later(rig.may("10.0.0.4", "ann")), "three may fail");
+        drop(rig.turn("10.0.0.4", "bob"));
+        // Two fail, and one comes in.
+        let [first, second, third] = turns;
+        for (ip, turn) in [("10.0.0.1", first), ("10.0.0.2", second)] {
+            rig.fail(ip, "ann");
+            drop(turn);
+            assert!(later(rig.may("10.0.0.4", "ann")), "a failure frees nothing");
+        }
+        drop(third);
+        let only = rig.turn("10.0.0.4", "ann");
+        assert!(later(rig.may("10.0.0.5", "ann")));
+        assert_eq!(rig.fail("10.0.0.4", "ann"), ["ann@shop"]);
+        drop(only);
+        assert!(rig.held("10.0.0.5", "ann").is_some());
+        // After the pause, one at a time.
+        rig.now += Duration::from_secs(1);
+        let one = rig.turn("10.0.0.5", "ann");
+        assert!(later(rig.may("10.0.0.6", "ann")));
+        drop(one);
+        // By address, whatever the name.
+        let mut turns: Vec<_> = (0..5).map(|n| rig.turn("10.0.1.1", &format!("user{n}"))).collect();
+        assert!(later(rig.may("10.0.1.1", "user5")));
+        turns.pop();
+        drop(rig.turn("10.0.1.1", "user5"));
+        drop(turns);
+        assert!(
+            rig.failed.memory.lock().unwrap().under_way.is_empty(),
+            "nothing is left of those who are done"
+        );
+    }
+
+    #[test]
+    fn who_logged_in_before_waits_for_nobody_else_and_is_bounded_too() {
+        let rig = Rig::new();
+        rig.succeed("10.0.0.1", "ann");
+        let strangers = ["10.0.0.2", "10.0.0.3", "10.0.0.4"].map(|ip| rig.turn(ip, "ann"));
+        let own: Vec<_> = (0..KNOWN_FAILURES).map(|_| rig.turn("10.0.0.1", "ann")).collect();
+        assert!(matches!(rig.may("10.0.0.1", "ann"), Verdict::Later(..)));
+        for _ in strangers {
+            rig.fail("10.0.0.2", "ann");
+        }
+        assert!(rig.held("10.0.0.2", "ann").is_some());
+        // Not held back with the others: it waits for its own.
+        let Verdict::Later(Key::Known(_), freed) = rig.may("10.0.0.1", "ann") else { panic!("held back") };
+        drop((own, freed));
+        drop(rig.turn("10.0.0.1", "ann"));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_come_one_after_the_other_and_nobody_is_forgotten() {
+        let (failed, cluster) = (Arc::new(Failed::default()), "shop".parse::<ClusterName>().unwrap());
+        let looked_at = Arc::new(Mutex::new((0_u32, 0_u32, 0_u32)));
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..200_u8 {
+            let (failed, cluster, looked_at) = (Arc::clone(&failed), cluster.clone(), Arc::clone(&looked_at));
+            tasks.spawn(async move {
+                let client = client(&format!("10.0.{}.1", n % 3));
+                let user = format!("user{}", n % 5);
+                let attempt = Attempt { client: &client, cluster: &cluster, user: user.as_bytes() };
+                if n % 10 == 9 {
+                    // A client that leaves while it waits.
+                    let turn = failed.turn(&attempt, &CONFIG);
+                    let _ = tokio::time::timeout(Duration::from_millis(2), turn).await;
+                    return;
+                }
+                let turn = failed.turn(&attempt, &CONFIG).await.expect("nobody failed");
+                let now = {
+                    let mut seen = looked_at.lock().unwrap();
+                    seen.0 += 1;
+                    seen.1 = seen.1.max(seen.0);
+                    seen.0
+                };
+                assert!(now <= 15, "three addresses with five each");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let mut seen = looked_at.lock().unwrap();
+                seen.0 -= 1;
+                seen.2 += 1;
+                drop(turn);
+            });
+        }
+        let all = async {
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("somebody waits for ever");
+        let (_, most, done) = *looked_at.lock().unwrap();
+        assert!(most > 3 && done == 180, "{most} {done}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_held_back_once_the_others_failed() {
+        let rig = Rig::new();
+        let turns = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|ip| rig.turn(ip, "ann"));
+        let waiting: Vec<_> = (0..5)
+            .map(|n| {
+                let (failed, cluster) = (Arc::clone(&rig.failed), rig.cluster.clone());
+                tokio::spawn(async move {
+                    let client = client(&format!("10.0.1.{n}"));
+                    let attempt = Attempt { client: &client, cluster: &cluster, user: b"ann" };
+                    failed.turn(&attempt, &CONFIG).await.map(drop)
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        for (ip, turn) in ["10.0.0.1", "10.0.0.2", "10.0.0.3"].into_iter().zip(turns) {
+            rig.fail(ip, "ann");
+            drop(turn);
+        }
+        for task in waiting {
+            let who = tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
+            assert_eq!(who.unwrap_err().to_string(), "ann@shop");
+        }
     }
 
     #[test]

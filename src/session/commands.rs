@@ -1,5 +1,7 @@
 //! The commands that Spillway answers itself: `COM_CHANGE_USER`, and a schema on another cluster.
 
+use std::time::Duration;
+
 use bytes::{BufMut, BytesMut};
 use tracing::{debug, warn};
 
@@ -23,6 +25,9 @@ const COMMAND_LIMIT: usize = 64 * 1024;
 
 /// Failed `COM_CHANGE_USER` after which the next one ends the session, as on `MariaDB`.
 const MAX_FAILED_CHANGES: u8 = 3;
+
+/// How long a node has to close a link that its account's limit may depend on.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The client's side of a relay that is stopped at a command, for reading it and answering.
 pub(super) struct Conversation<'a> {
@@ -81,7 +86,7 @@ pub(super) async fn refuse_read(relay: &mut Relay, fault: &Fault) -> Result<(), 
 }
 
 impl Session {
-    /// Re-authenticates the client and gives it a fresh link as the new user.
+    /// Re-authenticates the client and gives it a fresh link as the new user, or its own anew.
     ///
     /// As on the servers, the state of the session is gone whether this succeeds or not; after a
     /// failure the session goes on as the old user, and ends where the server is a `MySQL`.
@@ -99,18 +104,44 @@ impl Session {
         }
         let asked =
             ChangeUser::decode(&command[1..], credential.capabilities).map_err(Fault::bad_handshake)?;
-        let attempt = self.log_in_again(&mut talk, credential, asked).await;
+        let new = self.authenticate_again(&mut talk, credential, asked).await;
+        let keeps = new.as_ref().ok().and_then(|new| self.keeps_its_link(credential, new));
+        let attempt = match (new, keeps) {
+            (Ok(new), Some(node)) => {
+                let sequence = talk.packets.sequence();
+                talk.end();
+                let changed = self.change_on_link(relay.link(), &node, &new).await?;
+                talk = Conversation::with(relay);
+                talk.packets.expect(sequence);
+                changed.map(|ok| (new, None, ok))
+            }
+            (Ok(new), None) => self.move_to_link(&mut talk, credential, new).await,
+            (Err(fault), _) => Err(fault),
+        };
         match attempt {
             Ok((new, link, ok)) => {
-                talk.packets.write(&ok).await.map_err(Fault::client_gone)?;
+                let sequence = talk.packets.sequence();
                 talk.end();
                 let schema = new.database.clone();
                 self.registered.entry.set_place(|place| {
                     place.schema = schema.as_deref().map(|s| String::from_utf8_lossy(s).into_owned());
                 });
                 *credential = new;
-                relay.replace_link(link);
+                match link {
+                    Some(link) => {
+                        let old = relay.replace_link(link);
+                        if self.places.account.is_some() {
+                            // The client may ask for another login at once.
+                            old.leave(LEAVING).await;
+                        }
+                    }
+                    None => relay.start_anew(),
+                }
                 relay.state = SessionState::after_login(schema).with_collation(credential.collation);
+                let mut talk = Conversation::with(relay);
+                talk.packets.expect(sequence);
+                talk.packets.write(&ok).await.map_err(Fault::client_gone)?;
+                talk.end();
                 Ok(())
             }
             Err(fault) if fault.reply.is_some() => {
@@ -137,27 +168,32 @@ impl Session {
         accounts.get(&credential.cluster).is_some_and(|of| of.snapshot.product().is_mysql())
     }
 
-    async fn log_in_again(
+    async fn authenticate_again(
         &mut self,
         talk: &mut Conversation<'_>,
         old: &Credential,
         asked: ChangeUser,
-    ) -> Result<(Credential, Link, bytes::Bytes), Fault> {
-        let credential = self
-            .authenticate(
-                &mut talk.packets,
-                Asked {
-                    user: asked.user,
-                    database: asked.database,
-                    capabilities: old.capabilities,
-                    collation: asked.collation.unwrap_or(old.collation),
-                    max_packet: old.max_packet,
-                    attributes: asked.attributes.or_else(|| old.attributes.clone()),
-                    // A reply over a scramble that was used before proves nothing: always a fresh one.
-                    first_reply: None,
-                },
-            )
-            .await?;
+    ) -> Result<Credential, Fault> {
+        let asked = Asked {
+            user: asked.user,
+            database: asked.database,
+            capabilities: old.capabilities,
+            collation: asked.collation.unwrap_or(old.collation),
+            max_packet: old.max_packet,
+            attributes: asked.attributes.or_else(|| old.attributes.clone()),
+            // A reply over a scramble that was used before proves nothing: always a fresh one.
+            first_reply: None,
+        };
+        self.authenticate(&mut talk.packets, asked).await
+    }
+
+    /// Gives the session another link, as its new user; with the OK packet for the client.
+    async fn move_to_link(
+        &mut self,
+        talk: &mut Conversation<'_>,
+        old: &Credential,
+        credential: Credential,
+    ) -> Result<(Credential, Option<Link>, bytes::Bytes), Fault> {
         let placed = match self.count_user(&credential.user) {
             Ok(()) => self.place_client(&mut talk.packets, &credential).await,
             Err(fault) => Err(fault),
@@ -169,7 +205,7 @@ impl Session {
         let placed = placed?;
         let link = self.reach(&credential, placed);
         let ok = packet::vouching(&link.origin.ok, None, link.capabilities);
-        Ok((credential, link, ok))
+        Ok((credential, Some(link), ok))
     }
 
     /// Brings the link back to the state after login; the old user stays.

@@ -423,29 +423,6 @@ impl Session {
         }
     }
 
-    fn reach(&mut self, credential: &Credential, placed: placing::Placed) -> crate::backend::Link {
-        self.registered.entry.set_place(|place| {
-            place.user = Some(String::from_utf8_lossy(&credential.user).into_owned());
-            place.cluster = Some(placed.cluster.clone());
-            place.node = Some(placed.node);
-        });
-        self.look_at_place();
-        self.registered.entry.set_account(Arc::clone(&credential.account));
-        // The accounts may have changed since it was judged, and nobody found this session then.
-        let accounts = self.shared.accounts.load();
-        let same =
-            accounts.get(&placed.cluster).is_some_and(|now| now.snapshot.digest() == credential.judged_by);
-        if !same && let Some(ending) = revoked(&self.registered.entry, &accounts, &self.shared.config.load())
-        {
-            self.registered.entry.end(ending);
-        }
-        self.cluster = Some(placed.cluster);
-        self.link_load = Some(placed.load);
-        // The account before has its place until here, because it has its link until here.
-        self.places.account = placed.counted;
-        placed.link
-    }
-
     /// The client as the servers of a cluster identify it, as far as its name was looked up.
     fn identity(&self, cluster: &ClusterName, accounts: &ClusterAccounts) -> HostIdentity {
         let name = self.name.get().filter(|_| self.resolves_names(cluster)).map(|name| &**name);

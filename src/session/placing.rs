@@ -3,25 +3,26 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Session;
 use super::account_limits::{OfAccount, Who};
-use super::admission::{Credential, denied};
+use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
 use super::hold::Patience;
+use super::{Session, revoked};
 use crate::accounts::{ClusterAccounts, View};
-use crate::auth::{Proof, caching_sha2};
-use crate::backend::{Announce, Approach, Claim, Credentials, Exchange, LeaseError, Link, LinkError, Reuse};
+use crate::auth::{Proof, caching_sha2, native};
+use crate::backend::{Announce, Approach, Claim, Exchange, LeaseError, Link, LinkError, Reuse};
 use crate::fault::{Blame, Fault, PasswordUse};
-use crate::grants::{HostName, MaskedHost};
+use crate::grants::{HostName, MaskedHost, Product};
 use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::topology::{Evidence, Facts, LoadGuard, Node};
 use crate::wire::handshake::Scramble;
-use crate::wire::packet::Err as ErrPacket;
+use crate::wire::packet::{self, Err as ErrPacket};
 
 /// How often a node is chosen again when the one before could not be reached.
 pub(super) const ATTEMPTS: usize = 3;
@@ -57,7 +58,8 @@ impl Session {
         }
         let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
-        let exchange = Relayed::new(packets, self.is_private());
+        let (failed, backoff) = (&self.shared.failed, self.backoff());
+        let exchange = Relayed::new(packets, self.is_private(), failed, attempt, backoff);
         match self.place(credential, Some(&exchange)).await {
             Ok(placed) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
@@ -66,6 +68,10 @@ impl Session {
                 Ok(Placed { counted: self.count_account(credential)?, ..placed })
             }
             Err(fault) => {
+                if let Some(who) = exchange.held_back() {
+                    let host = accounts_host(self, credential);
+                    return Err(held_back(&who, &credential.user, &host, PasswordUse::Given));
+                }
                 self.count_failure(&attempt, &fault);
                 Err(fault)
             }
@@ -115,22 +121,122 @@ impl Session {
 
     /// Counts a login and its session for the account, where the server limits those.
     fn count_account(&self, credential: &Credential) -> Result<Option<OfAccount>, Fault> {
+        self.count_account_anew(credential, None)
+    }
+
+    fn count_account_anew(
+        &self,
+        credential: &Credential,
+        instead_of: Option<&OfAccount>,
+    ) -> Result<Option<OfAccount>, Fault> {
         let accounts = self.accounts_of(&credential.cluster)?;
         let account = &credential.account;
         let Some(limits) = accounts.snapshot.limits(account) else { return Ok(None) };
-        let client = self.identity(&credential.cluster, &accounts);
-        let who = Who::new(
-            &accounts.snapshot,
-            &credential.cluster,
-            account,
-            &credential.user,
-            &client.host_or_ip(),
-        );
-        self.shared.account_counts.enter(who, &limits, Instant::now()).map(Some).map_err(|over| {
+        let who = self.counted_as(credential, &accounts);
+        let counted = self.shared.account_counts.enter(who, &limits, instead_of, Instant::now());
+        counted.map(Some).map_err(|over| {
             let told = ErrPacket::new(over.code(), b"42000", over.client_message(&account.user));
             let detail = format!("{} (account {account}: {over})", told.text());
             Fault::told(Blame::Client, "account_limit", detail, told)
         })
+    }
+
+    /// As whose the session is counted.
+    fn counted_as(&self, credential: &Credential, accounts: &ClusterAccounts) -> Who {
+        let client = self.identity(&credential.cluster, accounts);
+        let (account, user) = (&credential.account, &credential.user);
+        Who::new(&accounts.snapshot, &credential.cluster, account, user, &client.host_or_ip())
+    }
+
+    /// Whether a session that logs in again keeps its link, and on which node that is: where the server lets it do so at the
+    /// limit of its account, and a second link would be one too many for the node.
+    pub(super) fn keeps_its_link(&self, old: &Credential, new: &Credential) -> Option<NodeName> {
+        let accounts = self.shared.accounts.cluster(&new.cluster)?;
+        let own = self.places.account.as_ref()?;
+        let is_native = matches!(new.proof, Proof::Native(_) | Proof::Password(_))
+            && matches!(&new.account.authentication[..], [only] if only.plugin == native::PLUGIN);
+        let keeps = is_native
+            && matches!(accounts.snapshot.product(), Product::MariaDb { .. })
+            && (&old.user, &old.cluster, old.view) == (&new.user, &new.cluster, new.view)
+            && own.is_of(&self.counted_as(new, &accounts));
+        let node = self.registered.entry.place().node.filter(|_| keeps)?;
+        let topology = self.shared.topology.load();
+        let serves = topology.cluster(new.cluster.as_str())?.node(node.as_str())?.takes_sessions();
+        serves.then_some(node)
+    }
+
+    /// Logs in again over the link that the session has; the reply is the node's OK packet, or why it says no. The node then
+    /// goes on with the login before.
+    ///
+    /// # Errors
+    /// The link is of no use any more.
+    pub(super) async fn change_on_link(
+        &mut self,
+        link: &mut Link,
+        node: &NodeName,
+        new: &Credential,
+    ) -> Result<Result<Bytes, Fault>, Fault> {
+        let may = || {
+            let counted = self.count_account_anew(new, self.places.account.as_ref())?;
+            let accounts = match self.shared.accounts.of_node(&new.cluster, node) {
+                Some(accounts) => accounts,
+                None => self.accounts_of(&new.cluster)?,
+            };
+            self.still_by_uid(new, &accounts)?;
+            if new.view == View::Own {
+                let topology = self.shared.topology.load();
+                let known = topology.cluster(new.cluster.as_str()).and_then(|c| c.node(node.as_str()));
+                self.guarded(new, &accounts, known.and_then(|node| node.facts.as_deref()))?;
+            }
+            Ok::<_, Fault>(counted)
+        };
+        let counted = match may() {
+            Ok(counted) => counted,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let limit = self.connect_timeout(&new.cluster);
+        match link.change_user(&new.for_node(None), new.current_user.as_deref(), limit).await {
+            Ok(()) => {}
+            Err(error @ LinkError::Refused(_)) => {
+                return Ok(Err(Self::link_fault(error, &accounts_host(self, new), new, node)));
+            }
+            Err(error) => {
+                let reason = format!("node {node} of cluster {}: {error}", new.cluster);
+                return Err(Fault::killed("node_failed", Blame::Server, reason));
+            }
+        }
+        self.reached(new, node.clone());
+        self.places.account = counted;
+        Ok(Ok(packet::vouching(&link.origin.ok, None, link.capabilities)))
+    }
+
+    /// Notes where an admitted session came to; its link is for the relay.
+    pub(super) fn reach(&mut self, credential: &Credential, placed: Placed) -> Link {
+        self.reached(credential, placed.node);
+        self.cluster = Some(placed.cluster);
+        self.link_load = Some(placed.load);
+        // The account before has its place until here, because it has its link until here.
+        self.places.account = placed.counted;
+        placed.link
+    }
+
+    fn reached(&self, credential: &Credential, node: NodeName) {
+        let entry = &self.registered.entry;
+        entry.set_place(|place| {
+            place.user = Some(String::from_utf8_lossy(&credential.user).into_owned());
+            place.cluster = Some(credential.cluster.clone());
+            place.node = Some(node);
+        });
+        self.look_at_place();
+        entry.set_account(Arc::clone(&credential.account));
+        // The accounts may have changed since it was judged, and nobody found this session then.
+        let accounts = self.shared.accounts.load();
+        let same = accounts
+            .get(&credential.cluster)
+            .is_some_and(|now| now.snapshot.digest() == credential.judged_by);
+        if !same && let Some(ending) = revoked(entry, &accounts, &self.shared.config.load()) {
+            entry.end(ending);
+        }
     }
 
     /// Chooses a node and logs in there as the client's user.
@@ -166,16 +272,7 @@ impl Session {
             };
             attempt += 1;
             let load = node.load.enter();
-            let credentials = Credentials {
-                user: &credential.user,
-                proof: &credential.proof,
-                exchange,
-                database: credential.database.as_deref(),
-                capabilities: credential.capabilities,
-                collation: credential.collation,
-                max_packet: credential.max_packet,
-                attributes: credential.attributes.as_deref(),
-            };
+            let credentials = credential.for_node(exchange);
             let accounts = match self.shared.accounts.of_node(&credential.cluster, &node.name) {
                 Some(accounts) => accounts,
                 None => self.accounts_of(&credential.cluster)?,

@@ -204,6 +204,11 @@ impl Relay {
         &mut self.link.stream
     }
 
+    /// The link, between two commands.
+    pub fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
     /// Runs until an [`Event`]. Cancel safe: all state is in `self`.
     pub async fn run(&mut self, elsewhere: &dyn Elsewhere, entry: &Entry, metrics: &ServiceMetrics) -> Event {
         std::future::poll_fn(|cx| {

@@ -1,9 +1,11 @@
 //! What operators can learn of logins, and what becomes of sessions whose account changes.
 
-use crate::harness::wait_for;
+use crate::harness::client::Login as Program;
+use crate::harness::proxy::Spillway;
+use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, first_value};
-use crate::{Verdict, ensure, same, trial};
+use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("audit::revoked_sessions_may_stay", revoked_sessions_may_stay),
         trial("audit::guessing_is_held_back", guessing_is_held_back),
         trial("audit::spraying_is_held_back", spraying_is_held_back),
+        trial("audit::guesses_side_by_side", guesses_side_by_side),
+        trial("audit::relayed_guesses_side_by_side", relayed_guesses_side_by_side),
+        mysql_trial("audit::slow_guesses_side_by_side", slow_guesses_side_by_side),
     ]
 }
 
@@ -189,11 +194,104 @@ fn spraying_is_held_back() -> Verdict {
     })
 }
 
+/// Four guesses are looked at, and no fifth, however many come at once.
+const FOUR: &str = "[runtime.backoff]\nper_account = 4\nper_address = 0\nfirst = \"1h\"\nlongest = \"1h\"\n";
+
+/// Logs in many times at once; how often that was right, and the refusals.
+fn at_once(
+    count: usize,
+    login: impl Fn(usize) -> Outcome<Result<(), String>> + Sync,
+) -> Outcome<(usize, Vec<String>)> {
+    let barrier = std::sync::Barrier::new(count);
+    let (barrier, login) = (&barrier, &login);
+    let logins = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|n| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    login(n)
+                })
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| "a panic".to_owned())?);
+        joined.collect::<Outcome<Vec<_>>>()
+    })?;
+    let refusals: Vec<_> = logins.into_iter().filter_map(Result::err).collect();
+    Ok((count - refusals.len(), refusals))
+}
+
+/// `looked_at`: what the log says of a guess that was looked at.
+fn guesses(
+    spillway: &Spillway,
+    looked_at: &str,
+    login: impl Fn(&str, [u8; 4]) -> Outcome<Result<(), String>> + Sync,
+) -> Verdict {
+    let counts = || {
+        let log = spillway.log();
+        (log.matches(looked_at).count(), log.matches("held back after too many failed logins").count())
+    };
+    let (right, refusals) = at_once(50, |_| login("guess", [127, 0, 0, 66]))?;
+    same!(right, 0, "guesses that were right");
+    let first = &refusals[0];
+    ensure!(refusals.iter().all(|refusal| refusal == first), "refusals differ: {refusals:?}");
+    ensure!(first.contains("1045") && first.contains("(using password: YES)"), "{first}");
+    wait_for("fifty guesses in the log", Duration::from_secs(5), || {
+        if counts() == (4, 46) { Ok(()) } else { Err(format!("{:?}\n{}", counts(), spillway.log())) }
+    })?;
+    ensure!(spillway.ask("clear backoffs")?.contains("of 1"), "the four are not remembered");
+    // Who knows the password, at an address where nobody was before, waits for the others and is not harmed.
+    let (right, refusals) = at_once(33, |n| {
+        login(if n % 11 == 0 { "guess" } else { PASSWORD }, [127, 0, 0, 70 + (n % 8) as u8])
+    })?;
+    same!(right, 30, "those who know the password: {refusals:?}");
+    wait_for("three more guesses in the log", Duration::from_secs(5), || {
+        if counts() == (7, 46) { Ok(()) } else { Err(format!("{:?}\n{}", counts(), spillway.log())) }
+    })
+}
+
+/// Whether a password is right, and the refusal where it is not.
+fn tried(port: u16, user: &str, password: &str, address: [u8; 4]) -> Outcome<Result<(), String>> {
+    Ok(from(port, user, password, address)?.map(drop).map_err(|refusal| format!("{refusal:?}")))
+}
+
+fn guesses_side_by_side() -> Verdict {
+    let own = lab::private_solo("spillway-parallel", FOUR)?;
+    guesses(&own.spillway, "wrong password for", |password, address| {
+        tried(own.port, "app", password, address)
+    })
+}
+
+/// The node verifies them: it is asked no more often.
+fn relayed_guesses_side_by_side() -> Verdict {
+    let server = &lab::solo()?.server;
+    server.sql(&format!(
+        "INSTALL SONAME 'auth_ed25519'; CREATE USER curve@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}')"
+    ))?;
+    let own = lab::private_solo("spillway-parallel-relayed", FOUR)?;
+    guesses(&own.spillway, "refused: ", |password, _| {
+        let printed = Program::new(own.port, "curve", password, None).run(&[], "SELECT 1")?;
+        Ok(if printed.code == Some(0) { Ok(()) } else { Err(printed.errors) })
+    })
+}
+
+/// Thousands of rounds for each: they would all be under way before the first of them is done.
+fn slow_guesses_side_by_side() -> Verdict {
+    let lab = lab::mysql()?;
+    lab.server.sql(&format!("CREATE USER slow@'%' IDENTIFIED WITH caching_sha2_password BY '{PASSWORD}'"))?;
+    let port = crate::harness::workspace::free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", lab.server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"")
+        + FOUR;
+    let spillway = Spillway::start(lab::binary(), "spillway-parallel-slow", &configuration)?;
+    guesses(&spillway, "wrong password for", |password, address| tried(port, "slow", password, address))
+}
+
 fn revoked_sessions_may_stay() -> Verdict {
     let port = crate::harness::workspace::free_port()?;
     let configuration = lab::solo_toml(port, "")?
         .replace("kind = \"static\"", "kind = \"static\"\nrevoked_sessions = \"keep\"");
-    let spillway = crate::harness::proxy::Spillway::start(lab::binary(), "spillway-kept", &configuration)?;
+    let spillway = Spillway::start(lab::binary(), "spillway-kept", &configuration)?;
     let server = &lab::solo()?.server;
     server.sql(&format!("CREATE USER kept@'%' IDENTIFIED BY '{PASSWORD}'"))?;
     let mut kept = session(port, "kept", PASSWORD)?;

@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("limits::nobody_comes_in", nobody_comes_in),
         trial("limits::a_galera_cluster_is_one_server", a_galera_cluster_is_one_server),
         mysql_trial("limits::of_mysql", of_mysql),
+        mysql_trial("limits::change_of_user_of_mysql", change_of_user_of_mysql),
     ]
 }
 
@@ -57,6 +58,7 @@ fn accounts(way: &str) -> String {
         ("hourly", "WITH MAX_CONNECTIONS_PER_HOUR 3 MAX_USER_CONNECTIONS 9", ""),
         ("plain", "", ""),
         ("mover", "WITH MAX_USER_CONNECTIONS 9", ""),
+        ("again", "WITH MAX_CONNECTIONS_PER_HOUR 3 MAX_USER_CONNECTIONS 1", ""),
         ("super", "", "SUPER"),
         ("admin", "", "CONNECTION ADMIN"),
         ("adminone", "WITH MAX_USER_CONNECTIONS 1", "CONNECTION ADMIN"),
@@ -167,11 +169,10 @@ fn change_of_user(ways: Ways, name: impl Fn(u16, &str) -> String) -> Verdict {
             Ok::<_, String>(first_value(&session.query("SELECT CURRENT_USER()")?)?.replace(user, "U"))
         };
         let mut who = vec![change(&mut first, &one)?];
-        // Full now. For its own session too, of which the server thinks otherwise: Spillway needs a second link for it.
+        // Full now, but not for its own session.
         who.push(change(&mut second, &one)?.replace(&mover, "mover"));
-        if port == ways.proxied {
-            let refusal = first.change_user(&one, PASSWORD, "")?.err();
-            same!(refusal.map(|refusal| refusal.code), Some(1226), "a change to the same account");
+        for _ in 0..2 {
+            who.push(change(&mut first, &one)?);
         }
         ensure!(login(port, &one, PASSWORD, None)?.is_err(), "a second session of {one}");
         who.push(change(&mut first, &mover)?);
@@ -179,7 +180,98 @@ fn change_of_user(ways: Ways, name: impl Fn(u16, &str) -> String) -> Verdict {
         who.push(first_value(&again.query("SELECT CURRENT_USER()")?)?.replace(&one, "U"));
         Ok((said, who))
     })?;
-    same!(said.0.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true], "{said:?}");
+    same!(said.0.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, true, true], "{said:?}");
+    change_to_itself(ways, name)
+}
+
+/// At the limit of the account, and at that of the server: the session logs in again, which counts for the hour.
+fn change_to_itself(ways: Ways, name: impl Fn(u16, &str) -> String) -> Verdict {
+    let said = ways.agree("COM_CHANGE_USER to itself", |port| {
+        let user = name(port, "again");
+        let mut session = login(port, &user, PASSWORD, None)?.map_err(|e| format!("{user}: {e}"))?;
+        let mut said = Vec::new();
+        session.query("SET @left = 1, autocommit = 0")?;
+        for schema in ["", "information_schema", "", ""] {
+            let verdict = session.change_user(&user, PASSWORD, schema)?;
+            let state = "SELECT CONCAT_WS(' ', CURRENT_USER(), IFNULL(DATABASE(), '-'), IFNULL(@left, '-'), @@autocommit)";
+            let state = first_value(&session.query(state)?)?.replace(&user, "U");
+            said.push((verdict.map_err(|refusal| named(&user, &refusal)), state));
+        }
+        // By which limit, the server says otherwise: after a refusal it has forgotten this session.
+        ensure!(login(port, &user, PASSWORD, None)?.is_err(), "a second session of {user}");
+        Ok(said)
+    })?;
+    same!(
+        said.iter().map(|(said, _)| said.is_ok()).collect::<Vec<_>>(),
+        [true, true, false, false],
+        "{said:?}"
+    );
+    let said = ways.agree("at the limit of the server", |port| {
+        let user = name(port, "plain");
+        let (mut open, said) = logins(port, &user, 3)?;
+        let changed = open[1].change_user(&user, PASSWORD, "")?.map_err(|refusal| named(&user, &refusal));
+        let wrong = open[0].change_user(&user, "wrong", "")?.map_err(|refusal| named(&user, &refusal));
+        let mut who = Vec::new();
+        for session in &mut open {
+            who.push(first_value(&session.query("SELECT CURRENT_USER()")?)?.replace(&user, "U"));
+        }
+        Ok((said, changed, wrong, who))
+    })?;
+    ensure!(said.1.is_ok() && said.2.is_err() && said.3 == ["U@%", "U@%"], "{said:?}");
+    let said = ways.agree("a schema that is closed to it", |port| {
+        let user = name(port, "one");
+        let mut session =
+            wait_for("the place", Duration::from_secs(5), || login(port, &user, PASSWORD, None)?)?;
+        let refused =
+            session.change_user(&user, PASSWORD, "mysql")?.map_err(|refusal| named(&user, &refusal));
+        let who =
+            first_value(&session.query("SELECT CONCAT_WS(' ', CURRENT_USER(), IFNULL(DATABASE(), '-'))")?)?;
+        let again = session.change_user(&user, PASSWORD, "")?.map_err(|refusal| named(&user, &refusal));
+        Ok((refused, who.replace(&user, "U"), again))
+    })?;
+    ensure!(said.0.is_err() && said.1 == "U@% -", "{said:?}");
+    Ok(())
+}
+
+/// `MySQL` counts the session that changes, too, and ends it.
+fn change_of_user_of_mysql() -> Verdict {
+    let server = &lab::mysql()?.server;
+    for way in ["d", "p"] {
+        server.sql(&format!(
+            "CREATE USER mcone_{way}@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_USER_CONNECTIONS 1;
+             CREATE USER mctwo_{way}@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_USER_CONNECTIONS 2;
+             CREATE USER mchourly_{way}@'%' IDENTIFIED BY '{PASSWORD}' WITH MAX_CONNECTIONS_PER_HOUR 3"
+        ))?;
+    }
+    let port = free_port()?;
+    let configuration = lab::cluster_toml("lab", "static", &format!("{{ solo = \"{}\" }}", server.address()))
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-limits-mysql-change", &configuration)?;
+    let ways = Ways { direct: server.port, proxied: port };
+    let said = ways.agree("COM_CHANGE_USER to itself", |port| {
+        let mut all = Vec::new();
+        for (user, others) in [("one", 0), ("two", 0), ("two", 1), ("hourly", 0)] {
+            let user = format!("mc{user}_{}", if port == ways.direct { "d" } else { "p" });
+            let limit = Duration::from_secs(5);
+            let enter = || wait_for("a place", limit, || login(port, &user, PASSWORD, None)?);
+            let _others = (0..others).map(|_| enter()).collect::<Outcome<Vec<_>>>()?;
+            let mut session = enter()?;
+            let mut said = Vec::new();
+            for _ in 0..3 {
+                let verdict = session.change_user(&user, PASSWORD, "")?;
+                let is_refused = verdict.is_err();
+                said.push(verdict.map_err(|refusal| named(&user, &refusal)));
+                if is_refused {
+                    ensure!(session.is_closed(), "{user} goes on after {said:?}");
+                    break;
+                }
+            }
+            all.push(said);
+        }
+        Ok(all)
+    })?;
+    same!(said.iter().map(Vec::len).collect::<Vec<_>>(), [1, 3, 1, 3], "{said:?}\n{}", spillway.log_tail(5));
+    ensure!(said[1].iter().all(Result::is_ok) && said[3][2].is_err(), "{said:?}");
     Ok(())
 }
 

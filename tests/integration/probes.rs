@@ -26,7 +26,7 @@ fn stage(name: &str, options: &[&str], interval: &str, monitor: &str) -> Outcome
     server.sql(&format!("CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}'"))?;
     let port = free_port()?;
     let nodes = format!("{{ only = \"{}\" }}", server.address());
-    let configuration = lab::cluster_probed("lab", "static", &nodes, interval, "")
+    let configuration = lab::cluster_probed("lab", "static", &nodes, interval, "moves = { hold = \"0s\" }")
         .replace("timeout = \"1s\"", &format!("timeout = \"500ms\"{monitor}"))
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;

@@ -218,10 +218,18 @@ impl Relay {
         self.client
     }
 
-    /// Replaces the link by another one. The old link is closed; a command that was under way there is sent again.
-    pub fn replace_link(&mut self, link: Link) {
-        self.capabilities = link.capabilities;
-        self.tracker = ReplyTracker::new(link.capabilities);
+    /// Replaces the link by another one, and returns the old one. A command that was under way there is sent again.
+    pub fn replace_link(&mut self, link: Link) -> Link {
+        let old = std::mem::replace(&mut self.link, link);
+        self.watched = false;
+        self.start_anew();
+        old
+    }
+
+    /// Goes on with a link that has just logged in.
+    pub fn start_anew(&mut self) {
+        self.capabilities = self.link.capabilities;
+        self.tracker = ReplyTracker::new(self.link.capabilities);
         self.replies = Walker::default();
         self.from_node = Held::default();
         self.from_client.unsent = BytesMut::new();
@@ -235,9 +243,7 @@ impl Relay {
             self.lost_before = again.lost_before || !again.refused;
         }
         self.look_again |= !self.from_client.unread.is_empty();
-        self.leftovers = Leftovers::of(&link);
-        self.link = link;
-        self.watched = false;
+        self.leftovers = Leftovers::of(&self.link);
     }
 
     /// Tells the client that its statement was refused, as the node said.
