@@ -348,7 +348,8 @@ fn position(nodes: &[Operated], name: &str) -> Option<usize> {
     nodes.iter().position(|node| node.name().as_str() == name)
 }
 
-/// Asks nodes, all at the same time.
+/// Asks nodes, all at the same time; and who is writable once more after that, lest a replica seems to have transactions of its
+/// own which the primary only wrote a moment later.
 pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topology: &TopologyStore) -> Survey {
     let mut asked = tokio::task::JoinSet::new();
     for mut node in nodes.drain(..) {
@@ -365,6 +366,14 @@ pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topolog
             Err(reason) => survey.lost.push((node.name().clone(), reason)),
         }
         nodes.push(node);
+    }
+    for seen in survey.seen.iter_mut().filter(|seen| !seen.read_only) {
+        if let Some(index) = position(nodes, seen.node.as_str())
+            && let Ok(again) = nodes[index].look(seen.enabled).await
+        {
+            let semi_sync = std::mem::take(&mut seen.semi_sync);
+            *seen = Seen { semi_sync, ..again };
+        }
     }
     survey.seen.sort_by(|a, b| a.node.cmp(&b.node));
     survey

@@ -88,10 +88,15 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(port: u16) -> Self {
+        Self::start_after(port, 0)
+    }
+
+    /// The same with numbers above this one.
+    pub(crate) fn start_after(port: u16, last: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let writer = std::thread::spawn(move || {
-            let (mut number, mut acknowledged) = (0, BTreeSet::new());
+            let (mut number, mut acknowledged) = (last, BTreeSet::new());
             let mut open: Option<Raw> = None;
             while !until.load(Ordering::Relaxed) {
                 number += 1;

@@ -1,7 +1,8 @@
 //! Who may serve what: writers that are moved, promoted and doubled.
 
-use crate::harness::cluster::{self, toml_nodes};
+use crate::harness::cluster::{self, Galera, toml_nodes};
 use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
 use crate::harness::wait_for;
 use crate::harness::workspace::{directory, free_port};
 use crate::health::{first_writes_again, front, front_of, launched_front, served_by, session};
@@ -18,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("roles::two_primaries", two_primaries),
         trial("roles::promotion_followed", promotion_followed),
         trial("roles::galera_desynchronised", galera_desynchronised),
+        trial("roles::galera_node_of_another_cluster", galera_node_of_another_cluster),
         trial("roles::several_sources_and_their_heartbeats", several_sources_and_their_heartbeats),
         mysql_trial("roles::mysql_replication", mysql_replication),
         mysql_trial("roles::mysql_group", mysql_group),
@@ -192,6 +194,46 @@ fn galera_desynchronised() -> Verdict {
     first_writes_again(pair)
 }
 
+/// Two clusters of one node each, which the file takes for one of two.
+fn galera_node_of_another_cluster() -> Verdict {
+    let found = |name: &str| Galera::found(name, vec![Server::prepare(name, &["--skip-name-resolve"])?], 1);
+    let (right, mut wrong) = (found("right")?, found("wrong")?);
+    for galera in [&right, &wrong] {
+        galera.nodes[0].create_monitor()?;
+        galera.nodes[0].sql(&format!(
+            "CREATE DATABASE shop; CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON shop.* TO app@'%'"
+        ))?;
+    }
+    let (ours, theirs) = (&right.nodes[0], &wrong.nodes[0]);
+    let uuid = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
+                WHERE VARIABLE_NAME = 'wsrep_cluster_state_uuid'";
+    let (our_uuid, their_uuid) = (ours.sql(uuid)?, theirs.sql(uuid)?);
+    ensure!(our_uuid != their_uuid, "both are {our_uuid}");
+    let (writer, any) = (free_port()?, free_port()?);
+    let nodes = format!("{{ right = \"{}\", wrong = \"{}\" }}", ours.address(), theirs.address());
+    let configuration = lab::cluster_toml("my", "galera", &nodes)
+        + &lab::service_toml("writer", writer, "route = \"cluster:my\"")
+        + &lab::service_toml("any", any, "route = \"cluster:my\"\nnode = \"any\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-strangers", &configuration)?;
+    let reason = format!("member of {their_uuid}, while the cluster is {our_uuid}");
+    spillway.wait_node("my", "wrong", "is a stranger", |entry| {
+        entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains(&reason))
+    })?;
+    wait_writer(&spillway, "right")?;
+    let alarm = || Ok::<_, String>(shown(&spillway, "my")?["alarm"].as_str().unwrap_or_default().to_owned());
+    ensure!(alarm()?.contains(&format!("wrong: {reason}")), "{}", alarm()?);
+    ensure!(spillway.log().contains(&reason), "nothing in the log:\n{}", spillway.log_tail(20));
+    for port in [writer, any, any, any] {
+        same!(served_by(&mut session(port, "shop")?)?, ours.port, "who serves");
+    }
+    let refused = spillway.ask("set writer my wrong")?;
+    ensure!(refused.contains("not made the writer") && refused.contains(&their_uuid), "{refused}");
+    wrong.nodes[0].kill();
+    wait_for("the end of the alarm", Duration::from_secs(10), || {
+        if alarm()?.is_empty() { Ok(()) } else { alarm().and_then(Err) }
+    })
+}
+
 /// A replica with two sources, of which one is a node of the cluster.
 fn several_sources_and_their_heartbeats() -> Verdict {
     let [one, mut two, replica] = cluster::two_sources("src")?;
@@ -256,11 +298,7 @@ fn several_sources_and_their_heartbeats() -> Verdict {
 }
 
 /// A Spillway in front of one cluster of `MySQL`.
-fn before(
-    name: &str,
-    kind: &str,
-    nodes: &[crate::harness::server::Server],
-) -> crate::harness::Outcome<Spillway> {
+fn before(name: &str, kind: &str, nodes: &[Server]) -> crate::harness::Outcome<Spillway> {
     let configuration = lab::cluster_toml("my", kind, &toml_nodes(nodes))
         + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
     Spillway::start(lab::binary(), name, &configuration)
