@@ -16,10 +16,10 @@ use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
-use super::sight::{Dialect, Seen, Source, Survey};
+use super::sight::{Seen, Source, Survey};
 use super::{announce, is_enabled};
 
-/// How long nothing new may come from the relay log until the rest of an unfinished transaction is given up.
+/// How long nothing new may come from the relay log until what is left there is given up.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Who is asked for what, and how.
@@ -193,7 +193,7 @@ impl<'a> Procedure<'a> {
             Action::Detach(node) => {
                 let operated = self.node(node.as_str())?;
                 for source in operated.look(true).await?.sources {
-                    operated.start(&source.name).await?;
+                    operated.resume(&source.name).await?;
                 }
                 Ok(())
             }
@@ -278,7 +278,8 @@ impl<'a> Procedure<'a> {
         }
     }
 
-    /// Waits until a node has applied all that it received. Of a transaction that came in part only, the rest never comes.
+    /// Waits until a node has applied all that it received. By coordinates, the rest of a transaction that came in part only
+    /// never comes.
     async fn await_relay(&mut self, name: &str) -> Result<String, String> {
         let start = Instant::now();
         let limit = self.cluster.handover.catch_up_timeout;
@@ -296,9 +297,9 @@ impl<'a> Procedure<'a> {
             if is_idle && seen.sources.iter().all(has_all) {
                 return Ok(format!("at {}", seen.place()));
             }
-            // MySQL counts a transaction as received only when it is complete; and its SQL thread is idle while others still
-            // apply what it gave to them.
-            let is_exact = seen.dialect == Dialect::MySql && seen.sources.iter().all(|source| source.by_gtid);
+            // By GTID, a transaction counts as received only when it is complete. Where the SQL thread alone applies them and is
+            // idle, it has passed over what it lacks; others may still be at work while it is idle.
+            let is_exact = seen.parallel && seen.sources.iter().all(|source| source.by_gtid);
             if seen.progress() != last.0.progress() {
                 last = (seen, Instant::now());
             } else if is_idle && !is_exact && last.1.elapsed() > SETTLED {

@@ -278,6 +278,9 @@ const MYSQL_LOGGING: &[&str] = &[
     "--plugin-load-add=semisync_replica.so",
 ];
 
+/// And of one whose transactions have GTIDs.
+const BY_GTID: &[&str] = &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+
 /// A primary and a replica of `MySQL`, joined by GTID, with the monitor account.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
 pub(crate) fn mysql_pair(name: &str) -> Outcome<[Server; 2]> {
@@ -289,10 +292,9 @@ pub(crate) fn mysql_pair(name: &str) -> Outcome<[Server; 2]> {
 /// and is writable whenever it starts.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
 pub(crate) fn mysql_replication(name: &str, replicas: &[&str]) -> Outcome<Vec<Server>> {
-    let by_gtid = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
     let roles = replicas.iter().map(|replica| (*replica, "--super-read-only=1"));
     let roles: Vec<_> = std::iter::once(("primary", "--read-only=0")).chain(roles).collect();
-    let nodes = mysql_launched(name, &roles, &by_gtid)?;
+    let nodes = mysql_launched(name, &roles, BY_GTID)?;
     nodes[0].sql(MYSQL_REPLICATION_USER)?;
     nodes[0].create_monitor()?;
     let follow = mysql_follow(&nodes[0], "SOURCE_AUTO_POSITION=1");
@@ -309,19 +311,24 @@ pub(crate) fn mysql_caught_up(nodes: &[Server]) -> Outcome<()> {
     nodes[1..].iter().try_for_each(|replica| replica.wait_sql(&query, "1", JOIN_LIMIT))
 }
 
-/// Two servers of `MySQL` without GTIDs that replicate from each other by coordinates. What `contents` says is made on the
-/// active one, which comes first, before.
+/// Two servers of `MySQL` that replicate from each other, by GTID or without any by coordinates. What `contents` says is made on
+/// the active one, which comes first, before.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
-pub(crate) fn mysql_two_primaries(name: &str, contents: &str) -> Outcome<[Server; 2]> {
+pub(crate) fn mysql_two_primaries(name: &str, by_gtid: bool, contents: &str) -> Outcome<[Server; 2]> {
     let roles = [("a", "--read-only=0"), ("b", "--super-read-only=1")];
-    let nodes = mysql_launched(name, &roles, &["--gtid-mode=OFF"])?;
+    let (options, way) = if by_gtid {
+        (BY_GTID, "SOURCE_AUTO_POSITION=1")
+    } else {
+        (&["--gtid-mode=OFF"][..], "SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4")
+    };
+    let nodes = mysql_launched(name, &roles, options)?;
     let [active, inactive] = &nodes[..] else { return Err("not two nodes".to_owned()) };
     active.sql(MYSQL_REPLICATION_USER)?;
     active.create_monitor()?;
     active.sql(contents)?;
     // Each from the other's beginning: nobody applies what carries its own id.
     for (replica, primary) in [(inactive, active), (active, inactive)] {
-        replica.sql(&mysql_follow(primary, "SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4"))?;
+        replica.sql(&mysql_follow(primary, way))?;
     }
     let accounts = "SELECT COUNT(*) FROM mysql.user";
     inactive.wait_sql(accounts, &active.sql(accounts)?, JOIN_LIMIT)?;

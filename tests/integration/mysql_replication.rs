@@ -17,7 +17,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         mysql_trial("mysql_replication::switches_and_fails_over_by_command", switches_and_fails_over),
         mysql_trial("mysql_replication::a_lost_primary_is_replaced", lost_primary_is_replaced),
-        mysql_trial("mysql_replication::a_pair_without_gtids", pair_without_gtids),
+        mysql_trial("mysql_replication::a_pair_by_gtid", || pair("myg", true)),
+        mysql_trial("mysql_replication::a_pair_without_gtids", || pair("myp", false)),
         mysql_trial(
             "mysql_replication::a_primary_that_lost_its_own_does_not_rejoin",
             primary_that_lost_its_own,
@@ -210,16 +211,19 @@ fn lost_primary_is_replaced() -> Verdict {
     Ok(())
 }
 
-fn pair_without_gtids() -> Verdict {
-    let mut nodes = mysql_two_primaries("myp", &contents())?;
-    let listed = toml_nodes(&nodes);
-    // As a primary with a replica it is refused: replicas could not be let follow by GTID.
-    let spillway = front("spillway-myp-r", "replication", &listed, &replication_toml(""), free_port()?)?;
-    let refused = spillway.ask("switch shop")?;
-    ensure!(refused.contains("nothing was changed") && refused.contains("GTID"), "{refused}");
-    drop(spillway);
+/// Two that replicate from each other change places, and one of them is lost.
+fn pair(name: &str, by_gtid: bool) -> Verdict {
+    let mut nodes = mysql_two_primaries(name, by_gtid, &contents())?;
+    let (listed, proxy, second) = (toml_nodes(&nodes), format!("spillway-{name}"), nodes[1].name.clone());
+    if !by_gtid {
+        // As a primary with a replica it is refused: replicas could not be let follow by GTID.
+        let proxy = format!("{proxy}-refused");
+        let spillway = front(&proxy, "replication", &listed, &replication_toml(""), free_port()?)?;
+        let refused = spillway.ask("switch shop")?;
+        ensure!(refused.contains("nothing was changed") && refused.contains("GTID"), "{refused}");
+    }
     let (port, keys) = (free_port()?, handover_toml(", failover = \"manual\""));
-    let spillway = front("spillway-myp", "multi-primary", &listed, &keys, port)?;
+    let spillway = front(&proxy, "multi-primary", &listed, &keys, port)?;
     let load = Load::start(port);
     for round in 0..2 {
         let (old, new) = (&nodes[round % 2], &nodes[(round + 1) % 2]);
@@ -241,13 +245,13 @@ fn pair_without_gtids() -> Verdict {
     })?;
     let done = spillway.ask("failover shop")?;
     same!(nodes[1].sql(READ_ONLY_AT_ALL)?, WRITABLE, "{done}");
-    wait_writer(&spillway, "myp-b")?;
+    wait_writer(&spillway, &second)?;
     write(port, 1_000_000)?;
     nodes[0].start(&[])?;
     nodes[0]
         .wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(20))
         .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
-    same!(writer(&spillway)?, "myp-b", "the writer stays");
+    same!(writer(&spillway)?, second, "the writer stays");
     same_rows(&nodes)
 }
 
@@ -255,7 +259,7 @@ fn pair_without_gtids() -> Verdict {
 fn primary_that_lost_its_own() -> Verdict {
     let mut nodes = three("myt")?;
     let (port, keys) = (free_port()?, replication_toml(", failover = \"auto\", failover_after = \"500ms\""));
-    nodes[0].stop()?;
+    nodes[0].kill();
     nodes[0].keep_data()?;
     nodes[0].start(&[])?;
     let spillway = front("spillway-myt", "replication", &toml_nodes(&nodes), &keys, port)?;

@@ -93,6 +93,8 @@ fn two_primaries() -> Verdict {
     let front = front_of("spillway-two-primaries", &clusters)?;
     let replication = pair.own_replication();
     let (primary, replica) = (replication.nodes[0].port, &replication.nodes[1]);
+    // Until now others may have changed the roles.
+    front.spillway.wait_node("crm", "crm-primary", "is the writer", |entry| entry["role"] == "writer")?;
     let mut open = session(front.crm, "crm")?;
     replica.sql("SET GLOBAL read_only = 0")?;
     let alarm = wait_for("the alarm", Duration::from_secs(10), || {
@@ -297,13 +299,6 @@ fn several_sources_and_their_heartbeats() -> Verdict {
     reads()
 }
 
-/// A Spillway in front of one cluster of `MySQL`.
-fn before(name: &str, kind: &str, nodes: &[Server]) -> crate::harness::Outcome<Spillway> {
-    let configuration = lab::cluster_toml("my", kind, &toml_nodes(nodes))
-        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
-    Spillway::start(lab::binary(), name, &configuration)
-}
-
 fn wait_writer(spillway: &Spillway, node: &str) -> Verdict {
     wait_for(&format!("{node} is the writer"), Duration::from_mins(1), || {
         let writer = &shown(spillway, "my")?["writer"];
@@ -374,11 +369,31 @@ fn mysql_replication() -> Verdict {
 
 fn mysql_group() -> Verdict {
     let mut members = cluster::mysql_group("group")?;
-    let spillway = before("spillway-mysql-group", "group-replication", &members)?;
+    let configuration = lab::cluster_with("my", "group-replication", &toml_nodes(&members), "")
+        .replace("timeout = \"1s\" }", "timeout = \"1s\", max_receive_queue = 5 }")
+        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-mysql-group", &configuration)?;
     wait_writer(&spillway, "group1")?;
+    let reads =
+        |node: &str| spillway.wait_node("my", node, "serves reads", |entry| entry["role"] == "reader");
     for reader in ["group2", "group3"] {
-        spillway.wait_node("my", reader, "serves reads", |entry| entry["role"] == "reader")?;
+        reads(reader)?;
     }
+    // One that applies nothing for a while is spared.
+    members[0].sql("CREATE DATABASE late; CREATE TABLE late.row (number INT PRIMARY KEY)")?;
+    members[1].wait_sql("SELECT COUNT(*) FROM late.row", "0", Duration::from_secs(10))?;
+    std::thread::scope(|scope| {
+        let hold = scope.spawn(|| members[1].sql("LOCK TABLES late.row READ; SELECT SLEEP(3)"));
+        std::thread::sleep(Duration::from_millis(300));
+        let rows = |number: u32| format!("INSERT INTO late.row VALUES ({number});");
+        members[0].sql(&(0..20).map(rows).collect::<String>())?;
+        spillway.wait_node("my", "group2", "is spared", |entry| {
+            entry["role"] == "none"
+                && entry["reason"].as_str().is_some_and(|r| r.contains("spared: applier queue of"))
+        })?;
+        hold.join().map_err(|_| "the holder panicked")?
+    })?;
+    reads("group2")?;
     let uuid = members[1].sql("SELECT @@server_uuid")?;
     members[0].sql(&format!("SELECT group_replication_set_as_primary('{uuid}')"))?;
     wait_writer(&spillway, "group2")?;
