@@ -13,7 +13,7 @@ impl Control {
         let node = Self::node(cluster, given("node"))?;
         let mut facts = vec![
             fact("wish", "desired", node.desired.as_str()),
-            fact("verdict", "observed", format!("{} ({})", node.observed.word(), node.observed.detail())),
+            fact("verdict", "observed", format!("{} ({})", node.observed.word(), node.reason())),
             fact("verdict", "since", moment(node.since)),
             fact("role", "role", cluster.role(node).as_str()),
             fact("role", "why", why(cluster, node)),

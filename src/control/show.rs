@@ -91,7 +91,7 @@ impl Control {
                     role: cluster.role(node).as_str(),
                     desired: node.desired.as_str(),
                     observed: node.observed.word(),
-                    reason: node.observed.detail().to_owned(),
+                    reason: node.reason(),
                     sessions: node.load.sessions(),
                     links: links.open,
                     idle_links: links.idle,

@@ -163,6 +163,7 @@ impl Operated {
             uuid: if dialect == Dialect::MySql { text(8) } else { String::new() },
             read_only: is_on(&text(1)),
             logs_updates: is_on(&text(2)) && is_on(&text(3)),
+            parallel: dialect == Dialect::MySql || text(7) != "0",
             gtids: has_gtids,
             applied,
             written,
@@ -280,6 +281,13 @@ impl Operated {
         let statement = self.dialect.start(source);
         self.ask(&statement, THREADS).await.map_err(|e| e.to_string())?;
         self.until(|source| source.trouble().is_none(), source).await
+    }
+
+    /// The same, as far as the source is there to be reached.
+    pub(super) async fn resume(&mut self, source: &str) -> Result<(), String> {
+        let statement = self.dialect.start(source);
+        self.ask(&statement, THREADS).await.map_err(|e| e.to_string())?;
+        self.until(|source| source.io != "No" && source.sql == "Yes", source).await
     }
 
     async fn until(&mut self, fits: impl Fn(&Source) -> bool, name: &str) -> Result<(), String> {
@@ -405,7 +413,8 @@ impl Dialect {
         match self {
             Self::MariaDb => {
                 "SELECT @@global.server_id, @@global.read_only, @@global.log_bin, @@global.log_slave_updates, \
-                 @@global.gtid_current_pos, @@global.gtid_binlog_pos, @@global.gtid_binlog_state"
+                 @@global.gtid_current_pos, @@global.gtid_binlog_pos, @@global.gtid_binlog_state, \
+                 @@global.slave_parallel_threads"
             }
             Self::MySql => {
                 "SELECT @@global.server_id, @@global.read_only, @@global.log_bin, @@global.log_replica_updates, \

@@ -16,10 +16,10 @@ use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
 use super::report::{Ending, Report, Steps};
-use super::sight::{Dialect, Seen, Source, Survey};
+use super::sight::{Seen, Source, Survey};
 use super::{Begun, Handover, announce, is_enabled, operated};
 
-/// How long nothing new may come from the relay log until the rest of an unfinished transaction is given up.
+/// How long nothing new may come from the relay log until what is left there is given up.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Who is asked for what, and how.
@@ -213,7 +213,7 @@ impl<'a> Procedure<'a> {
             Action::Detach(node) => {
                 let operated = self.node(node.as_str())?;
                 for source in operated.look(true).await?.sources {
-                    operated.start(&source.name).await?;
+                    operated.resume(&source.name).await?;
                 }
                 Ok(())
             }
@@ -298,7 +298,8 @@ impl<'a> Procedure<'a> {
         }
     }
 
-    /// Waits until a node has applied all that it received. Of a transaction that came in part only, the rest never comes.
+    /// Waits until a node has applied all that it received. By coordinates, the rest of a transaction that came in part only
+    /// never comes.
     async fn await_relay(&mut self, name: &str) -> Result<String, String> {
         let start = Instant::now();
         let limit = self.cluster.handover.catch_up_timeout;
@@ -316,9 +317,9 @@ impl<'a> Procedure<'a> {
             if is_idle && seen.sources.iter().all(has_all) {
                 return Ok(format!("at {}", seen.place()));
             }
-            // MySQL counts a transaction as received only when it is complete; and its SQL thread is idle while others still
-            // apply what it gave to them.
-            let is_exact = seen.dialect == Dialect::MySql && seen.sources.iter().all(|source| source.by_gtid);
+            // By GTID, a transaction counts as received only when it is complete. Where the SQL thread alone applies them and is
+            // idle, it has passed over what it lacks; others may still be at work while it is idle.
+            let is_exact = seen.parallel && seen.sources.iter().all(|source| source.by_gtid);
             if seen.progress() != last.0.progress() {
                 last = (seen, Instant::now());
             } else if is_idle && !is_exact && last.1.elapsed() > SETTLED {
@@ -368,7 +369,8 @@ fn position(nodes: &[Operated], name: &str) -> Option<usize> {
     nodes.iter().position(|node| node.name().as_str() == name)
 }
 
-/// Asks nodes, all at the same time.
+/// Asks nodes, all at the same time; and who is writable once more after that, lest a replica seems to have transactions of its
+/// own which the primary only wrote a moment later.
 pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topology: &TopologyStore) -> Survey {
     let mut asked = tokio::task::JoinSet::new();
     for mut node in nodes.drain(..) {
@@ -385,6 +387,14 @@ pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topolog
             Err(reason) => survey.lost.push((node.name().clone(), reason)),
         }
         nodes.push(node);
+    }
+    for seen in survey.seen.iter_mut().filter(|seen| !seen.read_only) {
+        if let Some(index) = position(nodes, seen.node.as_str())
+            && let Ok(again) = nodes[index].look(seen.enabled).await
+        {
+            let semi_sync = std::mem::take(&mut seen.semi_sync);
+            *seen = Seen { semi_sync, ..again };
+        }
     }
     survey.seen.sort_by(|a, b| a.node.cmp(&b.node));
     survey

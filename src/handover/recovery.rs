@@ -217,6 +217,7 @@ mod tests {
             server_id: 1,
             uuid: String::new(),
             semi_sync: SemiSync::default(),
+            parallel: false,
             read_only,
             logs_updates: true,
             gtids: true,

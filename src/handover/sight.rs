@@ -29,6 +29,8 @@ pub(super) struct Seen {
     pub(super) read_only: bool,
     /// Whether it writes what it replicates into its own binary log.
     pub(super) logs_updates: bool,
+    /// Whether threads of their own apply what the SQL thread gives to them: it may be idle while they are not.
+    pub(super) parallel: bool,
     /// Whether its transactions have GTIDs.
     pub(super) gtids: bool,
     /// What it has applied, its own transactions and those of others.

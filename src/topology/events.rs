@@ -177,9 +177,5 @@ fn standing(node: &Node) -> (&'static str, bool, bool, bool, Option<&str>) {
 }
 
 fn in_words(node: &Node) -> String {
-    let spared = match &node.observed {
-        Observed::Up { strain: Some(strain), .. } if node.spared => format!(", spared: {strain}"),
-        _ => node.stranger.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default(),
-    };
-    format!("{} ({}{spared})", node.observed.word(), node.observed.detail())
+    format!("{} ({})", node.observed.word(), node.reason())
 }

@@ -322,6 +322,15 @@ impl Node {
         (u64::from(self.weight) * share * u64::try_from(grown).unwrap_or(100)).max(1)
     }
 
+    /// The words behind the verdict, with why a node that is up is set aside nevertheless.
+    pub fn reason(&self) -> String {
+        let aside = match &self.observed {
+            Observed::Up { strain: Some(strain), .. } if self.spared => format!(", spared: {strain}"),
+            _ => self.stranger.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default(),
+        };
+        format!("{}{aside}", self.observed.detail())
+    }
+
     /// Why no new session may go here, in words.
     pub fn refusal(&self) -> String {
         match (self.desired, &self.observed) {

@@ -89,7 +89,7 @@ impl Galera {
         for number in 1..galera.nodes.len() {
             galera.wait_synced(number)?;
         }
-        galera.wait_size(3)?;
+        galera.wait_size(galera.nodes.len())?;
         Ok(galera)
     }
 
@@ -264,14 +264,10 @@ fn follow(primary: &Server, way: &str) -> String {
     )
 }
 
-/// Options of a `MySQL` server that is a member of a group.
-const MYSQL_GTID: &[&str] =
-    &["--skip-name-resolve", "--log-bin=binlog", "--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
-
 const MYSQL_REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
      GRANT REPLICATION SLAVE, CONNECTION_ADMIN, BACKUP_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'replication'@'%'";
 
-/// And what it needs so that nothing is lost when it is killed; the plugins for semi-synchronous replication do nothing until
+/// Options of a `MySQL` server that others replicate, and that loses nothing when it is killed. The plugins for semi-synchronous replication do nothing until
 /// they are enabled.
 const MYSQL_LOGGING: &[&str] = &[
     "--skip-name-resolve",
@@ -281,6 +277,9 @@ const MYSQL_LOGGING: &[&str] = &[
     "--plugin-load-add=semisync_source.so",
     "--plugin-load-add=semisync_replica.so",
 ];
+
+/// And of one whose transactions have GTIDs.
+const BY_GTID: &[&str] = &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
 
 /// A primary and a replica of `MySQL`, joined by GTID, with the monitor account.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
@@ -293,10 +292,9 @@ pub(crate) fn mysql_pair(name: &str) -> Outcome<[Server; 2]> {
 /// and is writable whenever it starts.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
 pub(crate) fn mysql_replication(name: &str, replicas: &[&str]) -> Outcome<Vec<Server>> {
-    let by_gtid = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
     let roles = replicas.iter().map(|replica| (*replica, "--super-read-only=1"));
     let roles: Vec<_> = std::iter::once(("primary", "--read-only=0")).chain(roles).collect();
-    let nodes = mysql_launched(name, &roles, &by_gtid)?;
+    let nodes = mysql_launched(name, &roles, BY_GTID)?;
     nodes[0].sql(MYSQL_REPLICATION_USER)?;
     nodes[0].create_monitor()?;
     let follow = mysql_follow(&nodes[0], "SOURCE_AUTO_POSITION=1");
@@ -313,19 +311,24 @@ pub(crate) fn mysql_caught_up(nodes: &[Server]) -> Outcome<()> {
     nodes[1..].iter().try_for_each(|replica| replica.wait_sql(&query, "1", JOIN_LIMIT))
 }
 
-/// Two servers of `MySQL` without GTIDs that replicate from each other by coordinates. What `contents` says is made on the
-/// active one, which comes first, before.
+/// Two servers of `MySQL` that replicate from each other, by GTID or without any by coordinates. What `contents` says is made on
+/// the active one, which comes first, before.
 #[allow(dead_code, reason = "not every program of the harness replicates MySQL")]
-pub(crate) fn mysql_two_primaries(name: &str, contents: &str) -> Outcome<[Server; 2]> {
+pub(crate) fn mysql_two_primaries(name: &str, by_gtid: bool, contents: &str) -> Outcome<[Server; 2]> {
     let roles = [("a", "--read-only=0"), ("b", "--super-read-only=1")];
-    let nodes = mysql_launched(name, &roles, &["--gtid-mode=OFF"])?;
+    let (options, way) = if by_gtid {
+        (BY_GTID, "SOURCE_AUTO_POSITION=1")
+    } else {
+        (&["--gtid-mode=OFF"][..], "SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4")
+    };
+    let nodes = mysql_launched(name, &roles, options)?;
     let [active, inactive] = &nodes[..] else { return Err("not two nodes".to_owned()) };
     active.sql(MYSQL_REPLICATION_USER)?;
     active.create_monitor()?;
     active.sql(contents)?;
     // Each from the other's beginning: nobody applies what carries its own id.
     for (replica, primary) in [(inactive, active), (active, inactive)] {
-        replica.sql(&mysql_follow(primary, "SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4"))?;
+        replica.sql(&mysql_follow(primary, way))?;
     }
     let accounts = "SELECT COUNT(*) FROM mysql.user";
     inactive.wait_sql(accounts, &active.sql(accounts)?, JOIN_LIMIT)?;
@@ -364,9 +367,11 @@ pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
     let seeds = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
     let mut members = Vec::new();
     for (number, port) in ports.iter().enumerate() {
-        let mut server = Server::prepare_mysql(&format!("{name}{}", number + 1), MYSQL_GTID)?;
+        let mut server = Server::prepare_mysql(&format!("{name}{}", number + 1), MYSQL_LOGGING)?;
         for option in [
             format!("--server-id={}", server.port),
+            "--gtid-mode=ON".to_owned(),
+            "--enforce-gtid-consistency=ON".to_owned(),
             "--report-host=127.0.0.1".to_owned(),
             format!("--report-port={}", server.port),
             "--plugin-load-add=group_replication.so".to_owned(),
@@ -379,28 +384,29 @@ pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
         ] {
             server.option(option);
         }
-        server.start(&[])?;
-        let recovery = "CHANGE REPLICATION SOURCE TO SOURCE_USER='replication', \
-                        SOURCE_PASSWORD='replication-secret' FOR CHANNEL 'group_replication_recovery';";
-        if number == 0 {
-            server.sql(&format!(
-                "{recovery} SET GLOBAL group_replication_bootstrap_group = ON; START GROUP_REPLICATION; \
-                 SET GLOBAL group_replication_bootstrap_group = OFF"
-            ))?;
-            let online = "SELECT COUNT(*) FROM performance_schema.replication_group_members \
-                          WHERE MEMBER_STATE = 'ONLINE' AND MEMBER_ROLE = 'PRIMARY'";
-            server.wait_sql(online, "1", JOIN_LIMIT)?;
-            server.wait_sql("SELECT @@super_read_only", "0", JOIN_LIMIT)?;
-            server.sql(MYSQL_REPLICATION_USER)?;
-            server.create_monitor()?;
-            server.sql(&format!(
-                "GRANT SELECT ON performance_schema.replication_group_members TO '{MONITOR_USER}'@'%'; \
-                 GRANT SELECT ON performance_schema.replication_group_member_stats TO '{MONITOR_USER}'@'%'"
-            ))?;
-        } else {
-            server.sql(&format!("{recovery} START GROUP_REPLICATION"))?;
-        }
+        server.launch(&[])?;
         members.push(server);
+    }
+    members.iter_mut().try_for_each(|member| member.wait_until_up(Duration::from_mins(1)))?;
+    let recovery = "CHANGE REPLICATION SOURCE TO SOURCE_USER='replication', \
+                    SOURCE_PASSWORD='replication-secret' FOR CHANNEL 'group_replication_recovery';";
+    let primary = &members[0];
+    primary.sql(&format!(
+        "{recovery} SET GLOBAL group_replication_bootstrap_group = ON; START GROUP_REPLICATION; \
+         SET GLOBAL group_replication_bootstrap_group = OFF"
+    ))?;
+    let online = "SELECT COUNT(*) FROM performance_schema.replication_group_members \
+                  WHERE MEMBER_STATE = 'ONLINE' AND MEMBER_ROLE = 'PRIMARY'";
+    primary.wait_sql(online, "1", JOIN_LIMIT)?;
+    primary.wait_sql("SELECT @@super_read_only", "0", JOIN_LIMIT)?;
+    primary.sql(MYSQL_REPLICATION_USER)?;
+    primary.create_monitor()?;
+    primary.sql(&format!(
+        "GRANT SELECT ON performance_schema.replication_group_members TO '{MONITOR_USER}'@'%'; \
+         GRANT SELECT ON performance_schema.replication_group_member_stats TO '{MONITOR_USER}'@'%'"
+    ))?;
+    for member in &members[1..] {
+        member.sql(&format!("{recovery} START GROUP_REPLICATION"))?;
     }
     let online =
         "SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE = 'ONLINE'";

@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::an_errant_primary_stays_fenced", errant_primary_stays_fenced),
         trial("handover::a_primary_that_lost_its_own_does_not_rejoin", primary_that_lost_its_own),
         trial("handover::equal_server_ids_are_an_alarm", equal_server_ids),
+        trial("handover::what_workers_still_apply_is_waited_for", workers_are_waited_for),
     ]
 }
 
@@ -88,10 +89,15 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(port: u16) -> Self {
+        Self::start_after(port, 0)
+    }
+
+    /// The same with numbers above this one.
+    pub(crate) fn start_after(port: u16, last: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let writer = std::thread::spawn(move || {
-            let (mut number, mut acknowledged) = (0, BTreeSet::new());
+            let (mut number, mut acknowledged) = (last, BTreeSet::new());
             let mut open: Option<Raw> = None;
             while !until.load(Ordering::Relaxed) {
                 number += 1;
@@ -507,6 +513,51 @@ fn primary_that_lost_its_own() -> Verdict {
     old.sql("SET GLOBAL rpl_semi_sync_slave_enabled = ON")?;
     follows(old, new).map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     old.wait_sql(rows, "1,2,3", Duration::from_secs(20))
+}
+
+/// With parallel replication the SQL thread is idle while its workers have not applied what it gave to them.
+fn workers_are_waited_for() -> Verdict {
+    const ROWS: &str = "SELECT COUNT(*) FROM shop.row";
+    let mut options = DURABLE.to_vec();
+    options.push("--slave-parallel-threads=4");
+    let mut cluster = Replication::with_replicas("workers", &options, &["r1", "r2"])?;
+    cluster.nodes[0].sql(&contents())?;
+    cluster.wait_caught_up()?;
+    let keys = replication_toml(", failover = \"manual\"");
+    let nodes = cluster.toml_nodes();
+    let spillway = front("spillway-workers", "replication", &nodes, &keys, free_port()?)?;
+    let (primary, replicas) = cluster.nodes.split_at_mut(1);
+    let (primary, replicas) = (&mut primary[0], &*replicas);
+    std::thread::scope(|scope| {
+        const LOCK: &str = "LOCK TABLES shop.row READ; SELECT SLEEP(6)";
+        let held: Vec<_> = replicas.iter().map(|replica| scope.spawn(|| replica.sql(LOCK))).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let rows = |number: u32| format!("INSERT INTO shop.row VALUES ({number}, 0);");
+        primary.sql(&(0..40).map(rows).collect::<String>())?;
+        let written = primary.sql("SELECT @@gtid_binlog_pos")?;
+        for replica in replicas {
+            wait_for("what was written is received", Duration::from_secs(5), || {
+                let status = replica.sql("SHOW ALL SLAVES STATUS")?;
+                if status.split('\t').any(|column| column == written) { Ok(()) } else { Err(status) }
+            })?;
+            same!(replica.sql(ROWS)?, "0", "rows that are applied");
+        }
+        primary.kill();
+        wait_for("the loss", Duration::from_secs(10), || {
+            let plan = spillway.ask("failover shop --dry-run")?;
+            if plan.contains("failed") { Err(plan) } else { Ok(()) }
+        })?;
+        let done = spillway.ask("failover shop")?;
+        for held in held {
+            held.join().map_err(|_| "a holder panicked")??;
+        }
+        ensure!(!done.contains("error") && !done.contains("failed"), "{done}");
+        let new = writer(&spillway)?;
+        let new = replicas.iter().find(|node| node.name == new).ok_or("no such node")?;
+        same!(new.sql(ROWS)?, "40", "rows on the new primary: {done}");
+        Ok::<_, String>(())
+    })?;
+    replicas.iter().try_for_each(|replica| replica.wait_sql(ROWS, "40", Duration::from_secs(10)))
 }
 
 fn equal_server_ids() -> Verdict {

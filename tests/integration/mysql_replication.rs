@@ -17,7 +17,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         mysql_trial("mysql_replication::switches_and_fails_over_by_command", switches_and_fails_over),
         mysql_trial("mysql_replication::a_lost_primary_is_replaced", lost_primary_is_replaced),
-        mysql_trial("mysql_replication::a_pair_without_gtids", pair_without_gtids),
+        mysql_trial("mysql_replication::a_pair_by_gtid", || pair("myg", true)),
+        mysql_trial("mysql_replication::a_pair_without_gtids", || pair("myp", false)),
         mysql_trial(
             "mysql_replication::a_primary_that_lost_its_own_does_not_rejoin",
             primary_that_lost_its_own,
@@ -91,13 +92,15 @@ fn promoted<'a>(spillway: &Spillway, nodes: &'a [Server]) -> Outcome<&'a Server>
 }
 
 fn same_rows(nodes: &[Server]) -> Verdict {
-    let rows = nodes[0].sql(ROWS)?;
-    nodes[1..].iter().try_for_each(|node| node.wait_sql(ROWS, &rows, Duration::from_secs(20)))
+    wait_for("all have the same rows", Duration::from_secs(20), || {
+        let rows = nodes.iter().map(|node| node.sql(ROWS)).collect::<Outcome<Vec<_>>>()?;
+        if rows.windows(2).all(|pair| pair[0] == pair[1]) { Ok(()) } else { Err(format!("{rows:?}")) }
+    })
 }
 
 fn switches_and_fails_over() -> Verdict {
     let mut nodes = three("mys")?;
-    let (port, keys) = (free_port()?, replication_toml(", failover = \"manual\""));
+    let (port, keys) = (free_port()?, replication_toml(", failover = \"manual\", freeze_timeout = \"1s\""));
     let spillway = front("spillway-mys", "replication", &toml_nodes(&nodes), &keys, port)?;
     let load = Load::start(port);
     let [primary, r1, r2] = &nodes[..] else { return Err("three nodes".to_owned()) };
@@ -118,14 +121,27 @@ fn switches_and_fails_over() -> Verdict {
         wait_writer(&spillway, &new.name)?;
         std::thread::sleep(Duration::from_millis(500));
     }
+    let (tried, mut before) = load.end()?;
+    ensure!(before.len() > 50, "only {} of {tried} rows were written", before.len());
+    same!(tried, u32::try_from(before.len()).unwrap_or_default(), "rows that were tried and acknowledged");
     let refused = spillway.ask("failover shop")?;
     ensure!(refused.contains("no node is writable: mys-primary is"), "{refused}");
+    // A statement that does not end in time: all is as it was.
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| primary.sql("INSERT INTO shop.row SELECT -1 - SLEEP(3), 0"));
+        std::thread::sleep(Duration::from_millis(300));
+        let answer = spillway.ask("switch shop")?;
+        ensure!(answer.contains("did not end within 1s"), "{answer}");
+        same!(primary.sql(READ_ONLY_AT_ALL)?, WRITABLE, "taken back: {answer}");
+        slow.join().map_err(|_| "the slow one panicked")?
+    })?;
     let plan = spillway.ask(&format!("switch shop {} --dry-run", r1.name))?;
     ensure!(plan.contains("mys-primary waits for none: should it be lost"), "{plan}");
     // The primary is lost in the middle of the load, which has nothing but what a replica has, too.
     make_semi_synchronous(primary, &[r1, r2])?;
     let plan = spillway.ask(&format!("switch shop {} --dry-run", r1.name))?;
     ensure!(plan.contains("mys-primary waits for 1 of 2 replicas, 600000 ms at most"), "{plan}");
+    let load = Load::start_after(port, tried);
     std::thread::sleep(Duration::from_millis(500));
     nodes[0].kill();
     let plan = wait_for("the loss", Duration::from_secs(10), || {
@@ -138,12 +154,11 @@ fn switches_and_fails_over() -> Verdict {
     let new = promoted(&spillway, &nodes[1..])?;
     wait_writer(&spillway, &new.name)?;
     std::thread::sleep(Duration::from_millis(500));
-    let (tried, acknowledged) = load.end()?;
-    ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
-    let servers = new.sql("SELECT COUNT(DISTINCT server) FROM shop.row")?;
+    before.append(&mut load.end()?.1);
+    let servers = new.sql("SELECT COUNT(DISTINCT server) FROM shop.row WHERE server <> 0")?;
     same!(servers, "3", "servers that wrote");
     same_rows(&nodes[1..])?;
-    nodes[1..].iter().try_for_each(|node| all_there(node, &acknowledged))
+    nodes[1..].iter().try_for_each(|node| all_there(node, &before))
 }
 
 fn lost_primary_is_replaced() -> Verdict {
@@ -196,16 +211,19 @@ fn lost_primary_is_replaced() -> Verdict {
     Ok(())
 }
 
-fn pair_without_gtids() -> Verdict {
-    let mut nodes = mysql_two_primaries("myp", &contents())?;
-    let listed = toml_nodes(&nodes);
-    // As a primary with a replica it is refused: replicas could not be let follow by GTID.
-    let spillway = front("spillway-myp-r", "replication", &listed, &replication_toml(""), free_port()?)?;
-    let refused = spillway.ask("switch shop")?;
-    ensure!(refused.contains("nothing was changed") && refused.contains("GTID"), "{refused}");
-    drop(spillway);
+/// Two that replicate from each other change places, and one of them is lost.
+fn pair(name: &str, by_gtid: bool) -> Verdict {
+    let mut nodes = mysql_two_primaries(name, by_gtid, &contents())?;
+    let (listed, proxy, second) = (toml_nodes(&nodes), format!("spillway-{name}"), nodes[1].name.clone());
+    if !by_gtid {
+        // As a primary with a replica it is refused: replicas could not be let follow by GTID.
+        let proxy = format!("{proxy}-refused");
+        let spillway = front(&proxy, "replication", &listed, &replication_toml(""), free_port()?)?;
+        let refused = spillway.ask("switch shop")?;
+        ensure!(refused.contains("nothing was changed") && refused.contains("GTID"), "{refused}");
+    }
     let (port, keys) = (free_port()?, handover_toml(", failover = \"manual\""));
-    let spillway = front("spillway-myp", "multi-primary", &listed, &keys, port)?;
+    let spillway = front(&proxy, "multi-primary", &listed, &keys, port)?;
     let load = Load::start(port);
     for round in 0..2 {
         let (old, new) = (&nodes[round % 2], &nodes[(round + 1) % 2]);
@@ -227,13 +245,13 @@ fn pair_without_gtids() -> Verdict {
     })?;
     let done = spillway.ask("failover shop")?;
     same!(nodes[1].sql(READ_ONLY_AT_ALL)?, WRITABLE, "{done}");
-    wait_writer(&spillway, "myp-b")?;
+    wait_writer(&spillway, &second)?;
     write(port, 1_000_000)?;
     nodes[0].start(&[])?;
     nodes[0]
         .wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(20))
         .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
-    same!(writer(&spillway)?, "myp-b", "the writer stays");
+    same!(writer(&spillway)?, second, "the writer stays");
     same_rows(&nodes)
 }
 
@@ -241,7 +259,7 @@ fn pair_without_gtids() -> Verdict {
 fn primary_that_lost_its_own() -> Verdict {
     let mut nodes = three("myt")?;
     let (port, keys) = (free_port()?, replication_toml(", failover = \"auto\", failover_after = \"500ms\""));
-    nodes[0].stop()?;
+    nodes[0].kill();
     nodes[0].keep_data()?;
     nodes[0].start(&[])?;
     let spillway = front("spillway-myt", "replication", &toml_nodes(&nodes), &keys, port)?;

@@ -1,7 +1,8 @@
 //! Who may serve what: writers that are moved, promoted and doubled.
 
-use crate::harness::cluster::{self, toml_nodes};
+use crate::harness::cluster::{self, Galera, toml_nodes};
 use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
 use crate::harness::wait_for;
 use crate::harness::workspace::{directory, free_port};
 use crate::health::{first_writes_again, front, front_of, launched_front, served_by, session};
@@ -18,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("roles::two_primaries", two_primaries),
         trial("roles::promotion_followed", promotion_followed),
         trial("roles::galera_desynchronised", galera_desynchronised),
+        trial("roles::galera_node_of_another_cluster", galera_node_of_another_cluster),
         trial("roles::several_sources_and_their_heartbeats", several_sources_and_their_heartbeats),
         mysql_trial("roles::mysql_replication", mysql_replication),
         mysql_trial("roles::mysql_group", mysql_group),
@@ -91,6 +93,8 @@ fn two_primaries() -> Verdict {
     let front = front_of("spillway-two-primaries", &clusters)?;
     let replication = pair.own_replication();
     let (primary, replica) = (replication.nodes[0].port, &replication.nodes[1]);
+    // Until now others may have changed the roles.
+    front.spillway.wait_node("crm", "crm-primary", "is the writer", |entry| entry["role"] == "writer")?;
     let mut open = session(front.crm, "crm")?;
     replica.sql("SET GLOBAL read_only = 0")?;
     let alarm = wait_for("the alarm", Duration::from_secs(10), || {
@@ -192,6 +196,46 @@ fn galera_desynchronised() -> Verdict {
     first_writes_again(pair)
 }
 
+/// Two clusters of one node each, which the file takes for one of two.
+fn galera_node_of_another_cluster() -> Verdict {
+    let found = |name: &str| Galera::found(name, vec![Server::prepare(name, &["--skip-name-resolve"])?], 1);
+    let (right, mut wrong) = (found("right")?, found("wrong")?);
+    for galera in [&right, &wrong] {
+        galera.nodes[0].create_monitor()?;
+        galera.nodes[0].sql(&format!(
+            "CREATE DATABASE shop; CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON shop.* TO app@'%'"
+        ))?;
+    }
+    let (ours, theirs) = (&right.nodes[0], &wrong.nodes[0]);
+    let uuid = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
+                WHERE VARIABLE_NAME = 'wsrep_cluster_state_uuid'";
+    let (our_uuid, their_uuid) = (ours.sql(uuid)?, theirs.sql(uuid)?);
+    ensure!(our_uuid != their_uuid, "both are {our_uuid}");
+    let (writer, any) = (free_port()?, free_port()?);
+    let nodes = format!("{{ right = \"{}\", wrong = \"{}\" }}", ours.address(), theirs.address());
+    let configuration = lab::cluster_toml("my", "galera", &nodes)
+        + &lab::service_toml("writer", writer, "route = \"cluster:my\"")
+        + &lab::service_toml("any", any, "route = \"cluster:my\"\nnode = \"any\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-strangers", &configuration)?;
+    let reason = format!("member of {their_uuid}, while the cluster is {our_uuid}");
+    spillway.wait_node("my", "wrong", "is a stranger", |entry| {
+        entry["role"] == "none" && entry["reason"].as_str().is_some_and(|r| r.contains(&reason))
+    })?;
+    wait_writer(&spillway, "right")?;
+    let alarm = || Ok::<_, String>(shown(&spillway, "my")?["alarm"].as_str().unwrap_or_default().to_owned());
+    ensure!(alarm()?.contains(&format!("wrong: {reason}")), "{}", alarm()?);
+    ensure!(spillway.log().contains(&reason), "nothing in the log:\n{}", spillway.log_tail(20));
+    for port in [writer, any, any, any] {
+        same!(served_by(&mut session(port, "shop")?)?, ours.port, "who serves");
+    }
+    let refused = spillway.ask("set writer my wrong")?;
+    ensure!(refused.contains("not made the writer") && refused.contains(&their_uuid), "{refused}");
+    wrong.nodes[0].kill();
+    wait_for("the end of the alarm", Duration::from_secs(10), || {
+        if alarm()?.is_empty() { Ok(()) } else { alarm().and_then(Err) }
+    })
+}
+
 /// A replica with two sources, of which one is a node of the cluster.
 fn several_sources_and_their_heartbeats() -> Verdict {
     let [one, mut two, replica] = cluster::two_sources("src")?;
@@ -253,17 +297,6 @@ fn several_sources_and_their_heartbeats() -> Verdict {
     ensure!(explained.contains("source one") && explained.contains("source two"), "{explained}");
     two.start(&["--event-scheduler=ON"])?;
     reads()
-}
-
-/// A Spillway in front of one cluster of `MySQL`.
-fn before(
-    name: &str,
-    kind: &str,
-    nodes: &[crate::harness::server::Server],
-) -> crate::harness::Outcome<Spillway> {
-    let configuration = lab::cluster_toml("my", kind, &toml_nodes(nodes))
-        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
-    Spillway::start(lab::binary(), name, &configuration)
 }
 
 fn wait_writer(spillway: &Spillway, node: &str) -> Verdict {
@@ -336,11 +369,31 @@ fn mysql_replication() -> Verdict {
 
 fn mysql_group() -> Verdict {
     let mut members = cluster::mysql_group("group")?;
-    let spillway = before("spillway-mysql-group", "group-replication", &members)?;
+    let configuration = lab::cluster_with("my", "group-replication", &toml_nodes(&members), "")
+        .replace("timeout = \"1s\" }", "timeout = \"1s\", max_receive_queue = 5 }")
+        + &lab::service_toml("my", free_port()?, "route = \"cluster:my\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-mysql-group", &configuration)?;
     wait_writer(&spillway, "group1")?;
+    let reads =
+        |node: &str| spillway.wait_node("my", node, "serves reads", |entry| entry["role"] == "reader");
     for reader in ["group2", "group3"] {
-        spillway.wait_node("my", reader, "serves reads", |entry| entry["role"] == "reader")?;
+        reads(reader)?;
     }
+    // One that applies nothing for a while is spared.
+    members[0].sql("CREATE DATABASE late; CREATE TABLE late.row (number INT PRIMARY KEY)")?;
+    members[1].wait_sql("SELECT COUNT(*) FROM late.row", "0", Duration::from_secs(10))?;
+    std::thread::scope(|scope| {
+        let hold = scope.spawn(|| members[1].sql("LOCK TABLES late.row READ; SELECT SLEEP(3)"));
+        std::thread::sleep(Duration::from_millis(300));
+        let rows = |number: u32| format!("INSERT INTO late.row VALUES ({number});");
+        members[0].sql(&(0..20).map(rows).collect::<String>())?;
+        spillway.wait_node("my", "group2", "is spared", |entry| {
+            entry["role"] == "none"
+                && entry["reason"].as_str().is_some_and(|r| r.contains("spared: applier queue of"))
+        })?;
+        hold.join().map_err(|_| "the holder panicked")?
+    })?;
+    reads("group2")?;
     let uuid = members[1].sql("SELECT @@server_uuid")?;
     members[0].sql(&format!("SELECT group_replication_set_as_primary('{uuid}')"))?;
     wait_writer(&spillway, "group2")?;

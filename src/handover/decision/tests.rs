@@ -19,6 +19,7 @@ fn server(number: u32, read_only: bool, position: &str) -> Seen {
         uuid: String::new(),
         read_only,
         logs_updates: true,
+        parallel: false,
         gtids: true,
         applied: gtids.clone(),
         written: gtids,

@@ -61,6 +61,8 @@ pub(super) fn primary_failed_over() -> Verdict {
     cluster.nodes[0].sql(&contents())?;
     replication::make_semi_synchronous(&cluster)?;
     let front = Front::start("failover", "replication", &cluster.nodes, HANDOVER)?;
+    let plan = front.operate("switch chaos --dry-run")?;
+    ensure!(plan.contains("waits for 1 of 2 replicas, 600000 ms at most"), "{plan}");
     let mut load = Load::start(front.doors(None))?;
     load.phase("killed");
     cluster.nodes[0].kill();
@@ -70,7 +72,8 @@ pub(super) fn primary_failed_over() -> Verdict {
         front.operate("failover chaos")
     });
     let took = asked.elapsed();
-    promoted?;
+    let report = promoted?;
+    ensure!(report.contains(" did, if the lost one waited for that"), "{report}");
     let promoted = Instant::now();
     load.goes_on(100)?;
     load.phase("rejoining");

@@ -9,6 +9,7 @@
 //! `SEED=7` in another order.
 
 mod galera;
+mod group;
 mod handover;
 mod load;
 mod replication;
@@ -17,6 +18,7 @@ mod report;
 use crate::differential::Dice;
 use crate::harness::Outcome;
 use crate::harness::cluster::toml_nodes;
+use crate::harness::mysql;
 use crate::harness::network;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
@@ -32,20 +34,42 @@ use std::time::{Duration, Instant};
 
 type Scenario = fn() -> Verdict;
 
-/// The scenarios, and whether they need hosts of their own.
-const SCENARIOS: &[(&str, Scenario, bool)] = &[
-    ("chaos::galera_writer_killed", galera::writer_killed, false),
-    ("chaos::galera_reader_killed", galera::reader_killed, false),
-    ("chaos::galera_writer_frozen", galera::writer_frozen, false),
-    ("chaos::galera_writer_cut_off", galera::writer_cut_off, true),
-    ("chaos::galera_rolling_restart", galera::rolling_restart, false),
-    ("chaos::galera_writer_set_aside", galera::writer_set_aside, false),
-    ("chaos::galera_quorum_lost", galera::quorum_lost, false),
-    ("chaos::primary_killed", replication::primary_killed, false),
-    ("chaos::places_changed", replication::places_changed, false),
-    ("chaos::primary_read_only", replication::primary_read_only, false),
-    ("chaos::pair_switched", handover::pair_switched, false),
-    ("chaos::primary_failed_over", handover::primary_failed_over, false),
+/// What a scenario needs beside `MariaDB`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// Hosts of their own for the nodes.
+    Hosts,
+    /// A root with `MySQL`.
+    MySql,
+}
+
+impl Needs {
+    /// Why it cannot be had here; none: it is there.
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::Hosts => network::missing().map(str::to_owned),
+            Self::MySql => mysql::root().err(),
+        }
+    }
+}
+
+/// The scenarios, and what they need.
+const SCENARIOS: &[(&str, Scenario, Needs)] = &[
+    ("chaos::galera_writer_killed", galera::writer_killed, Needs::Nothing),
+    ("chaos::galera_reader_killed", galera::reader_killed, Needs::Nothing),
+    ("chaos::galera_writer_frozen", galera::writer_frozen, Needs::Nothing),
+    ("chaos::galera_writer_cut_off", galera::writer_cut_off, Needs::Hosts),
+    ("chaos::galera_rolling_restart", galera::rolling_restart, Needs::Nothing),
+    ("chaos::galera_writer_set_aside", galera::writer_set_aside, Needs::Nothing),
+    ("chaos::galera_quorum_lost", galera::quorum_lost, Needs::Nothing),
+    ("chaos::primary_killed", replication::primary_killed, Needs::Nothing),
+    ("chaos::places_changed", replication::places_changed, Needs::Nothing),
+    ("chaos::primary_read_only", replication::primary_read_only, Needs::Nothing),
+    ("chaos::pair_switched", handover::pair_switched, Needs::Nothing),
+    ("chaos::primary_failed_over", handover::primary_failed_over, Needs::Nothing),
+    ("chaos::group_primary_killed", group::primary_killed, Needs::MySql),
 ];
 
 /// Each scenario once; with `MINUTES` in the environment, one trial that goes on for so long.
@@ -54,9 +78,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     if std::env::var("MINUTES").is_ok_and(|minutes| !minutes.is_empty()) {
         return vec![trial("chaos::for_minutes", for_minutes)];
     }
-    let cannot = network::missing().is_some();
-    let scenario = |(name, scenario, hosts): &(&str, Scenario, bool)| {
-        trial(name, *scenario).with_ignored_flag(*hosts && cannot)
+    let scenario = |(name, scenario, needs): &(&str, Scenario, Needs)| {
+        trial(name, *scenario).with_ignored_flag(needs.missing().is_some())
     };
     let checked = trial("chaos::report_notices_what_is_wrong", report::notices_what_is_wrong);
     std::iter::once(checked).chain(SCENARIOS.iter().map(scenario)).collect()
@@ -66,10 +89,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn for_minutes() -> Verdict {
     let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse().ok());
     let limit = Duration::from_mins(minutes.ok_or("MINUTES is not a number")?);
-    let missing = network::missing();
-    let scenarios: Vec<_> = SCENARIOS.iter().filter(|(.., hosts)| !*hosts || missing.is_none()).collect();
-    if let Some(reason) = missing {
-        say(&format!("THOSE WITH A NETWORK OF HOSTS ARE LEFT OUT: {reason}\n"))?;
+    let scenarios: Vec<_> = SCENARIOS.iter().filter(|(.., needs)| needs.missing().is_none()).collect();
+    for (what, needs) in [("A NETWORK OF HOSTS", Needs::Hosts), ("MYSQL", Needs::MySql)] {
+        if let Some(reason) = needs.missing() {
+            say(&format!("THOSE WITH {what} ARE LEFT OUT: {reason}\n"))?;
+        }
     }
     let (mut dice, start, mut done, mut left) = (Dice::new(7), Instant::now(), 0, Vec::new());
     while start.elapsed() < limit {
