@@ -212,7 +212,7 @@ impl Session {
     async fn reset_link(&mut self, relay: &mut Relay, credential: &Credential) -> Result<(), Fault> {
         const COM_RESET_CONNECTION: &[u8] = &[0x1F];
         let schema = relay.state.schema().map(<[u8]>::to_vec);
-        let mut packets = PacketStream::new(relay.node(), BytesMut::new(), 0);
+        let mut packets = PacketStream::new(&mut relay.link().stream, BytesMut::new(), 0);
         let broken = |e: &dyn std::fmt::Display| {
             Fault::killed("node_failed", Blame::Server, format!("reset of the link: {e}"))
         };

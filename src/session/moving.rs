@@ -139,6 +139,7 @@ impl Session {
             return Ok(());
         }
         let reason = wish.map_or("", |wish| wish.reason.as_str());
+        self.ask_insert_id(relay, credential).await;
         match self.relocate(relay, credential, reason).await {
             Err(fault) if fault.blame != Blame::Client && wish.is_some_and(|wish| !wish.at_once) => {
                 debug!(session = self.registered.entry.id.0, %fault, "the session stays where it is");
@@ -184,7 +185,23 @@ impl Session {
                 return Ok(());
             }
         }
+        self.ask_insert_id(relay, credential).await;
         self.relocate(relay, credential, "its node refused a statement").await
+    }
+
+    /// Asks the link that the session is about to leave what `LAST_INSERT_ID()` tells there, if it may be anything: an OK packet
+    /// tells another value where a statement gave the key itself. A link that does not answer leaves what packets told.
+    async fn ask_insert_id(&self, relay: &mut Relay, credential: &Credential) {
+        if relay.state.insert_id().is_none() {
+            return;
+        }
+        let limit = self.connect_timeout(&credential.cluster);
+        let rows = relay.link().rows("SELECT LAST_INSERT_ID()", limit).await;
+        let told = rows.ok().and_then(|rows| {
+            let value = rows.first()?.value(0)??;
+            std::str::from_utf8(value).ok()?.parse().ok()
+        });
+        relay.state.asked_insert_id(told);
     }
 
     /// A command about a prepared statement needs the types of its parameters, which this link has not seen.

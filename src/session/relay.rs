@@ -199,11 +199,6 @@ impl Relay {
         self.look_again = true;
     }
 
-    /// The link's socket, between two commands.
-    pub fn node(&mut self) -> &mut Stream {
-        &mut self.link.stream
-    }
-
     /// The link, between two commands.
     pub fn link(&mut self) -> &mut Link {
         &mut self.link

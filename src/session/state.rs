@@ -154,6 +154,12 @@ impl SessionState {
         }
     }
 
+    /// The link itself was asked what `LAST_INSERT_ID()` tells. The question took the place of the last statement.
+    pub fn asked_insert_id(&mut self, id: Option<u64>) {
+        self.forgotten = true;
+        self.insert_id = id.unwrap_or(self.insert_id);
+    }
+
     /// Whether a statement with this effect asks for what is gone since the session moved.
     pub fn has_forgotten(&self, effect: Option<&Effect>, text: &[u8]) -> bool {
         self.forgotten && effect.is_some_and(|effect| looks_back(effect, text))

@@ -154,6 +154,8 @@ fn a_drained_session_takes_everything_along() -> Verdict {
         "SET @word = 'kept', @number = 7",
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         "INSERT INTO counted (word) VALUES ('one')",
+        // The key that a statement gives itself is in its OK packet, and is not what LAST_INSERT_ID() tells.
+        "REPLACE INTO counted (id, word) VALUES (900001, 'two')",
     ] {
         run(&mut session, sql)?;
     }
