@@ -151,7 +151,7 @@ fn tls(home: &Root, stage: &Stage, with_parsec: bool) -> Verdict {
     let users = if with_parsec { users } else { &users[..3] };
     let gives_proof = stage.server.is_mariadb_at_least((11, 4))?;
     for user in users {
-        // Of its own accord, this client asks for TLS and for that proof.
+        // Of its own accord, this client asks for TLS. Whether it looks at the proof, it does not show.
         for options in [&by_authority[..], &[]].into_iter().take(1 + usize::from(gives_proof)) {
             let printed = ways(stage)
                 .agree(&format!("{user} {options:?}"), |port| client(home, port, user, PASSWORD, options))?;
