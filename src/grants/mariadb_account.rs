@@ -1,4 +1,4 @@
-//! One row of `mysql.user` of `MariaDB` 10.3, read the way that server reads it.
+//! One row of `mysql.user` of `MariaDB` 10.3, read the way that server reads it, by the sources of 10.3.7.
 //!
 //! It knows neither locked accounts, nor the age of passwords, nor more than one plugin for an account. A row whose meaning
 //! cannot be told keeps its place in the order, so that no other row wins in its stead, and is never logged in to.

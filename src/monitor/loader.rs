@@ -413,7 +413,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
     let product = Product::from_version(&version);
     if let Product::Unsupported { .. } = product {
         return Err(LoadError::Unsupported(format!(
-            "accounts of {version:?} cannot be read: supported are MariaDB 10.3 and later, and MySQL 5.7 to 9"
+            "accounts of {version:?} cannot be read: supported are MariaDB 10.3.7, 10.4.6 and later, and MySQL 5.7 to 9"
         )));
     }
     let defaults = ServerVariables::default();

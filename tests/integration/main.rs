@@ -1,7 +1,8 @@
 //! Behaviour against real servers: every statement runs directly and through Spillway, and the answers must agree.
 //!
 //! `POOLING=off` and `WORKERS=1` in the environment run the same tests without links that serve several sessions and
-//! with one worker. `SOLO=mariadb-11.8` runs those of the plain server ([`lab::solo`]) against one of another version.
+//! with one worker. `SOLO=mariadb-11.8` runs those of the plain server ([`lab::solo`]) against one of another version
+//! (`binlog_dump` fails then, directly as well: its program is this machine's).
 //!
 //! The direct run proves the test itself; a difference is Spillway's doing. Servers are started once and shared
 //! ([`lab`]); a test that hurts a server has one of its own or holds it alone. Any part of a test's name selects

@@ -151,7 +151,7 @@ fn tls(home: &Root, stage: &Stage, with_parsec: bool) -> Verdict {
     let users = if with_parsec { users } else { &users[..3] };
     let gives_proof = stage.server.is_mariadb_at_least((11, 4))?;
     for user in users {
-        // Of its own accord, this client asks for TLS and for that proof.
+        // Of its own accord, this client asks for TLS. Whether it looks at the proof, it does not show.
         for options in [&by_authority[..], &[]].into_iter().take(1 + usize::from(gives_proof)) {
             let printed = ways(stage)
                 .agree(&format!("{user} {options:?}"), |port| client(home, port, user, PASSWORD, options))?;
@@ -218,18 +218,56 @@ fn privileges(home: &'static Root) -> Verdict {
     stage.spillway.ask("reload accounts")?;
     let mut let_in = 0;
     for user in &users {
-        for database in ["data", "logs", "none"] {
-            let came = ways(&stage).agree(&format!("{user} {database}"), |port| {
-                Ok(raw::login(port, &Credentials::new(user, "", Some(database)))?.err())
-            })?;
-            let_in += u32::from(came.is_none());
-            let answer = stage.spillway.ask(&format!("explain login {user} 127.0.0.1 {database}"))?;
-            same!(answer.contains("let in as"), came.is_none(), "{user} {database}: {answer}");
+        for database in DATABASES {
+            let_in += u32::from(is_let_in(&stage, user, database)?);
         }
     }
     ensure!(let_in > 60, "only {let_in} logins were let in");
+    of_public(&stage)?;
     names_of_full_length(&stage)?;
     check_live(&stage.server, stage.port)
+}
+
+/// The schemas that logins ask for; the last is not there.
+const DATABASES: [&str; 3] = ["data", "logs", "none"];
+
+/// Whether a user without a password may have this schema: directly, through Spillway, and by what Spillway knows.
+fn is_let_in(stage: &Stage, user: &str, database: &str) -> Outcome<bool> {
+    let came = ways(stage).agree(&format!("{user} {database}"), |port| {
+        Ok(raw::login(port, &Credentials::new(user, "", Some(database)))?.err())
+    })?;
+    let answer = stage.spillway.ask(&format!("explain login {user} 127.0.0.1 {database}"))?;
+    same!(answer.contains("let in as"), came.is_none(), "{user} {database}: {answer}");
+    Ok(came.is_none())
+}
+
+/// What everybody has, from 10.11 on.
+fn of_public(stage: &Stage) -> Verdict {
+    if !stage.server.is_mariadb_at_least((10, 11))? {
+        return Ok(());
+    }
+    stage.server.sql("CREATE USER plain@'%'")?;
+    let mut opened = Vec::new();
+    for privilege in [
+        "SELECT ON data.words",
+        "SELECT (word) ON data.words",
+        "EXECUTE ON PROCEDURE data.p",
+        "GRANT OPTION ON data.*",
+        "SELECT ON `d%`.*",
+        "SUPER ON *.*",
+        "SELECT ON *.*",
+    ] {
+        stage.server.sql(&format!("GRANT {privilege} TO PUBLIC; FLUSH PRIVILEGES"))?;
+        stage.spillway.ask("reload accounts")?;
+        for database in DATABASES {
+            if is_let_in(stage, "plain", database)? {
+                opened.push(format!("{database} by {privilege}"));
+            }
+        }
+        stage.server.sql(&format!("REVOKE {privilege} FROM PUBLIC; FLUSH PRIVILEGES"))?;
+    }
+    ensure!(opened.iter().any(|opened| opened == "logs by SELECT ON *.*"), "{opened:?}");
+    Ok(())
 }
 
 /// A longer name is cut by the server, and another account's then.
