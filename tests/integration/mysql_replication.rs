@@ -236,6 +236,11 @@ fn pair(name: &str, by_gtid: bool) -> Verdict {
     }
     let (tried, acknowledged) = load.end()?;
     ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
+    same!(
+        tried,
+        u32::try_from(acknowledged.len()).unwrap_or_default(),
+        "rows that were tried and acknowledged"
+    );
     same_rows(&nodes)?;
     nodes.iter().try_for_each(|node| all_there(node, &acknowledged))?;
     nodes[0].kill();
