@@ -160,7 +160,7 @@ impl Operated {
             enabled,
             dialect,
             server_id,
-            uuid: if dialect == Dialect::MySql { text(8) } else { String::new() },
+            uuid: if dialect == Dialect::MySql { text(8).to_ascii_lowercase() } else { String::new() },
             read_only: is_on(&text(1)),
             logs_updates: is_on(&text(2)) && is_on(&text(3)),
             parallel: dialect == Dialect::MySql || text(7) != "0",

@@ -256,7 +256,7 @@ fn logging(name: &str, options: &[&str], read_only: &str) -> Outcome<Server> {
 }
 
 /// The statement that makes a server replicate from another one.
-fn follow(primary: &Server, way: &str) -> String {
+pub(crate) fn follow(primary: &Server, way: &str) -> String {
     format!(
         "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='replication',\
          MASTER_PASSWORD='replication-secret', MASTER_CONNECT_RETRY=1, {way};",

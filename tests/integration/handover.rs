@@ -1,6 +1,6 @@
 //! Changes of the writer: planned, lost primaries, and primaries that come back.
 
-use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries};
+use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, follow};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
@@ -509,6 +509,16 @@ fn primary_that_lost_its_own() -> Verdict {
     })?;
     same!(old.sql("SHOW ALL SLAVES STATUS")?, "", "it follows nobody");
     let rows = "SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row";
+    // What would come of it: it gets what others wrote, and silently not what it wrote itself.
+    old.kill();
+    old.keep_data()?;
+    old.start(&["--read-only=1"])?;
+    old.sql("SET GLOBAL gtid_slave_pos = @@gtid_current_pos")?;
+    old.sql(&(follow(new, "MASTER_USE_GTID=slave_pos") + "START SLAVE"))?;
+    old.wait_sql(rows, "1,3", Duration::from_secs(20))?;
+    old.kill();
+    old.lose_data()?;
+    old.start(&["--read-only=1"])?;
     // With this it takes them from others.
     old.sql("SET GLOBAL rpl_semi_sync_slave_enabled = ON")?;
     follows(old, new).map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;

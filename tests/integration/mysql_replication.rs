@@ -100,7 +100,7 @@ fn same_rows(nodes: &[Server]) -> Verdict {
 
 fn switches_and_fails_over() -> Verdict {
     let mut nodes = three("mys")?;
-    let (port, keys) = (free_port()?, replication_toml(", failover = \"manual\", freeze_timeout = \"1s\""));
+    let (port, keys) = (free_port()?, replication_toml(", failover = \"manual\", freeze_timeout = \"2s\""));
     let spillway = front("spillway-mys", "replication", &toml_nodes(&nodes), &keys, port)?;
     let load = Load::start(port);
     let [primary, r1, r2] = &nodes[..] else { return Err("three nodes".to_owned()) };
@@ -128,10 +128,10 @@ fn switches_and_fails_over() -> Verdict {
     ensure!(refused.contains("no node is writable: mys-primary is"), "{refused}");
     // A statement that does not end in time: all is as it was.
     std::thread::scope(|scope| {
-        let slow = scope.spawn(|| primary.sql("INSERT INTO shop.row SELECT -1 - SLEEP(3), 0"));
+        let slow = scope.spawn(|| primary.sql("INSERT INTO shop.row SELECT -1 - SLEEP(4), 0"));
         std::thread::sleep(Duration::from_millis(300));
         let answer = spillway.ask("switch shop")?;
-        ensure!(answer.contains("did not end within 1s"), "{answer}");
+        ensure!(answer.contains("did not end within 2s"), "{answer}");
         same!(primary.sql(READ_ONLY_AT_ALL)?, WRITABLE, "taken back: {answer}");
         slow.join().map_err(|_| "the slow one panicked")?
     })?;
@@ -236,6 +236,11 @@ fn pair(name: &str, by_gtid: bool) -> Verdict {
     }
     let (tried, acknowledged) = load.end()?;
     ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
+    same!(
+        tried,
+        u32::try_from(acknowledged.len()).unwrap_or_default(),
+        "rows that were tried and acknowledged"
+    );
     same_rows(&nodes)?;
     nodes.iter().try_for_each(|node| all_there(node, &acknowledged))?;
     nodes[0].kill();

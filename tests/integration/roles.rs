@@ -383,7 +383,7 @@ fn mysql_group() -> Verdict {
     members[0].sql("CREATE DATABASE late; CREATE TABLE late.row (number INT PRIMARY KEY)")?;
     members[1].wait_sql("SELECT COUNT(*) FROM late.row", "0", Duration::from_secs(10))?;
     std::thread::scope(|scope| {
-        let hold = scope.spawn(|| members[1].sql("LOCK TABLES late.row READ; SELECT SLEEP(3)"));
+        let hold = scope.spawn(|| members[1].sql("LOCK TABLES late.row READ; SELECT SLEEP(4)"));
         std::thread::sleep(Duration::from_millis(300));
         let rows = |number: u32| format!("INSERT INTO late.row VALUES ({number});");
         members[0].sql(&(0..20).map(rows).collect::<String>())?;
