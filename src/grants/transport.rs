@@ -56,9 +56,8 @@ pub(super) fn tls(
     let required = &account.tls;
     let is_met = match required {
         TlsRequirement::None => true,
-        TlsRequirement::Any => transport != Transport::Plain,
+        TlsRequirement::Any | TlsRequirement::Specified { .. } => transport != Transport::Plain,
         TlsRequirement::X509 => transport.has_certificate(),
-        TlsRequirement::Specified { .. } => transport != Transport::Plain,
         TlsRequirement::Impossible => false,
     };
     if !is_met {

@@ -569,7 +569,7 @@ mod tests {
         }
         let all = async {
             while let Some(done) = tasks.join_next().await {
-                done.unwrap()
+                done.unwrap();
             }
         };
         tokio::time::timeout(Duration::from_secs(20), all).await.expect("somebody waits for ever");

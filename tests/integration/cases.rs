@@ -389,7 +389,7 @@ fn databases(stage: &Stage, cases: &[OfDatabase], failures: &mut Vec<String>) {
         match explained(stage, &user, schema) {
             Ok(said) if said == expected.trim_end_matches(" reads") => {}
             said => {
-                failures.push(format!("case {number} in explain login: {said:?} instead of {expected:?}"))
+                failures.push(format!("case {number} in explain login: {said:?} instead of {expected:?}"));
             }
         }
     }
