@@ -154,7 +154,7 @@ mod tests {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     }
 
-    /// Names in DER, and what `X509_NAME_oneline` of OpenSSL 3.0.19 writes for them.
+    /// Names in DER, and what `X509_NAME_oneline` of `OpenSSL` 3.0.19 writes for them.
     #[test]
     fn names_are_written_as_openssl_writes_them() {
         for (der, line) in [

@@ -1,12 +1,12 @@
 //! What operators can learn of logins, and what becomes of sessions whose account changes.
 
-use crate::harness::client::Login as Program;
 use crate::harness::proxy::Spillway;
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, first_value};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -200,16 +200,15 @@ const FOUR: &str = "[runtime.backoff]\nper_account = 4\nper_address = 0\nfirst =
 /// Logs in many times at once; how often that was right, and the refusals.
 fn at_once(
     count: usize,
-    login: impl Fn(usize) -> Outcome<Result<(), String>> + Sync,
+    login: impl Fn(usize, &Arc<Barrier>) -> Outcome<Result<(), String>> + Sync,
 ) -> Outcome<(usize, Vec<String>)> {
-    let barrier = std::sync::Barrier::new(count);
-    let (barrier, login) = (&barrier, &login);
+    let (barrier, meet, login) = (&Barrier::new(count), &Arc::new(Barrier::new(count)), &login);
     let logins = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..count)
             .map(|n| {
                 scope.spawn(move || {
                     barrier.wait();
-                    login(n)
+                    login(n, meet)
                 })
             })
             .collect();
@@ -224,13 +223,13 @@ fn at_once(
 fn guesses(
     spillway: &Spillway,
     looked_at: &str,
-    login: impl Fn(&str, [u8; 4]) -> Outcome<Result<(), String>> + Sync,
+    login: impl Fn(&str, [u8; 4], &Arc<Barrier>) -> Outcome<Result<(), String>> + Sync,
 ) -> Verdict {
     let counts = || {
         let log = spillway.log();
         (log.matches(looked_at).count(), log.matches("held back after too many failed logins").count())
     };
-    let (right, refusals) = at_once(50, |_| login("guess", [127, 0, 0, 66]))?;
+    let (right, refusals) = at_once(50, |_, meet| login("guess", [127, 0, 0, 66], meet))?;
     same!(right, 0, "guesses that were right");
     let first = &refusals[0];
     ensure!(refusals.iter().all(|refusal| refusal == first), "refusals differ: {refusals:?}");
@@ -240,8 +239,8 @@ fn guesses(
     })?;
     ensure!(spillway.ask("clear backoffs")?.contains("of 1"), "the four are not remembered");
     // Who knows the password, at an address where nobody was before, waits for the others and is not harmed.
-    let (right, refusals) = at_once(33, |n| {
-        login(if n % 11 == 0 { "guess" } else { PASSWORD }, [127, 0, 0, 70 + (n % 8) as u8])
+    let (right, refusals) = at_once(33, |n, meet| {
+        login(if n % 11 == 0 { "guess" } else { PASSWORD }, [127, 0, 0, 70 + (n % 8) as u8], meet)
     })?;
     same!(right, 30, "those who know the password: {refusals:?}");
     wait_for("three more guesses in the log", Duration::from_secs(5), || {
@@ -256,7 +255,7 @@ fn tried(port: u16, user: &str, password: &str, address: [u8; 4]) -> Outcome<Res
 
 fn guesses_side_by_side() -> Verdict {
     let own = lab::private_solo("spillway-parallel", FOUR)?;
-    guesses(&own.spillway, "wrong password for", |password, address| {
+    guesses(&own.spillway, "wrong password for", |password, address, _| {
         tried(own.port, "app", password, address)
     })
 }
@@ -268,9 +267,11 @@ fn relayed_guesses_side_by_side() -> Verdict {
         "INSTALL SONAME 'auth_ed25519'; CREATE USER curve@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}')"
     ))?;
     let own = lab::private_solo("spillway-parallel-relayed", FOUR)?;
-    guesses(&own.spillway, "refused: ", |password, _| {
-        let printed = Program::new(own.port, "curve", password, None).run(&[], "SELECT 1")?;
-        Ok(if printed.code == Some(0) { Ok(()) } else { Err(printed.errors) })
+    // All have been asked by the node before one of them answers.
+    guesses(&own.spillway, "refused: ", |password, address, meet| {
+        let credentials = Credentials::new("curve", password, None).from(address.into());
+        let login = raw::login(own.port, &Credentials { meet: Some(Arc::clone(meet)), ..credentials })?;
+        Ok(login.map(drop).map_err(|refusal| format!("{refusal:?}")))
     })
 }
 
@@ -284,7 +285,7 @@ fn slow_guesses_side_by_side() -> Verdict {
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"")
         + FOUR;
     let spillway = Spillway::start(lab::binary(), "spillway-parallel-slow", &configuration)?;
-    guesses(&spillway, "wrong password for", |password, address| tried(port, "slow", password, address))
+    guesses(&spillway, "wrong password for", |password, address, _| tried(port, "slow", password, address))
 }
 
 fn revoked_sessions_may_stay() -> Verdict {

@@ -243,7 +243,10 @@ fn accounts_that_require_tls() -> Verdict {
 }
 
 /// Accounts and what they require. The links show a certificate of `/CN=clients` for `/CN=client`, and use the first cipher.
-const REQUIREMENTS: [(&str, &str); 9] = [
+const REQUIREMENTS: [(&str, &str); 12] = [
+    ("by_tls", "SSL"),
+    ("by_certificate", "X509"),
+    ("by_lock", "SSL ACCOUNT LOCK"),
     ("by_nothing", "SUBJECT ''"),
     ("by_subject", "SUBJECT '/CN=client'"),
     ("by_issuer", "ISSUER '/CN=clients'"),
@@ -283,7 +286,9 @@ fn name_a_certificate(server: Server, name: &str, needs_certificate: bool) -> Ve
             .server
             .sql(&format!("CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE {requirement}"))?;
     }
-    let spillway = stage.spillway(&format!("spillway-{name}"), &stage.ca_and_certificate(), "")?;
+    let configuration = stage.configuration(&stage.ca_and_certificate(), "")
+        + "[runtime.backoff]\nper_address = 0\nper_account = 0\n";
+    let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
     let right = stage.clients.client()?;
     let stranger = stage.clients.client_called("stranger")?;
     let foreign = others.client()?;
@@ -308,7 +313,7 @@ fn name_a_certificate(server: Server, name: &str, needs_certificate: bool) -> Ve
     let mut let_in = Vec::new();
     for (user, requirement) in REQUIREMENTS {
         for (what, tls) in &clients {
-            for password in ["wrong", PASSWORD] {
+            for password in ["wrong", "", PASSWORD] {
                 let direct = login(stage.server.port, user, password, tls)?;
                 let proxied = login(stage.port, user, password, tls)?;
                 let only_the_link_is_wrong = matches!(
@@ -328,17 +333,40 @@ fn name_a_certificate(server: Server, name: &str, needs_certificate: bool) -> Ve
                 );
                 if direct.is_none() {
                     let_in.push((user, *what));
-                } else {
-                    same!(
-                        direct.as_ref().map(|r| r.code),
-                        Some(1045),
-                        "{what}: REQUIRE {requirement}: {direct:?}"
-                    );
+                    continue;
                 }
+                // A lock is told only to who satisfies the rest.
+                let is_lock = user == "by_lock" && tls.is_some() && password == PASSWORD;
+                let code = direct.as_ref().map(|refusal| refusal.code);
+                let is_expected =
+                    if is_lock { matches!(code, Some(4151 | 3118)) } else { code == Some(1045) };
+                ensure!(is_expected, "{what} with {password:?}: REQUIRE {requirement}: {direct:?}");
             }
         }
     }
+    // What is said of a client without TLS where the server demands it of everybody, too.
+    stage.server.sql("SET GLOBAL require_secure_transport = ON")?;
+    spillway.ask("reload accounts")?;
+    for (user, requirement) in REQUIREMENTS.into_iter().chain([("app", "NONE")]) {
+        for password in ["wrong", "", PASSWORD] {
+            let direct = login(stage.server.port, user, password, &None)?;
+            let proxied = login(stage.port, user, password, &None)?;
+            ensure!(direct.is_some(), "REQUIRE {requirement}: let in without TLS");
+            same!(proxied, direct, "REQUIRE {requirement} with {password:?} and require_secure_transport");
+        }
+    }
     let mut wanted = vec![
+        ("by_tls", "the right one"),
+        ("by_tls", "another subject"),
+        ("by_tls", "another issuer"),
+        ("by_tls", "another cipher"),
+        ("by_tls", "another version"),
+        ("by_tls", "no certificate"),
+        ("by_certificate", "the right one"),
+        ("by_certificate", "another subject"),
+        ("by_certificate", "another issuer"),
+        ("by_certificate", "another cipher"),
+        ("by_certificate", "another version"),
         ("by_nothing", "the right one"),
         ("by_nothing", "another subject"),
         ("by_nothing", "another issuer"),
@@ -363,7 +391,7 @@ fn name_a_certificate(server: Server, name: &str, needs_certificate: bool) -> Ve
         ("by_all", "the right one"),
     ];
     if needs_certificate {
-        wanted.retain(|(_, what)| *what != "no certificate");
+        wanted.retain(|(user, what)| *what != "no certificate" || *user == "by_tls");
         // An empty subject is one that no client has, until the server reads its tables anew.
         wanted.retain(|(user, _)| *user != "by_nothing");
     }

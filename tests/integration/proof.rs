@@ -6,6 +6,7 @@ use rsa::PublicKey;
 use rsa::pkcs8::DecodePublicKey;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
+use spillway::auth::ed25519;
 
 /// An authentication plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) enum Plugin {
     /// `sha256_password`: always the password itself, over TLS or under the server's public key. `MySQL` asks for it also
     /// where there is no account.
     Sha256,
+    /// `ed25519`: a signature, which Spillway's own code makes here: the server says whether it is right.
+    Ed25519,
 }
 
 /// How a login ended well.
@@ -36,7 +39,7 @@ pub(crate) enum Way {
 impl Plugin {
     /// The plugin of that name.
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
-        [Self::Native, Self::CachingSha2, Self::Sha256]
+        [Self::Native, Self::CachingSha2, Self::Sha256, Self::Ed25519]
             .into_iter()
             .find(|plugin| plugin.name().as_bytes() == name)
     }
@@ -47,12 +50,17 @@ impl Plugin {
             Self::Native => "mysql_native_password",
             Self::CachingSha2 => "caching_sha2_password",
             Self::Sha256 => "sha256_password",
+            Self::Ed25519 => ed25519::PLUGIN,
         }
     }
 
     /// The answer to a scramble.
     pub(crate) fn answer(self, password: &str, scramble: &[u8]) -> Vec<u8> {
         match (self, password.is_empty()) {
+            (Self::Ed25519, _) => {
+                let nonce = scramble.try_into().unwrap_or(&[0; 32]);
+                ed25519::sign(password.as_bytes(), nonce).to_vec()
+            }
             (Self::Native, true) => Vec::new(),
             // The plugin of MySQL's client library sends an empty password with its terminator.
             (Self::CachingSha2 | Self::Sha256, true) => vec![0],

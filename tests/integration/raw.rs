@@ -7,7 +7,7 @@ use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 /// Capability bits of the protocol, only those that tests name.
@@ -90,6 +90,7 @@ pub(crate) struct Raw {
     /// TLS over the socket, if it was asked for.
     pub(crate) tls: Option<Box<ClientConnection>>,
     on_socket: bool,
+    meet: Option<Arc<Barrier>>,
     /// The number that the next packet has.
     pub(crate) sequence: u8,
     capabilities: u32,
@@ -132,6 +133,8 @@ pub(crate) struct Credentials<'a> {
     pub(crate) cut: usize,
     /// The connection is a Unix socket: a password goes over it as over TLS.
     pub(crate) on_socket: bool,
+    /// Where clients that are asked by another plugin wait for each other before they answer.
+    pub(crate) meet: Option<Arc<Barrier>>,
 }
 
 impl<'a> Credentials<'a> {
@@ -146,6 +149,7 @@ impl<'a> Credentials<'a> {
             plugin: None,
             cut: 0,
             on_socket: false,
+            meet: None,
         }
     }
 
@@ -200,6 +204,7 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
         stream,
         tls: None,
         on_socket: credentials.on_socket,
+        meet: credentials.meet.clone(),
         sequence: 0,
         capabilities: 0,
         scramble: Vec::new(),
@@ -287,7 +292,12 @@ impl Raw {
                     let bad = || format!("switch to another plugin: {packet:?}");
                     let end = packet.iter().position(|&byte| byte == 0).ok_or_else(bad)?;
                     self.plugin = Plugin::named(&packet[1..end]).ok_or_else(bad)?;
-                    self.scramble = packet.get(end + 1..end + 21).ok_or("a short scramble")?.to_vec();
+                    let length = if self.plugin == Plugin::Ed25519 { 32 } else { 20 };
+                    let scramble = packet.get(end + 1..end + 1 + length);
+                    self.scramble = scramble.ok_or("a short scramble")?.to_vec();
+                    if let Some(others) = self.meet.take() {
+                        others.wait();
+                    }
                     if self.plugin == Plugin::Sha256 && (self.tls.is_some() || self.on_socket) {
                         self.way = Way::Cleartext;
                         self.send(&[password.as_bytes(), &[0]].concat())?;
