@@ -79,6 +79,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
         }
     }
 
+    /// Waits until the peer has closed the connection, and keeps what it says meanwhile: of more than `limit` bytes nobody
+    /// is told any more that it went. Cancel safe.
+    pub async fn closed(&mut self, limit: usize) -> ReadError {
+        while self.ahead.len() <= limit {
+            match self.io.read_buf(&mut self.ahead).await {
+                Ok(0) => return ReadError::Closed,
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Sends one payload with the number that is due. Not cancel safe: half a packet may be out.
     pub async fn write(&mut self, payload: &[u8]) -> io::Result<()> {
         let mut out = BytesMut::with_capacity(HEADER + payload.len());
@@ -129,6 +142,25 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(&reader.await.unwrap()[..], b"ab");
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_end_is_kept() {
+        let (mut peer, ours) = tokio::io::duplex(64);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 0);
+        peer.write_all(b"\x02\0\0\0a").await.unwrap();
+        let wait = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(wait, stream.closed(100)).await.is_err());
+        peer.write_all(b"b").await.unwrap();
+        drop(peer);
+        assert!(matches!(stream.closed(100).await, ReadError::Closed));
+        assert_eq!(&stream.read(10).await.unwrap()[..], b"ab");
+        let (mut peer, ours) = tokio::io::duplex(64);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 0);
+        peer.write_all(&[0; 20]).await.unwrap();
+        drop(peer);
+        assert!(tokio::time::timeout(wait, stream.closed(10)).await.is_err());
+        assert!(stream.has_read_ahead());
     }
 
     #[tokio::test]

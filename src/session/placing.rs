@@ -11,6 +11,7 @@ use super::account_limits::{OfAccount, Who};
 use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
+use super::handshake::HANDSHAKE_LIMIT;
 use super::hold::Patience;
 use super::{Session, revoked};
 use crate::accounts::{ClusterAccounts, View};
@@ -54,7 +55,11 @@ impl Session {
             return self.place_fast(packets, credential, scramble).await;
         }
         if !matches!(credential.proof, Proof::Relayed) {
-            return self.place_counted(credential).await;
+            return tokio::select! {
+                placed = self.place_counted(credential) => placed,
+                // Whoever goes while it waits for a node is not to take the place of others.
+                gone = packets.closed(HANDSHAKE_LIMIT) => Err(Fault::client_gone(gone)),
+            };
         }
         let entry = Arc::clone(&self.registered.entry);
         let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };

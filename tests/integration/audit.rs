@@ -278,14 +278,15 @@ fn relayed_guesses_side_by_side() -> Verdict {
 /// Thousands of rounds for each: they would all be under way before the first of them is done.
 fn slow_guesses_side_by_side() -> Verdict {
     let lab = lab::mysql()?;
-    lab.server.sql(&format!("CREATE USER slow@'%' IDENTIFIED WITH caching_sha2_password BY '{PASSWORD}'"))?;
+    lab.server
+        .sql(&format!("CREATE USER dawdler@'%' IDENTIFIED WITH caching_sha2_password BY '{PASSWORD}'"))?;
     let port = crate::harness::workspace::free_port()?;
     let nodes = format!("{{ solo = \"{}\" }}", lab.server.address());
     let configuration = lab::cluster_toml("lab", "static", &nodes)
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"")
         + FOUR;
     let spillway = Spillway::start(lab::binary(), "spillway-parallel-slow", &configuration)?;
-    guesses(&spillway, "wrong password for", |password, address, _| tried(port, "slow", password, address))
+    guesses(&spillway, "wrong password for", |password, address, _| tried(port, "dawdler", password, address))
 }
 
 fn revoked_sessions_may_stay() -> Verdict {

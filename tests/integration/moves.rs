@@ -420,6 +420,23 @@ fn a_client_that_goes_frees_its_place() -> Verdict {
         held(1)?;
         drop(goes);
         held(0)?;
+        // So with one that has not even logged in.
+        wait_for("no writer", Duration::from_secs(5), || {
+            let node = front.spillway.node("shop", &primary.name)?;
+            if node["role"] == "writer" { Err(node.to_string()) } else { Ok(()) }
+        })?;
+        let stream = raw::connect(front.port, std::net::Ipv4Addr::LOCALHOST)?;
+        let end = stream.try_clone().map_err(|e| e.to_string())?;
+        std::thread::scope(|scope| {
+            let login =
+                scope.spawn(|| raw::login_over(stream, &Credentials::new("app", PASSWORD, Some("crm"))));
+            let counted = held(1);
+            end.shutdown(std::net::Shutdown::Both).map_err(|e| e.to_string())?;
+            let ended = login.join().map_err(|_| "a login panicked".to_owned())?;
+            ensure!(ended.is_err(), "it was let in");
+            counted
+        })?;
+        held(0)?;
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| run(&mut stays, write));
             held(1)?;
