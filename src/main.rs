@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use spillway::app::{self, StartError};
 use spillway::config::{Config, Log, LogFormat};
+use spillway::console;
 use spillway::monitor::live;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -34,6 +35,14 @@ enum Action {
         #[arg(long)]
         live: bool,
     },
+    /// Run one command of the console of the running Spillway, such as `show nodes`; exit code 1 when it was not done.
+    Ctl {
+        #[command(flatten)]
+        file: File,
+        /// The command, word by word; `help` tells which there are.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +65,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Action::Run { file } => run(&file.config),
         Action::Check { file, live } => check(&file.config, live),
+        Action::Ctl { file, words } => ctl(&file.config, &words),
     };
     match result {
         Ok(code) => code,
@@ -90,11 +100,7 @@ fn check(path: &Path, live: bool) -> Result<ExitCode, StartError> {
     if !live {
         return Ok(ExitCode::SUCCESS);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| StartError::Internal(e.to_string()))?;
-    let reports = runtime.block_on(live::check(&config));
+    let reports = runtime()?.block_on(live::check(&config));
     let mut healthy = true;
     for report in reports {
         let facts = report.facts.as_deref().unwrap_or("not reached");
@@ -108,6 +114,24 @@ fn check(path: &Path, live: bool) -> Result<ExitCode, StartError> {
         }
     }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(69) })
+}
+
+fn ctl(path: &Path, words: &[String]) -> Result<ExitCode, StartError> {
+    let config = load(path)?;
+    let said = runtime()?.block_on(console::ctl(&config.admin, words));
+    let said = said.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    let mut out: Box<dyn Write> =
+        if said.failed { Box::new(std::io::stderr()) } else { Box::new(std::io::stdout()) };
+    // Whoever closed it wants no more.
+    let _ = out.write_all(said.text.as_bytes());
+    Ok(ExitCode::from(u8::from(said.failed)))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| StartError::Internal(e.to_string()))
 }
 
 fn start_log(log: &Log) -> Result<(), StartError> {

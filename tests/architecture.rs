@@ -52,7 +52,7 @@ const DOORS: &[(&str, &[&str])] = &[
         "thiserror",
         &[
             "ids", "wire", "fault", "tls", "config", "grants", "topology", "routing", "net", "backend",
-            "monitor", "control", "api", "app",
+            "monitor", "control", "api", "app", "console",
         ],
     ),
     (
@@ -78,7 +78,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tracing", &["net", "session", "monitor", "handover", "control", "console", "api", "app", "main"]),
     ("tracing_subscriber", &["main"]),
     ("x509_cert", &["tls"]),
-    ("zeroize", &["auth", "config", "grants", "backend", "session", "monitor"]),
+    ("zeroize", &["auth", "config", "grants", "backend", "session", "monitor", "console"]),
 ];
 
 /// Words that name no noun; a module called so is a drawer.

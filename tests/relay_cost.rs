@@ -81,6 +81,8 @@ impl Elsewhere for Here {
     fn leads_elsewhere(&self, _: &[u8]) -> bool {
         false
     }
+
+    fn trouble(&self, _code: u16) {}
 }
 
 /// Relays so many statements; returns the heap allocations of the relay meanwhile.

@@ -11,6 +11,7 @@
 //! in lines that begin with `error: `. The prompt stands without a line's end, so that a script knows an answer is
 //! complete when it reads `spillway> `.
 
+mod ctl;
 mod lines;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::control::{Answer, Caller, Control, Invocation, OperationError, Right,
 use crate::ids::ClientAddr;
 use crate::lifecycle::Phase;
 use crate::net::{Listener, Stream, own_uid};
+pub use ctl::{CtlError, Said, ctl};
 use lines::{Line, Lines};
 
 /// The most consoles of one listener at a time.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::registry::Entry;
 use crate::config::Moves;
 use crate::ids::ClusterName;
 
@@ -20,8 +21,20 @@ struct Waiting {
 }
 
 /// The patience of one session: from its first wait on, its deadline stays.
-#[derive(Debug, Default)]
-pub struct Patience(Option<(Instant, Waiting)>);
+#[derive(Debug)]
+pub struct Patience<'a> {
+    entry: &'a Entry,
+    waits: Option<(Instant, Waiting)>,
+}
+
+/// Notes that a session waits, until it is dropped.
+struct Noted<'a>(&'a Entry);
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.0.set_held(false);
+    }
+}
 
 impl Held {
     /// How many sessions of a cluster wait now.
@@ -52,7 +65,12 @@ impl Drop for Waiting {
     }
 }
 
-impl Patience {
+impl<'a> Patience<'a> {
+    /// That of a session, which has not waited yet.
+    pub fn of(entry: &'a Entry) -> Self {
+        Self { entry, waits: None }
+    }
+
     /// Waits for `change`. False: the time is up, nobody waits here, or too many do.
     pub async fn wait(
         &mut self,
@@ -62,11 +80,15 @@ impl Patience {
         change: impl Future,
     ) -> bool {
         let Some(hold) = moves.hold else { return false };
-        if self.0.is_none() {
-            self.0 = held.enter(cluster, moves.max_held).map(|waiting| (Instant::now() + hold, waiting));
+        if self.waits.is_none() {
+            self.waits = held.enter(cluster, moves.max_held).map(|waiting| (Instant::now() + hold, waiting));
         }
-        match &self.0 {
-            Some((deadline, _)) => timeout_at(*deadline, change).await.is_ok(),
+        match &self.waits {
+            Some((deadline, _)) => {
+                self.entry.set_held(true);
+                let _noted = Noted(self.entry);
+                timeout_at(*deadline, change).await.is_ok()
+            }
             None => false,
         }
     }
@@ -77,6 +99,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ids::ClientAddr;
+    use crate::session::registry::Registry;
 
     #[tokio::test(start_paused = true)]
     async fn patience_ends_however_often_something_changes() {
@@ -84,19 +108,23 @@ mod tests {
         let cluster: ClusterName = "shop".parse().unwrap();
         let moves = Moves { hold: Some(Duration::from_secs(5)), max_held: 1, ..Moves::default() };
         let started = Instant::now();
-        let mut patience = Patience::default();
+        let registry = Arc::new(Registry::default());
+        let session = || registry.register(ClientAddr::Unix { uid: None }, "app".parse().unwrap());
+        let (one, other) = (session(), session());
+        let mut patience = Patience::of(&one.entry);
         let second = || tokio::time::sleep(Duration::from_secs(1));
         let mut changes = 0;
         while patience.wait(&held, &cluster, &moves, second()).await {
             changes += 1;
             assert_eq!(held.of(&cluster), 1);
             // Nobody else may wait.
-            assert!(!Patience::default().wait(&held, &cluster, &moves, second()).await);
+            assert!(!Patience::of(&other.entry).wait(&held, &cluster, &moves, second()).await);
         }
         assert_eq!((changes, started.elapsed()), (5, Duration::from_secs(5)));
+        assert_eq!((one.entry.held(), other.entry.held()), (Duration::from_secs(5), Duration::ZERO));
         drop(patience);
         assert_eq!(held.of(&cluster), 0);
         let never = Moves { hold: None, ..moves };
-        assert!(!Patience::default().wait(&held, &cluster, &never, second()).await);
+        assert!(!Patience::of(&other.entry).wait(&held, &cluster, &never, second()).await);
     }
 }

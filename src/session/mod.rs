@@ -61,7 +61,7 @@ use crate::metrics::{Gauge, Metrics, ServiceMetrics};
 use crate::net::{Announced, HeaderError, Names, StdStream, Stream, read_header};
 use crate::routing::{self, Destination};
 use crate::tls::Encryption;
-use crate::topology::{LoadGuard, TopologyStore};
+use crate::topology::{Evidence, LoadGuard, TopologyStore};
 use crate::wire::command::Command;
 use crate::wire::packet::Err as ErrPacket;
 use account_limits::AccountCounts;
@@ -235,6 +235,19 @@ impl Drop for Open {
     }
 }
 
+/// Waits for a result; none: it took longer than the limit, apart from the time in which the session waited for a node.
+async fn in_time<T>(limit: Duration, entry: &Entry, result: impl Future<Output = T>) -> Option<T> {
+    let (started, held) = (Instant::now(), entry.held());
+    let left = || (limit + entry.held().saturating_sub(held)).saturating_sub(started.elapsed());
+    let mut result = std::pin::pin!(result);
+    while left() > Duration::ZERO {
+        if let Ok(result) = timeout(left(), &mut result).await {
+            return Some(result);
+        }
+    }
+    None
+}
+
 /// Answers one command, in bounded time and unless the session is ended meanwhile.
 ///
 /// Whoever is interrupted may have said half of something, so then the connection just closes.
@@ -244,8 +257,8 @@ async fn within(
     answer: impl Future<Output = Result<(), Fault>>,
 ) -> Result<(), Fault> {
     let interrupted = tokio::select! {
-        answered = timeout(limit, answer) => {
-            if let Ok(result) = answered {
+        answered = in_time(limit, entry, answer) => {
+            if let Some(result) = answered {
                 return result;
             }
             let detail = format!("a command took longer than {}", humantime::format_duration(limit));
@@ -282,13 +295,13 @@ impl Session {
         let entry = Arc::clone(&self.registered.entry);
         let login = tokio::select! {
             // On the heap and gone afterwards: an idle session is not as large as its login.
-            login = timeout(limit, Box::pin(self.handshake(stream))) => login,
+            login = in_time(limit, &entry, Box::pin(self.handshake(stream))) => login,
             why = entry.ended() => return Outcome::Failed(why.fault()),
         };
         let (mut relay, mut credential) = match login {
-            Ok(Ok(logged_in)) => logged_in,
-            Ok(Err(fault)) => return Outcome::Failed(fault),
-            Err(_) => {
+            Some(Ok(logged_in)) => logged_in,
+            Some(Err(fault)) => return Outcome::Failed(fault),
+            None => {
                 let detail = format!("login took longer than {}", humantime::format_duration(limit));
                 return Outcome::Failed(Fault::silent(Blame::Client, "handshake_timeout", detail));
             }
@@ -496,6 +509,10 @@ async fn unless_ended(entry: &Entry, work: impl Future<Output = Result<(), Fault
 }
 
 impl Elsewhere for Session {
+    fn trouble(&self, code: u16) {
+        self.suspect(Evidence::Error(code));
+    }
+
     fn leads_elsewhere(&self, schema: &[u8]) -> bool {
         if !self.may_move() {
             return false;

@@ -16,6 +16,7 @@ use super::registry::Leave;
 use super::relay::Relay;
 use super::{Credential, Leaving, Session, settle, unless_ended};
 use crate::auth::Proof;
+use crate::backend::LinkError;
 use crate::config::NodeChoice;
 use crate::fault::{Blame, Fault};
 use crate::ids::NodeName;
@@ -44,6 +45,15 @@ const NEED_REPREPARE: u16 = 1615;
 /// What a server says when it ends connections because it stops: `ER_SERVER_SHUTDOWN`, and `MariaDB` also
 /// `ER_CONNECTION_KILLED`.
 const STOPPING: [u16; 2] = [1053, 1927];
+
+/// Whether the link that a session is about to leave can still be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OldLink {
+    /// It can, and is asked what only it knows.
+    Answers,
+    /// It can not.
+    Lost,
+}
 
 /// Since when nodes refuse the statement that is under way.
 #[derive(Debug, Default)]
@@ -139,9 +149,13 @@ impl Session {
             return Ok(());
         }
         let reason = wish.map_or("", |wish| wish.reason.as_str());
-        self.ask_insert_id(relay, credential).await;
-        match self.relocate(relay, credential, reason).await {
-            Err(fault) if fault.blame != Blame::Client && wish.is_some_and(|wish| !wish.at_once) => {
+        let mut old = OldLink::Answers;
+        match self.relocate_from(&mut old, relay, credential, reason).await {
+            Err(fault)
+                if fault.blame != Blame::Client
+                    && old == OldLink::Answers
+                    && wish.is_some_and(|wish| !wish.at_once) =>
+            {
                 debug!(session = self.registered.entry.id.0, %fault, "the session stays where it is");
                 Ok(())
             }
@@ -164,13 +178,14 @@ impl Session {
         // Who asked for any node may well be on a read-only one.
         let is_read_only = refusal.code != NOT_PREPARED;
         let hopeless = is_read_only && self.service.node == NodeChoice::Any && !self.has_better_node();
+        self.suspect(Evidence::Error(refusal.code));
         if hopeless || !can_leave(relay, credential) {
-            relay.pass_refusal(refusal);
+            self.pass_refusal(relay, refusal);
             return Ok(());
         }
         let mut changes = self.shared.topology.subscribe();
-        let mut patience = Patience::default();
-        self.suspect(Evidence::Error(refusal.code));
+        let entry = Arc::clone(&self.registered.entry);
+        let mut patience = Patience::of(&entry);
         let again = Instant::now() + ASK_AGAIN;
         while !(self.has_better_node() || self.has_node() && Instant::now() >= again) {
             let (held, cluster) = (&self.shared.held, &credential.cluster);
@@ -181,27 +196,43 @@ impl Session {
                 gone = relay.client_gone() => return Err(gone),
             };
             if !waited || Instant::now() >= deadline {
-                relay.pass_refusal(refusal);
+                self.pass_refusal(relay, refusal);
                 return Ok(());
             }
         }
-        self.ask_insert_id(relay, credential).await;
-        self.relocate(relay, credential, "its node refused a statement").await
+        let mut old = OldLink::Answers;
+        self.relocate_from(&mut old, relay, credential, "its node refused a statement").await
+    }
+
+    /// The client is told that its statement was refused, which is the reply to it.
+    fn pass_refusal(&self, relay: &mut Relay, refusal: &ErrPacket) {
+        relay.pass_refusal(refusal);
+        self.metrics.statements.inc();
+        self.registered.entry.statement_done();
+        self.registered.entry.set_waits(true);
     }
 
     /// Asks the link that the session is about to leave what `LAST_INSERT_ID()` tells there, if it may be anything: an OK packet
-    /// tells another value where a statement gave the key itself. A link that does not answer leaves what packets told.
-    async fn ask_insert_id(&self, relay: &mut Relay, credential: &Credential) {
+    /// tells another value where a statement gave the key itself. A link that does not answer leaves what packets told, and is
+    /// not used any more.
+    async fn ask_insert_id(&self, relay: &mut Relay, credential: &Credential) -> OldLink {
         if relay.state.insert_id().is_none() {
-            return;
+            return OldLink::Answers;
         }
         let limit = self.connect_timeout(&credential.cluster);
         let rows = relay.link().rows("SELECT LAST_INSERT_ID()", limit).await;
-        let told = rows.ok().and_then(|rows| {
-            let value = rows.first()?.value(0)??;
-            std::str::from_utf8(value).ok()?.parse().ok()
-        });
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(LinkError::Refused(_)) => Vec::new(),
+            Err(error) => {
+                debug!(session = self.registered.entry.id.0, %error, "the link that is left does not answer");
+                return OldLink::Lost;
+            }
+        };
+        let told = rows.first().and_then(|row| row.value(0).flatten());
+        let told = told.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         relay.state.asked_insert_id(told);
+        OldLink::Answers
     }
 
     /// A command about a prepared statement needs the types of its parameters, which this link has not seen.
@@ -245,7 +276,7 @@ impl Session {
     }
 
     /// Tells the probe of the session's node what happened.
-    fn suspect(&self, evidence: Evidence) {
+    pub(super) fn suspect(&self, evidence: Evidence) {
         let place = self.registered.entry.place();
         if let (Some(cluster), Some(node)) = (place.cluster, place.node) {
             self.shared.topology.suspect(&cluster, &node, evidence);
@@ -330,29 +361,48 @@ impl Session {
         credential: &Credential,
         reason: &str,
     ) -> Result<(), Fault> {
+        self.relocate_from(&mut OldLink::Lost, relay, credential, reason).await
+    }
+
+    /// The same from an old link that may still answer. After an error, the session can go on there if it does.
+    async fn relocate_from(
+        &mut self,
+        old: &mut OldLink,
+        relay: &mut Relay,
+        credential: &Credential,
+        reason: &str,
+    ) -> Result<(), Fault> {
         let started = Instant::now();
         self.wait_in_silence(relay).await?;
-        let state = &relay.state;
-        let schema = state.schema().map(<[u8]>::to_vec);
+        let schema = relay.state.schema().map(<[u8]>::to_vec);
         let mut wanted = Credential { database: schema, ..credential.clone() };
-        let mut settings = state.settings().to_vec();
-        settings.extend(state.insert_id().map(|id| format!("DO LAST_INSERT_ID({id})").into_bytes()));
         let limit = self.connect_timeout(&credential.cluster);
-        let mut attempts = 0;
+        let (mut attempts, mut dropped, mut asked) = (0, false, false);
         let (placed, answers) = loop {
             attempts += 1;
             let mut placed = tokio::select! {
                 placed = self.place(&wanted, None) => match placed {
-                    // It was dropped since: where the session was, nothing worked in it any more either.
-                    Err(fault) if wanted.database.is_some() && fault.code() == Some(UNKNOWN_DATABASE) => {
+                    // It was dropped since: where the session was, nothing worked in it any more either. On a replica it may
+                    // only not be there yet.
+                    Err(fault)
+                        if wanted.database.is_some()
+                            && fault.code() == Some(UNKNOWN_DATABASE)
+                            && self.service.node == NodeChoice::Writer =>
+                    {
                         wanted.database = None;
-                        relay.state.schema_dropped();
+                        dropped = true;
                         continue;
                     }
                     placed => placed?,
                 },
                 gone = relay.client_gone() => return Err(gone),
             };
+            if *old == OldLink::Answers && !std::mem::replace(&mut asked, true) {
+                *old = self.ask_insert_id(relay, credential).await;
+            }
+            let mut settings = relay.state.settings().to_vec();
+            settings
+                .extend(relay.state.insert_id().map(|id| format!("DO LAST_INSERT_ID({id})").into_bytes()));
             let texts: Vec<&[u8]> = relay.state.prepared().texts().map(|(_, text)| text).collect();
             let brought = async {
                 let link =
@@ -373,6 +423,9 @@ impl Session {
                 }
             }
         };
+        if dropped {
+            relay.state.schema_dropped();
+        }
         let statements = relay.state.prepared().texts();
         let numbers: Vec<_> = statements.map(|(number, _)| number).zip(answers).collect();
         let (from, to) = (self.registered.entry.place().node, placed.node.clone());

@@ -256,7 +256,7 @@ impl Session {
         let mut changes = self.shared.topology.subscribe();
         let limit = self.connect_timeout(&credential.cluster);
         let links = self.links(&credential.cluster);
-        let mut patience = Patience::default();
+        let mut patience = Patience::of(&self.registered.entry);
         let mut attempt = 0;
         loop {
             changes.mark_unchanged();

@@ -99,6 +99,8 @@ pub struct Entry {
     wished: Notify,
     /// Whether its link is to be watched closely.
     watched: AtomicBool,
+    /// How long it has waited for a node in all, and since when it does.
+    held: Mutex<(Duration, Option<Instant>)>,
     /// Why it cannot leave its link.
     pin: Mutex<Option<Pin>>,
 }
@@ -224,6 +226,20 @@ impl Entry {
         self.watched.load(Ordering::Relaxed)
     }
 
+    /// Notes that the session waits for a node from now on, or no longer.
+    pub fn set_held(&self, held: bool) {
+        let mut time = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (total, since) = *time;
+        let total = total + since.map_or(Duration::ZERO, |since| since.elapsed());
+        *time = (total, held.then(Instant::now));
+    }
+
+    /// How long the session has waited for a node, in all. That is nobody's slowness.
+    pub fn held(&self) -> Duration {
+        let (total, since) = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        total + since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Notes why the session cannot leave its link; none: it can.
     pub fn set_pin(&self, pin: Option<Pin>) {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
@@ -279,6 +295,7 @@ impl Registry {
             leave: Mutex::default(),
             wished: Notify::new(),
             watched: AtomicBool::new(false),
+            held: Mutex::default(),
             pin: Mutex::default(),
         });
         self.lock().insert(id, Arc::clone(&entry));

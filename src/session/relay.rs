@@ -15,13 +15,12 @@ mod moving;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 
 use awaited::Awaited;
-use flow::{Held, flush, is_disconnect, is_silence, pass_on, read};
+use flow::{Held, flush, pass_on, read};
 use leftovers::Leftovers;
 use moving::{InFlight, Patch};
 
@@ -42,7 +41,7 @@ use crate::wire::{Capabilities, Status};
 const SCRATCH: usize = 64 * 1024;
 
 /// Longest statement whose text is looked at; a longer one has an unknown effect.
-const VISIBLE_STATEMENT: usize = 16 * 1024;
+const VISIBLE_STATEMENT: usize = 48 * 1024;
 
 /// Bytes of a `COM_STMT_EXECUTE` that are looked at, for the types of its parameters.
 const VISIBLE_EXECUTE: usize = 1024;
@@ -81,6 +80,9 @@ pub enum Event {
 pub trait Elsewhere {
     /// Whether the schema belongs to a cluster other than the session's.
     fn leads_elsewhere(&self, schema: &[u8]) -> bool;
+
+    /// The node answered with an error of its own state, such as that it is read-only.
+    fn trouble(&self, code: u16);
 }
 
 /// What the client's next packets are.
@@ -132,6 +134,8 @@ pub struct Relay {
     leaving: bool,
     /// The link is watched closely.
     watched: bool,
+    /// Bytes that were sent since everything was answered.
+    outstanding: usize,
     /// The only command under way, for as long as it could be sent again.
     in_flight: Option<InFlight>,
     /// The command that goes out next did so before, on a link that was lost.
@@ -177,6 +181,7 @@ impl Relay {
             last_words: None,
             leaving: false,
             watched: false,
+            outstanding: 0,
             in_flight: None,
             lost_before: false,
             patches: Vec::new(),
@@ -282,6 +287,7 @@ impl Relay {
         self.look_again |= end > 0 && !self.from_client.unread.is_empty();
         self.from_client.put_back(&chunk[end..]);
         self.patch(chunk);
+        self.note_sent(end);
         around.metrics.bytes_to_nodes.inc_by(end as u64);
         let start = headroom - self.put_own_commands(before, &mut scratch[..headroom]);
         match pass_on(
@@ -554,25 +560,14 @@ impl Relay {
         // Between two replies the client expects the first packet of the next one.
         self.next_sequence = 1;
         self.begin_next();
+        moving::note_trouble(end, around);
         if self.awaited.is_empty() {
+            self.note_answered();
             self.tell_pin(around.entry);
             around.entry.set_waits(true);
             self.look_again |= !self.from_client.unread.is_empty();
         }
         Ok(())
-    }
-
-    /// A node that is gone may have left last words to read.
-    fn node_failed(&mut self, e: &io::Error) -> Poll<Progress> {
-        let event = match self.last_words.take() {
-            Some(words) => Event::NodeClosed(Some(words)),
-            None if is_disconnect(e) => Event::NodeClosed(None),
-            None if is_silence(e) => Event::NodeSilent,
-            None => {
-                Event::Failed(Fault::killed("node_failed", Blame::Server, format!("link to the server: {e}")))
-            }
-        };
-        Poll::Ready(Progress::Event(event))
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("moves::writes_wait_for_a_writer", writes_wait_for_a_writer),
         trial("moves::what_stayed_behind_is_refused", what_stayed_behind_is_refused),
         trial("moves::a_client_that_goes_frees_its_place", a_client_that_goes_frees_its_place),
+        trial("moves::waiting_is_nobodys_slowness", waiting_is_nobodys_slowness),
     ]
 }
 
@@ -446,4 +447,43 @@ fn a_client_that_goes_frees_its_place() -> Verdict {
     })();
     primary.sql("SET GLOBAL read_only = 0")?;
     verdict
+}
+
+fn waiting_is_nobodys_slowness() -> Verdict {
+    let pair = lab::pair()?;
+    let replication = pair.own_replication();
+    let port = free_port()?;
+    let configuration =
+        lab::cluster_with("shop", "replication", &replication.toml_nodes(), "moves = { hold = \"2s\" }\n")
+            + &lab::service_toml("shop", port, "route = \"cluster:shop\"")
+            + "[runtime]\nhandshake_timeout = \"1s\"\n";
+    let spillway = Spillway::start(lab::binary(), "spillway-held-long", &configuration)?;
+    let primary = &replication.nodes[0];
+    let mut there = session(port, "crm")?;
+    let write = "UPDATE customer SET name = name WHERE id = -1";
+    run(&mut there, write)?;
+    let verdict = (|| {
+        primary.sql("SET GLOBAL read_only = 1")?;
+        // Each of its statements waits, not only the first.
+        for _ in 0..2 {
+            let start = Instant::now();
+            let reply = there.query(write)?;
+            same!(Refusal::parse(&reply[0])?.code, 1290, "{reply:?}");
+            ensure!(start.elapsed() > Duration::from_millis(1800), "it waited for {:?}", start.elapsed());
+        }
+        std::thread::scope(|scope| {
+            let start = Instant::now();
+            let login = scope.spawn(|| session(port, "crm"));
+            let change = scope.spawn(|| there.change_user("app", PASSWORD, "crm"));
+            std::thread::sleep(Duration::from_millis(1400));
+            primary.sql("SET GLOBAL read_only = 0")?;
+            login.join().map_err(|_| "a login panicked".to_owned())??;
+            ensure!(start.elapsed() > Duration::from_secs(1), "it did not wait");
+            let change = change.join().map_err(|_| "a change panicked".to_owned())??;
+            ensure!(change.is_ok(), "COM_CHANGE_USER: {change:?}");
+            Ok(())
+        })
+    })();
+    primary.sql("SET GLOBAL read_only = 0")?;
+    verdict.map_err(|reason| format!("{reason}\n{}", spillway.log_tail(10)))
 }

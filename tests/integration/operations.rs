@@ -2,6 +2,7 @@
 
 use crate::harness::client::Login;
 use crate::harness::proxy::{API_TOKEN, CONSOLE_PASSWORD, Console, Spillway, http};
+use crate::harness::workspace::{directory, free_port};
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Shape, first_value};
@@ -13,6 +14,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("operations::console_looks", console_looks),
         trial("operations::console_login", console_login),
+        trial("operations::command_line", command_line),
         trial("operations::api_looks", api_looks),
         trial("operations::api_needs_the_token", api_needs_the_token),
         trial("operations::metrics", metrics),
@@ -31,6 +33,43 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn session(port: u16) -> Outcome<Raw> {
     raw::login(port, &Credentials::new("app", PASSWORD, Some("lab")))?
         .map_err(|refusal| format!("{refusal:?}"))
+}
+
+/// The same commands from a shell, by the console that the configuration names.
+fn command_line() -> Verdict {
+    let own = lab::private_solo("spillway-ctl", "")?;
+    let ctl = |words: &[&str]| {
+        let mut command = std::process::Command::new(lab::binary());
+        command.arg("ctl").arg("-c").arg(own.spillway.file()).args(words);
+        crate::harness::client::run_with_input(&mut command, b"")
+    };
+    for (words, code, wanted) in [
+        (&["show", "nodes"][..], 0, "lab"),
+        (&["show nodes"], 0, "lab"),
+        (&["explain", "login", "app", "127.0.0.1", "lab"], 0, "verdict"),
+        (&["explain", "login", "nobody", "10.1.2.3"], 0, "refused"),
+        (&["set", "node", "lab", "solo", "drain"], 0, "drain"),
+        (&["set", "node", "lab", "solo", "enabled"], 0, "enabled"),
+        (&["kill", "session", "999999"], 1, "error: "),
+        (&["dance"], 1, "error: "),
+        (&["quit"], 0, ""),
+        (&["switch", "lab", "--dry-run"], 1, "error: "),
+    ] {
+        let printed = ctl(words)?;
+        same!(printed.code, Some(code), "{words:?}: {printed:?}");
+        let (said, silent) =
+            if code == 0 { (&printed.output, &printed.errors) } else { (&printed.errors, &printed.output) };
+        ensure!(said.contains(wanted) && silent.is_empty(), "{words:?}: {printed:?}");
+        ensure!(!said.contains("spillway> "), "a prompt: {said}");
+    }
+    let without = directory("ctl")?.join("without.toml");
+    std::fs::write(&without, lab::solo_toml(free_port()?, "")?).map_err(|e| e.to_string())?;
+    let mut command = std::process::Command::new(lab::binary());
+    let printed =
+        crate::harness::client::run_with_input(command.args(["ctl", "-c"]).arg(&without).arg("help"), b"")?;
+    same!(printed.code, Some(69), "{printed:?}");
+    ensure!(printed.errors.contains("admin.console"), "{printed:?}");
+    Ok(())
 }
 
 fn console_looks() -> Verdict {
@@ -228,14 +267,14 @@ fn drain_and_maintenance() -> Verdict {
 }
 
 fn state_survives_a_restart() -> Verdict {
-    let state = crate::harness::workspace::directory("state")?.join("state.json");
+    let state = directory("state")?.join("state.json");
     let more = format!("[runtime]\nstate_file = \"{}\"\n", state.display());
     let mut own = lab::private_solo("spillway-state", &more)?;
     own.spillway.ask("set node lab solo drain")?;
     own.spillway.terminate()?;
     own.spillway.wait(Duration::from_secs(20))?;
     drop(own);
-    let port = crate::harness::workspace::free_port()?;
+    let port = free_port()?;
     let again = lab::solo_toml(port, &more)?;
     let mut spillway = Spillway::launch(lab::binary(), "spillway-state-again", &again)?;
     // Its only node is drained, so it serves, but is not ready for clients.
@@ -290,7 +329,7 @@ fn kill_session() -> Verdict {
 fn accounts_come_and_go() -> Verdict {
     let solo = lab::solo()?;
     // Not refreshed by time, so that it is the reload which is seen.
-    let port = crate::harness::workspace::free_port()?;
+    let port = free_port()?;
     let configuration = lab::solo_toml(port, "")?
         .replace("kind = \"static\"", "kind = \"static\"\naccounts_refresh = \"0s\"");
     let spillway =
@@ -323,7 +362,7 @@ fn accounts_come_and_go() -> Verdict {
 fn reload_configuration() -> Verdict {
     let own = lab::private_solo("spillway-reload", "")?;
     let mut open = session(own.port)?;
-    let second = crate::harness::workspace::free_port()?;
+    let second = free_port()?;
     let wider = lab::solo_toml(own.port, &lab::service_toml("second", second, "route = \"cluster:lab\""))?;
     // A wrong file changes nothing.
     own.spillway.rewrite(&wider.replace("cluster:lab", "cluster:nowhere"))?;
@@ -389,7 +428,7 @@ fn stop_has_a_deadline() -> Verdict {
 }
 
 fn unix_socket_listener() -> Verdict {
-    let socket = crate::harness::workspace::directory("sockets")?.join("app.sock");
+    let socket = directory("sockets")?.join("app.sock");
     let more =
         format!("[service.local]\nlisten = [\"unix:{}\"]\nroute = \"cluster:lab\"\n", socket.display());
     let own = lab::private_solo("spillway-unix", &more)?;

@@ -15,6 +15,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("probes::a_node_comes_back_after_some_good_ones", a_node_comes_back_after_some_good_ones),
         trial("probes::trouble_of_a_session_wakes_one", trouble_of_a_session_wakes_one),
+        trial("probes::a_refusal_in_a_transaction_wakes_one", a_refusal_in_a_transaction_wakes_one),
         trial("probes::a_full_node_serves_those_who_are_there", a_full_node_serves_those_who_are_there),
     ]
 }
@@ -135,5 +136,29 @@ fn a_full_node_serves_those_who_are_there() -> Verdict {
     let before = failures()?;
     sleep(Duration::from_secs(1));
     same!((state(&spillway)?.as_str(), failures()? - before <= 1), ("up", true), "with room again");
+    Ok(())
+}
+
+fn a_refusal_in_a_transaction_wakes_one() -> Verdict {
+    let server = Server::standalone("refusing", &["--skip-name-resolve"])?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "CREATE DATABASE lab; CREATE TABLE lab.row (n INT); CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}';
+         GRANT ALL ON lab.* TO app@'%'"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ only = \"{}\" }}", server.address());
+    let configuration = lab::cluster_probed("lab", "replication", &nodes, "30s", "")
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
+    let spillway = Spillway::start(lab::binary(), "spillway-refusing", &configuration)?;
+    spillway.wait_node("lab", "only", "is the writer", |row| row["role"] == "writer")?;
+    let mut there = session(port)?;
+    there.query("BEGIN")?;
+    server.sql("SET GLOBAL read_only = 1")?;
+    let reply = there.query("INSERT INTO lab.row VALUES (1)")?;
+    same!(raw::Refusal::parse(&reply[0])?.code, 1290, "{reply:?}");
+    spillway.wait_node("lab", "only", "is seen as read-only", |row| row["role"] != "writer")?;
+    let told = spillway.ask("explain node lab only")?;
+    ensure!(told.contains("error 1290"), "no evidence in {told}");
     Ok(())
 }

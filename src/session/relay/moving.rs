@@ -1,16 +1,18 @@
 //! What a session needs to leave its link for another one: knowing that it can, and sending again what was lost.
 
 use std::cell::RefCell;
+use std::io;
+use std::task::Poll;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncReadExt;
 use tracing::debug;
 
-use super::flow::Held;
+use super::flow::{Held, is_disconnect, is_silence};
 use super::leftovers::Leftovers;
-use super::{ClientSends, Follow, Relay, VISIBLE_STATEMENT};
+use super::{ClientSends, Event, Follow, Progress, Relay, VISIBLE_STATEMENT};
 use crate::backend::Link;
-use crate::fault::Fault;
+use crate::fault::{Blame, Fault};
 use crate::net::Stream;
 use crate::session::moving::{NOT_PREPARED, needs_reprepare};
 use crate::session::prepared::{About, PreparedStatements};
@@ -30,6 +32,9 @@ const OPTION_PREVENTS: u16 = 1290;
 const READ_ONLY_MODE: u16 = 1836;
 /// Bytes of a client that are read while nobody can answer it.
 const HEARD: usize = 64 * 1024;
+/// Bytes that the system of a node takes from a link even while the server does not read: the least that a receive buffer
+/// holds.
+const ACKNOWLEDGED: usize = 16 * 1024;
 /// Buffers that wait for the next command of any session of this worker.
 const MAX_SPARE: usize = 64;
 
@@ -91,6 +96,14 @@ impl Drop for InFlight {
     }
 }
 
+/// Has the node probed that answers with an error of its own state.
+pub(super) fn note_trouble(end: End, around: &super::Around<'_>) {
+    const SHUTDOWN: u16 = 1053;
+    if let End::Error(code @ (OPTION_PREVENTS | READ_ONLY_MODE | NOT_PREPARED | SHUTDOWN)) = end {
+        around.elsewhere.trouble(code);
+    }
+}
+
 /// A number to be written over the bytes at a position.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patch {
@@ -133,10 +146,45 @@ impl Relay {
     pub fn watch(&mut self, closely: bool) {
         if self.watched != closely {
             self.watched = closely;
-            if let Err(error) = self.link.watch(closely, !self.from_client.unsent.is_empty()) {
-                debug!(%error, "the watch over a link could not be changed");
-            }
+            self.watch_link();
         }
+    }
+
+    fn watch_link(&self) {
+        // As long as the node's system can take all without the server, it acknowledges all.
+        if let Err(error) = self.link.watch(self.watched, self.outstanding > ACKNOWLEDGED) {
+            debug!(%error, "the watch over a link could not be changed");
+        }
+    }
+
+    /// So many bytes more go out to the node.
+    pub(super) fn note_sent(&mut self, bytes: usize) {
+        let before = self.outstanding;
+        self.outstanding = before.saturating_add(bytes);
+        if self.watched && before <= ACKNOWLEDGED && self.outstanding > ACKNOWLEDGED {
+            self.watch_link();
+        }
+    }
+
+    /// Everything that was sent is answered.
+    pub(super) fn note_answered(&mut self) {
+        let before = std::mem::take(&mut self.outstanding);
+        if self.watched && before > ACKNOWLEDGED {
+            self.watch_link();
+        }
+    }
+
+    /// A node that is gone may have left last words to read.
+    pub(super) fn node_failed(&mut self, e: &io::Error) -> Poll<Progress> {
+        let event = match self.last_words.take() {
+            Some(words) => Event::NodeClosed(Some(words)),
+            None if is_disconnect(e) => Event::NodeClosed(None),
+            None if is_silence(e) => Event::NodeSilent,
+            None => {
+                Event::Failed(Fault::killed("node_failed", Blame::Server, format!("link to the server: {e}")))
+            }
+        };
+        Poll::Ready(Progress::Event(event))
     }
 
     /// Whether the client wants nothing now.
@@ -221,8 +269,10 @@ impl Relay {
     /// Replaces the link by another one, and returns the old one. A command that was under way there is sent again.
     pub fn replace_link(&mut self, link: Link) -> Link {
         let old = std::mem::replace(&mut self.link, link);
-        self.watched = false;
+        let watched = std::mem::take(&mut self.watched);
+        self.outstanding = 0;
         self.start_anew();
+        self.watch(watched);
         old
     }
 
@@ -242,6 +292,8 @@ impl Relay {
             self.from_client.unread = unread;
             self.lost_before = again.lost_before || !again.refused;
         }
+        // A command at which the stream is stopped stands behind the one that is sent again.
+        (self.stopped_at, self.barred) = (None, None);
         self.look_again |= !self.from_client.unread.is_empty();
         self.leftovers = Leftovers::of(&self.link);
     }
@@ -252,6 +304,9 @@ impl Relay {
         refusal.put(&mut self.from_node.unsent, 1);
         if let Some(done) = self.awaited.pop_front() {
             self.state.ended(done.pending, End::Error(refusal.code));
+        }
+        if self.awaited.is_empty() {
+            self.note_answered();
         }
         self.tracker = ReplyTracker::new(self.capabilities);
         self.begin_next();

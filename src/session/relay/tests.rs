@@ -33,6 +33,8 @@ impl Elsewhere for Far {
     fn leads_elsewhere(&self, schema: &[u8]) -> bool {
         schema.starts_with(b"far")
     }
+
+    fn trouble(&self, _code: u16) {}
 }
 
 async fn rig() -> Rig {
