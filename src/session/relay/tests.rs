@@ -348,6 +348,50 @@ async fn a_lost_read_is_sent_again_once() {
 }
 
 #[tokio::test]
+async fn what_waits_behind_a_lost_read_stays_behind_it() {
+    let mut rig = rig().await;
+    let query = packet(0, b"\x03SELECT 1");
+    rig.client.write_all(&[query.clone(), packet(0, b"\x02far_away")].concat()).await.unwrap();
+    rig.settle().await;
+    let (link, node) = another_link().await;
+    rig.relay.replace_link(link);
+    rig.node = node;
+    rig.settle().await;
+    assert_eq!(rig.at_node(query.len()).await, query);
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    assert!(matches!(rig.run().await, Event::Command(Command::InitDb)));
+    assert_eq!(rig.at_client(packet(1, OK).len()).await, packet(1, OK));
+    let (_, unread) = rig.relay.client();
+    assert_eq!(unread[..], packet(0, b"\x02far_away"));
+}
+
+#[tokio::test]
+async fn a_watched_link_may_take_its_time_with_an_upload() {
+    let mut rig = rig().await;
+    let limit = |rig: &Rig| {
+        let socket = socket2::SockRef::from(rig.relay.link.stream.tcp().unwrap());
+        socket.tcp_user_timeout().unwrap().is_some_and(|limit| !limit.is_zero())
+    };
+    assert!(!limit(&rig));
+    rig.relay.watch(true);
+    assert!(limit(&rig));
+    let upload = packet(0, &[b"\x03INSERT INTO t VALUES ('", &[b'x'; 60_000][..], b"')"].concat());
+    rig.client.write_all(&upload).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_node(upload.len()).await.len(), upload.len());
+    assert!(!limit(&rig), "the node may be busy with it");
+    rig.node.write_all(&packet(1, OK)).await.unwrap();
+    rig.settle().await;
+    assert!(limit(&rig), "it is answered");
+    let (link, node) = another_link().await;
+    rig.relay.replace_link(link);
+    rig.node = node;
+    assert!(limit(&rig), "the other link, too");
+    rig.relay.watch(false);
+    assert!(!limit(&rig));
+}
+
+#[tokio::test]
 async fn a_read_that_a_node_refused_may_still_be_lost_once() {
     let mut rig = rig().await;
     let query = packet(0, b"\x03SELECT 1");
