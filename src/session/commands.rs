@@ -64,7 +64,7 @@ impl<'a> Conversation<'a> {
 }
 
 /// Answers the command at which the relay is stopped with what the fault says.
-pub(super) async fn refuse(relay: &mut Relay, fault: Option<Fault>) -> Result<(), Fault> {
+pub(super) async fn refuse(relay: &mut Relay, fault: Option<Box<Fault>>) -> Result<(), Fault> {
     let Some(fault) = fault else { return Ok(()) };
     let mut talk = Conversation::with(relay);
     talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;

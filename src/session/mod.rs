@@ -320,7 +320,7 @@ impl Session {
                 }
                 () = Leaving::deadline(&mut leaving, &entry) => break overdue(leaving.as_deref(), &relay),
             };
-            let barred = relay.take_bar();
+            let barred = if matches!(event, Event::Command(_)) { relay.take_bar() } else { None };
             let done = match event {
                 Event::Command(_) if barred.is_some() => {
                     within(limit, &entry, Box::pin(commands::refuse(&mut relay, barred))).await

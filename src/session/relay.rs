@@ -145,7 +145,8 @@ pub struct Relay {
     /// What operators were told last of why the session cannot leave its link.
     told: Option<Pin>,
     /// Why the command at which the client's stream is stopped goes nowhere; none: it is for Spillway.
-    barred: Option<Fault>,
+    // Boxed because most sessions never have one.
+    barred: Option<Box<Fault>>,
     /// The packet by which the node refused the only statement under way.
     rejected: Option<ErrPacket>,
     /// Which statements are classified, so that pins are known and another session may have the link.

@@ -388,13 +388,13 @@ impl Relay {
         if barred {
             let detail =
                 "it asks for what the statement before left on a node that the session is no longer on";
-            self.barred = Some(Fault::refused("forgotten", detail));
+            self.barred = Some(Box::new(Fault::refused("forgotten", detail)));
         }
         barred
     }
 
     /// Why the command at which the client's stream is stopped goes nowhere, once.
-    pub fn take_bar(&mut self) -> Option<Fault> {
+    pub fn take_bar(&mut self) -> Option<Box<Fault>> {
         self.barred.take()
     }
 

@@ -375,7 +375,7 @@ async fn a_watched_link_may_take_its_time_with_an_upload() {
     assert!(!limit(&rig));
     rig.relay.watch(true);
     assert!(limit(&rig));
-    let upload = packet(0, &[b"\x03INSERT INTO t VALUES ('", &[b'x'; 60_000][..], b"')"].concat());
+    let upload = packet(0, &[b"\x03INSERT INTO t VALUES ('", &b"x".repeat(60_000)[..], b"')"].concat());
     rig.client.write_all(&upload).await.unwrap();
     rig.settle().await;
     assert_eq!(rig.at_node(upload.len()).await.len(), upload.len());
