@@ -227,8 +227,8 @@ impl Keeper for KeptHandovers {
         self.change(|handovers| drop(handovers.insert(cluster.clone(), begun.clone())))
     }
 
-    fn ended(&self, cluster: &ClusterName) -> Result<(), String> {
-        self.change(|handovers| drop(handovers.remove(cluster)))
+    fn ended(&self, cluster: &ClusterName, begun: &Begun) -> Result<(), String> {
+        self.change(|handovers| handovers.retain(|name, kept| name != cluster || kept != begun))
     }
 
     fn found(&self) -> Vec<(ClusterName, Begun)> {
@@ -336,8 +336,11 @@ mod tests {
         first.file.set(&first.topology, "shop", "db2", Desired::Drain).unwrap();
         let second = load();
         second.file.apply(&second.topology);
-        assert_eq!(second.found(), [(shop.clone(), begun)]);
-        second.ended(&shop).unwrap();
+        assert_eq!(second.found(), [(shop.clone(), begun.clone())]);
+        // One that began later is another one.
+        second.ended(&shop, &Begun { at: begun.at - 1, ..begun.clone() }).unwrap();
+        assert_eq!(load().found(), [(shop.clone(), begun.clone())]);
+        second.ended(&shop, &begun).unwrap();
         assert!(load().found().is_empty());
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains("handovers") && text.contains("drain"), "{text}");

@@ -1,5 +1,6 @@
 //! From what the nodes tell to what is to be done: guards, the choice of the new writer, the plan; pure.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::time::Duration;
 
@@ -165,9 +166,10 @@ pub(super) fn failover(survey: &Survey, target: Option<&str>, terms: Terms) -> D
     decision.require("server ids are unique", unique_ids(survey));
     decision.require("no node is writable", none_writable(survey));
     decision.require("the replicas have lost their primary", primary_lost(survey));
-    let chosen = most_advanced(survey, target);
+    let chosen = most_advanced(survey, target, terms);
     let Some(to) = decision.check("there is a new writer", chosen) else { return decision };
     decision.require("what replicas acknowledged", Ok(was_acknowledged(survey)));
+    decision.require("the new writer can apply what it received", able_to_apply(to, terms.max_lag));
     let others: Vec<Action> =
         follow(survey.seen.iter().filter(|seen| orphan(survey, seen).is_some()), &to.node);
     let is_pair = terms.kind == ClusterKind::MultiPrimary;
@@ -221,8 +223,13 @@ fn none_writable(survey: &Survey) -> Result<String, String> {
     }
 }
 
-/// The replica that has, applied or only received, all that any other has; the preferred one of several.
-fn most_advanced<'a>(survey: &'a Survey, target: Option<&str>) -> Result<(&'a Seen, String), String> {
+/// The replica that has, applied or only received, all that any other has; of several, one that can be the writer and is
+/// applying already, and the preferred one of those.
+fn most_advanced<'a>(
+    survey: &'a Survey,
+    target: Option<&str>,
+    terms: Terms,
+) -> Result<(&'a Seen, String), String> {
     let replicas: Vec<(&Seen, _)> = survey
         .seen
         .iter()
@@ -231,9 +238,13 @@ fn most_advanced<'a>(survey: &'a Survey, target: Option<&str>) -> Result<(&'a Se
         .collect();
     let leads = |of: &super::position::Gtids| replicas.iter().all(|(_, other)| of.covers(other));
     let foremost = replicas.iter().filter(|(seen, standing)| seen.enabled && leads(standing));
+    let is_unfit = |seen: &Seen| {
+        let is_pair = terms.kind == ClusterKind::MultiPrimary;
+        seen.hindrance(terms.max_lag).is_some() || (!is_pair && fit_for_primary(seen).is_err())
+    };
     let chosen = foremost
         .filter(|(seen, _)| target.is_none_or(|name| seen.node.as_str() == name))
-        .min_by(|(a, _), (b, _)| b.priority.cmp(&a.priority).then_with(|| a.node.cmp(&b.node)));
+        .min_by_key(|(seen, _)| (is_unfit(seen), !seen.is_applying(), Reverse(seen.priority), &seen.node));
     match (chosen, target) {
         (Some((seen, standing)), _) => Ok((seen, format!("{} at {standing}", seen.node))),
         (None, Some(name)) => Err(format!("{name} is not an enabled replica with all that the others have")),
@@ -241,11 +252,32 @@ fn most_advanced<'a>(survey: &'a Survey, target: Option<&str>) -> Result<(&'a Se
     }
 }
 
+fn able_to_apply(seen: &Seen, patience: Duration) -> Result<String, String> {
+    match seen.hindrance(patience) {
+        Some(reason) => Err(reason),
+        None if seen.is_applying() => Ok("it does".to_owned()),
+        None => Ok("its SQL thread is started, or waited for".to_owned()),
+    }
+}
+
+/// The nodes that could become the writer because the old one is lost, the best first.
+pub(super) fn successors(survey: &Survey, terms: Terms) -> Vec<NodeName> {
+    let promoted = |target: Option<&str>| {
+        failover(survey, target, terms).plan.into_iter().find_map(|action| match action {
+            Action::Promote { node, .. } => Some(node),
+            _ => None,
+        })
+    };
+    let best = promoted(None);
+    let others = survey.seen.iter().filter_map(|seen| promoted(Some(seen.node.as_str())));
+    best.iter().cloned().chain(others.filter(|node| Some(node) != best.as_ref())).collect()
+}
+
 // === a primary that comes back ===
 
 /// A node that accepts writes although another one is the primary, and that one.
 pub(super) fn impostor<'a>(survey: &'a Survey, agreed: Option<&NodeName>) -> Option<(&'a Seen, &'a Seen)> {
-    let writable: Vec<&Seen> = survey.writable().collect();
+    let writable: Vec<&Seen> = survey.contenders().collect();
     let [a, b] = writable[..] else { return None };
     let followers = |primary: &Seen| {
         let follows = |seen: &&Seen| seen.source_of(primary).is_some_and(|source| source.io == "Yes");
@@ -263,7 +295,7 @@ pub(super) fn impostor<'a>(survey: &'a Survey, agreed: Option<&NodeName>) -> Opt
 /// A node that replicates from nobody, or in vain from one that is not the primary, and what keeps it from following the
 /// primary.
 pub(super) fn strays(survey: &Survey) -> Vec<(Action, Result<(), String>)> {
-    let mut writable = survey.writable();
+    let mut writable = survey.contenders();
     let (Some(primary), None) = (writable.next(), writable.next()) else { return Vec::new() };
     let is_stray = |seen: &&Seen| {
         let in_vain = |source: &Source| !source.is(primary) && source.io != "Yes";
@@ -275,6 +307,56 @@ pub(super) fn strays(survey: &Survey) -> Vec<(Action, Result<(), String>)> {
         (action, verdict.and_then(|()| no_lost_own(seen, primary)))
     };
     survey.seen.iter().filter(is_stray).map(judged).collect()
+}
+
+// === a switch that was cut off ===
+
+/// What is left to be done of a switch in a cluster of kind `replication` whose new writer is the only one, and what keeps it
+/// from being done: the new one still has its source, or others have the old one.
+pub(super) fn unfinished(
+    survey: &Survey,
+    old: &NodeName,
+    new: &NodeName,
+) -> Vec<(Action, Result<(), String>)> {
+    let (Some(was), Some(primary)) = (survey.node(old.as_str()), survey.node(new.as_str())) else {
+        return Vec::new();
+    };
+    let stands = |source: &Source| source.io == "No" && source.sql == "No";
+    let mut rest = Vec::new();
+    if !primary.sources.is_empty() {
+        let is_left = primary.sources.iter().all(|source| source.is(was) && stands(source));
+        let verdict = is_left.then_some(()).ok_or_else(|| format!("{new} replicates, though it is writable"));
+        rest.push((Action::Forget(new.clone()), verdict));
+    }
+    for seen in survey.seen.iter().filter(|seen| seen.node != *new) {
+        let source = seen.source_of(primary);
+        let is_behind = seen.node == *old || seen.source_of(was).is_some();
+        let follows = source.is_some_and(|source| source.trouble().is_none());
+        if follows && seen.sources.len() == 1 || !(is_behind || source.is_some_and(stands)) {
+            continue;
+        }
+        let verdict = can_follow(survey, seen, was, primary);
+        rest.push((Action::Follow { node: seen.node.clone(), primary: new.clone() }, verdict));
+    }
+    rest
+}
+
+/// Whether a node that was left behind by a switch may be let follow the new writer.
+fn can_follow(survey: &Survey, seen: &Seen, was: &Seen, primary: &Seen) -> Result<(), String> {
+    let node = &seen.node;
+    if !seen.read_only {
+        return Err(format!("{node} is writable"));
+    }
+    enabled(seen)?;
+    if let Some(other) = seen.sources.iter().find(|source| !source.is(was) && !source.is(primary)) {
+        return Err(format!("{node} replicates from another server, {}", other.address));
+    }
+    if seen.sources.len() > 1 {
+        return Err(format!("{node} replicates from {} servers", seen.sources.len()));
+    }
+    own_id(survey, seen)?;
+    no_errant(seen, primary)?;
+    no_lost_own(seen, primary)
 }
 
 // === what is told, and keeps nobody from anything ===

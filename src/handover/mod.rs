@@ -90,12 +90,20 @@ impl Handover {
     pub fn recover(self: &Arc<Self>, config: &Config) {
         for (name, begun) in self.keeper.found() {
             let handover = Arc::clone(self);
-            let cluster =
-                config.clusters.get(&name).filter(|c| refusal(c, Cause::Planned).is_none()).cloned();
+            let known = config.clusters.get(&name).cloned();
+            let cluster = known.ok_or_else(|| "the cluster is not configured any more".to_owned());
+            let cluster = cluster.and_then(|cluster| match refusal(&cluster, Cause::Planned) {
+                None => Ok(cluster),
+                Some(reason) => Err(reason),
+            });
             tokio::spawn(async move {
                 match cluster {
-                    Some(cluster) => recovery::run(&handover, &cluster, begun).await,
-                    None => handover.forget(&name).await,
+                    Ok(cluster) => recovery::run(&handover, &cluster, begun).await,
+                    Err(reason) => {
+                        let (old, new) = (&begun.old, &begun.new);
+                        error!(cluster = %name, %old, %new, reason, "a switch was cut off: a person must look at its nodes");
+                        handover.forget(&name, &begun).await;
+                    }
                 }
             });
         }
@@ -108,10 +116,10 @@ impl Handover {
         kept.await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
-    /// Nothing is under way in the cluster any more that would have to be taken back.
-    async fn forget(&self, cluster: &ClusterName) {
-        let (keeper, name) = (Arc::clone(&self.keeper), cluster.clone());
-        let forgotten = tokio::task::spawn_blocking(move || keeper.ended(&name));
+    /// This change has ended: it would not have to be taken back any more. Another one, begun since, stays kept.
+    async fn forget(&self, cluster: &ClusterName, begun: &Begun) {
+        let (keeper, name, begun) = (Arc::clone(&self.keeper), cluster.clone(), begun.clone());
+        let forgotten = tokio::task::spawn_blocking(move || keeper.ended(&name, &begun));
         if let Err(reason) = forgotten.await.unwrap_or_else(|e| Err(e.to_string())) {
             warn!(%cluster, reason, "the state file still names a switch that has ended");
         }
@@ -152,15 +160,23 @@ impl Handover {
         }
         let (handover, target) = (Arc::clone(self), target.map(str::to_owned));
         let task =
-            tokio::spawn(async move { handover.run(cause, &cluster, target.as_deref(), dry_run).await });
+            tokio::spawn(async move { handover.run(cause, &cluster, target.as_deref(), dry_run, &[]).await });
         // It fails only when the process ends.
         task.await.ok()
     }
 
-    async fn run(&self, cause: Cause, cluster: &Cluster, target: Option<&str>, dry_run: bool) -> Report {
+    /// `told`: how attempts before this one ended, which is not told again by an event.
+    async fn run(
+        &self,
+        cause: Cause,
+        cluster: &Cluster,
+        target: Option<&str>,
+        dry_run: bool,
+        told: &[String],
+    ) -> Report {
         let _running = Running::new(&self.running);
         let wish = Wish { target, dry_run };
-        if !dry_run {
+        if !dry_run && told.is_empty() {
             let begun = format!("{} begun", cause.as_str());
             self.topology.hand_over(&cluster.name, None, "none", &begun);
         }
@@ -172,11 +188,11 @@ impl Handover {
         };
         tell(cluster, cause, &report);
         if !dry_run {
-            let ending = report.ending.as_str();
-            let after = report.ending.reason().map(|reason| format!("{ending}: {reason}"));
-            let after = after.as_deref().unwrap_or(ending);
-            self.topology.hand_over(&cluster.name, None, cause.as_str(), after);
-            self.metrics.handed_over(&cluster.name, cause.as_str(), ending);
+            let after = report.ending.to_string();
+            if !told.contains(&after) {
+                self.topology.hand_over(&cluster.name, None, cause.as_str(), &after);
+            }
+            self.metrics.handed_over(&cluster.name, cause.as_str(), report.ending.as_str());
         }
         report
     }

@@ -290,6 +290,13 @@ impl Operated {
         self.until(|source| source.io != "No" && source.sql == "Yes", source).await
     }
 
+    /// Starts the SQL thread alone, for what was received from a source.
+    pub(super) async fn start_applying(&mut self, source: &str) -> Result<(), String> {
+        let statement = self.dialect.start_applying(source);
+        self.ask(&statement, THREADS).await.map_err(|e| e.to_string())?;
+        self.until(|source| source.sql == "Yes", source).await
+    }
+
     async fn until(&mut self, fits: impl Fn(&Source) -> bool, name: &str) -> Result<(), String> {
         let start = Instant::now();
         loop {
@@ -382,7 +389,8 @@ fn source(row: &Row, dialect: Dialect) -> Result<Source, String> {
         Dialect::MariaDb => (get("Using_Gtid")? != "No", Gtids::of_position(&get("Gtid_IO_Pos")?)),
         Dialect::MySql => (get("Auto_Position")? == "1", Gtids::of_set(&get("Retrieved_Gtid_Set")?)),
     };
-    let errors = [get("Last_IO_Error")?, get("Last_SQL_Error")?];
+    let sql_error = get("Last_SQL_Error")?;
+    let errors = [get("Last_IO_Error")?, sql_error.clone()];
     Ok(Source {
         name: get("Connection_name")?,
         address: format!("{}:{}", get("Master_Host")?, get("Master_Port")?),
@@ -390,6 +398,8 @@ fn source(row: &Row, dialect: Dialect) -> Result<Source, String> {
         io: get("Slave_IO_Running")?,
         sql: get("Slave_SQL_Running")?,
         error: errors.into_iter().find(|error| !error.is_empty()).unwrap_or_default(),
+        sql_error,
+        delay: get("SQL_Delay")?.parse().unwrap_or_default(),
         lag: get("Seconds_Behind_Master")?.parse().ok(),
         by_gtid,
         received: received.ok_or("unknown position of the IO thread")?,
@@ -471,6 +481,10 @@ impl Dialect {
         self.about("START", "", source)
     }
 
+    fn start_applying(self, source: &str) -> String {
+        self.about("START", " SQL_THREAD", source)
+    }
+
     fn forget(self, source: &str) -> String {
         self.about("RESET", " ALL", source)
     }
@@ -509,6 +523,8 @@ mod tests {
         assert!(Dialect::MySql.follow("c", &primary, &replica).ends_with("FOR CHANNEL 'c'"));
         assert_eq!(Dialect::MariaDb.forget(""), "RESET SLAVE '' ALL");
         assert_eq!(Dialect::MySql.forget(""), "RESET REPLICA ALL FOR CHANNEL ''");
+        assert_eq!(Dialect::MariaDb.start_applying("c"), "START SLAVE 'c' SQL_THREAD");
+        assert_eq!(Dialect::MySql.start_applying(""), "START REPLICA SQL_THREAD FOR CHANNEL ''");
         let of = |version| Dialect::MySql.log_end(&Product::from_version(version));
         assert_eq!((of("8.0.36"), of("9.7.0")), ("SHOW MASTER STATUS", "SHOW BINARY LOG STATUS"));
         assert_eq!(Dialect::MySql.column("Relay_Master_Log_File"), "Relay_Source_Log_File");

@@ -10,12 +10,12 @@ use tokio::time::sleep;
 
 use crate::config::{Cluster, Failover};
 use crate::ids::NodeName;
-use crate::topology::TopologyStore;
+use crate::topology::{Desired, TopologyStore};
 
 use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
-use super::report::{Ending, Report, Steps};
+use super::report::{AGAIN, AGREE, Ending, FREE, Report, Steps};
 use super::sight::{Seen, Source, Survey};
 use super::{Begun, Handover, announce, is_enabled, operated};
 
@@ -68,7 +68,7 @@ impl<'a> Procedure<'a> {
             let nodes: Vec<&str> = agreement.nodes().map(NodeName::as_str).collect();
             format!("on {}", nodes.join(", "))
         });
-        self.steps.note("agree with other proxies", start, held.map_err(Clone::clone));
+        self.steps.note(AGREE, start, held.map_err(Clone::clone));
         let mut agreement = match agreement {
             Ok(agreement) => agreement,
             Err(reason) => return self.steps.end(Ending::Refused(reason)),
@@ -77,7 +77,7 @@ impl<'a> Procedure<'a> {
         let start = Instant::now();
         let decision = decide(&self.survey().await, wish.target, Terms::of(self.cluster));
         let verdict = decision.refusal().map_or_else(|| Ok("all hold".to_owned()), Err);
-        self.steps.note("look at the conditions again", start, verdict.clone());
+        self.steps.note(AGAIN, start, verdict.clone());
         let ending = match verdict {
             Ok(_) => self.carry_out_kept(decision.plan, &mut agreement).await,
             Err(reason) => Ending::Refused(reason),
@@ -116,7 +116,7 @@ impl<'a> Procedure<'a> {
             }
         }
         refusal = refusal.or_else(|| free.as_ref().err().cloned());
-        self.steps.note("no other handover runs", start, free);
+        self.steps.note(FREE, start, free);
         refusal
     }
 
@@ -154,13 +154,12 @@ impl<'a> Procedure<'a> {
             _ => None,
         });
         let Some(begun) = begun else { return self.carry_out(plan, agreement).await };
-        if let Err(reason) = self.handover.keep(&self.cluster.name, begun).await {
+        if let Err(reason) = self.handover.keep(&self.cluster.name, begun.clone()).await {
             return Ending::Refused(format!("the state file can not be written: {reason}"));
         }
         let ending = self.carry_out(plan, agreement).await;
-        if !matches!(ending, Ending::Stuck(_)) {
-            self.handover.forget(&self.cluster.name).await;
-        }
+        // Where it is stuck, a person must look: what that one leaves as it is must stay so.
+        self.handover.forget(&self.cluster.name, &begun).await;
         ending
     }
 
@@ -298,28 +297,42 @@ impl<'a> Procedure<'a> {
         }
     }
 
-    /// Waits until a node has applied all that it received. By coordinates, the rest of a transaction that came in part only
-    /// never comes.
+    /// Waits until a node has applied all that it received. An SQL thread that nothing but a person or a failover that was
+    /// cut off has stopped is started for that. By coordinates, the rest of a transaction that came in part only never comes.
     async fn await_relay(&mut self, name: &str) -> Result<String, String> {
         let start = Instant::now();
         let limit = self.cluster.handover.catch_up_timeout;
         let mut last = (self.look(name).await?, Instant::now());
+        let (mut received, mut is_started) = (last.0.standing(), false);
         loop {
             let seen = self.look(name).await?;
-            if let Some(source) = seen.sources.iter().find(|source| source.sql != "Yes") {
-                return Err(format!("{name}: {}", source.trouble().unwrap_or_default()));
-            }
-            let standing = seen.standing();
-            let is_idle = seen.sources.iter().all(|source| source.idle);
+            // What is received must not be less because a thread was started: MariaDB may remove its relay logs then.
+            received = received.with(&seen.standing());
+            let standing = received.clone();
             let has_all = |source: &Source| {
                 if source.by_gtid { seen.applied.covers(&standing) } else { source.has_applied_all() }
             };
+            let is_idle = seen.sources.iter().all(|source| source.idle || source.sql != "Yes");
             if is_idle && seen.sources.iter().all(has_all) {
                 return Ok(format!("at {}", seen.place()));
             }
+            if let Some(reason) = seen.hindrance(limit) {
+                return Err(reason);
+            }
+            if let Some(source) = seen.sources.iter().find(|source| source.sql != "Yes") {
+                if is_started {
+                    return Err(format!("{name}: SQL thread: {}, again", source.sql));
+                }
+                for source in seen.sources.iter().filter(|source| source.sql != "Yes") {
+                    self.node(name)?.start_applying(&source.name).await?;
+                }
+                is_started = true;
+                continue;
+            }
             // By GTID, a transaction counts as received only when it is complete. Where the SQL thread alone applies them and is
             // idle, it has passed over what it lacks; others may still be at work while it is idle.
-            let is_exact = seen.parallel && seen.sources.iter().all(|source| source.by_gtid);
+            let by_gtid = seen.sources.iter().all(|source| source.by_gtid);
+            let is_exact = by_gtid && (seen.parallel || is_started);
             if seen.progress() != last.0.progress() {
                 last = (seen, Instant::now());
             } else if is_idle && !is_exact && last.1.elapsed() > SETTLED {
@@ -388,6 +401,10 @@ pub(super) async fn survey(nodes: &mut Vec<Operated>, cluster: &Cluster, topolog
         }
         nodes.push(node);
     }
+    let known = topology.load();
+    let known = known.cluster(cluster.name.as_str()).into_iter().flat_map(|known| &known.nodes);
+    survey.aside =
+        known.filter(|node| node.desired == Desired::Maintenance).map(|node| node.name.clone()).collect();
     for seen in survey.seen.iter_mut().filter(|seen| !seen.read_only) {
         if let Some(index) = position(nodes, seen.node.as_str())
             && let Ok(again) = nodes[index].look(seen.enabled).await

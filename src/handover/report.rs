@@ -1,10 +1,16 @@
 //! What was done, step by step, and what came of it.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use crate::ids::ClusterName;
+
+/// The steps that fail because another proxy is at it, or was.
+pub(super) const FREE: &str = "no other handover runs";
+pub(super) const AGREE: &str = "agree with other proxies";
+pub(super) const AGAIN: &str = "look at the conditions again";
 
 /// What came of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +80,13 @@ impl Outcome {
     }
 }
 
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        self.reason().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
+}
+
 impl Ending {
     /// One word for the log.
     pub fn as_str(&self) -> &'static str {
@@ -96,6 +109,15 @@ impl Ending {
             | Self::RolledBack(reason)
             | Self::Stuck(reason) => Some(reason),
         }
+    }
+}
+
+impl Report {
+    /// Whether it was refused because another proxy is at it, or was.
+    pub(super) fn is_contended(&self) -> bool {
+        let first = self.steps.iter().find(|step| step.outcome == Outcome::Failed);
+        matches!(self.ending, Ending::Refused(_))
+            && first.is_some_and(|step| [FREE, AGREE, AGAIN].contains(&step.what.as_str()))
     }
 }
 

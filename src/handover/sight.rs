@@ -1,5 +1,8 @@
 //! What the nodes of a cluster told about themselves at one moment; pure.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use crate::ids::{NodeAddr, NodeName};
 
 use super::position::{Coordinates, Gtids};
@@ -86,6 +89,10 @@ pub(super) struct Source {
     pub(super) sql: String,
     /// What went wrong last, in the server's words; empty: nothing.
     pub(super) error: String,
+    /// What ended its SQL thread; empty: nothing did, or somebody stopped it.
+    pub(super) sql_error: String,
+    /// How many seconds late it applies on purpose (`SQL_Delay`).
+    pub(super) delay: u64,
     /// Seconds behind; none when the server does not know.
     pub(super) lag: Option<u64>,
     /// Whether it asks for transactions by GTID.
@@ -106,6 +113,8 @@ pub(super) struct Survey {
     pub(super) seen: Vec<Seen>,
     /// Those that did not answer, and why.
     pub(super) lost: Vec<(NodeName, String)>,
+    /// Those that an operator set to maintenance: whether they are writable is not Spillway's affair.
+    pub(super) aside: BTreeSet<NodeName>,
 }
 
 // === impl Seen ===
@@ -119,6 +128,56 @@ impl Seen {
     /// Everything that it can have without its source.
     pub(super) fn standing(&self) -> Gtids {
         self.sources.iter().fold(self.applied.clone(), |all, source| all.with(&source.received))
+    }
+
+    /// Whether it has applied all that it received from one of its sources.
+    pub(super) fn has_applied(&self, source: &Source) -> bool {
+        if source.by_gtid { self.applied.covers(&source.received) } else { source.has_applied_all() }
+    }
+
+    /// What keeps it from applying what it received, even if its SQL thread is started; none: nothing. `patience`: how long
+    /// that may take.
+    pub(super) fn hindrance(&self, patience: Duration) -> Option<String> {
+        let node = &self.node;
+        let of = |source: &Source| {
+            let stands = source.sql != "Yes";
+            if stands && !source.sql_error.is_empty() {
+                return Some(format!("{node}: SQL thread: {} ({})", source.sql, source.sql_error));
+            }
+            if self.has_applied(source) {
+                return None;
+            }
+            // MariaDB removes its relay logs when the first thread of the two is started.
+            if stands && source.io == "No" && source.by_gtid && self.dialect == Dialect::MariaDb {
+                let lacks = source.received.without(&self.applied);
+                return Some(format!(
+                    "{node}: both threads are stopped, and a start would throw away what is received and not applied: {lacks}"
+                ));
+            }
+            let is_late = Duration::from_secs(source.delay) > patience;
+            is_late.then(|| {
+                format!("{node} applies {} s late on purpose, and has not applied all", source.delay)
+            })
+        };
+        self.sources.iter().find_map(of)
+    }
+
+    /// Whether all that it received is applied, or being applied without a delay.
+    pub(super) fn is_applying(&self) -> bool {
+        self.sources
+            .iter()
+            .all(|source| self.has_applied(source) || (source.sql == "Yes" && source.delay == 0))
+    }
+
+    /// The transactions that this node wrote first and the other one, which logs what it replicates, has not: numbers of one
+    /// domain may be given twice by two servers of `MariaDB`.
+    pub(super) fn own_beyond(&self, other: &Self) -> Gtids {
+        if !other.logs_updates {
+            return Gtids::default();
+        }
+        let own = format!("-{}", self.server_id);
+        let is_own = |stream: &str| self.dialect == Dialect::MySql || stream.ends_with(&own);
+        self.history.only(is_own).without(&other.history)
     }
 
     /// How far it has come, to be compared with another moment. Words about errors change all the time.
@@ -159,10 +218,7 @@ impl Seen {
         if !other.gtids || !self.applied.covers(&other.written) {
             return false;
         }
-        // Numbers of one domain may be given twice by two servers of MariaDB; what the other one wrote itself must be here.
-        let own = format!("-{}", other.server_id);
-        let is_own = |stream: &str| other.dialect == Dialect::MySql || stream.ends_with(&own);
-        !self.logs_updates || self.history.covers(&other.history.only(is_own))
+        other.own_beyond(self).is_empty()
     }
 
     /// What is left to be applied, in words.
@@ -239,6 +295,11 @@ impl Survey {
     /// The nodes that accept writes.
     pub(super) fn writable(&self) -> impl Iterator<Item = &Seen> {
         self.seen.iter().filter(|seen| !seen.read_only)
+    }
+
+    /// The same without those in maintenance.
+    pub(super) fn contenders(&self) -> impl Iterator<Item = &Seen> {
+        self.writable().filter(|seen| !self.aside.contains(&seen.node))
     }
 
     /// How many nodes the cluster has.

@@ -10,10 +10,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Cluster, ClusterKind, Failover};
 use crate::ids::NodeName;
-use crate::topology::{Desired, Node, Observed, TopologyStore};
+use crate::topology::{self, Desired, Node, Observed, TopologyStore};
 
 use super::agreement::Agreement;
-use super::decision::{Action, Terms, failover, impostor, strays};
+use super::decision::{Action, Terms, failover, impostor, strays, successors};
 use super::node::Operated;
 use super::procedure::{quorum, survey};
 use super::report::Ending;
@@ -23,9 +23,23 @@ use super::{Cause, Handover, Running, announce, operated};
 /// How soon an attempt that failed is repeated at the earliest.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// How soon at the latest, where the same comes of it again and again.
+const RARELY: Duration = Duration::from_secs(30);
+
+/// How many alarms and endings are remembered, so that they are not told again.
+const MEMORY: usize = 16;
+
 /// Watches a cluster for ever.
 pub(super) async fn run(handover: Arc<Handover>, cluster: Cluster) -> Infallible {
-    let mut watch = Watch { handover, cluster, lost: None, not_before: Instant::now(), told: None };
+    let mut watch = Watch {
+        handover,
+        cluster,
+        lost: None,
+        not_before: Instant::now(),
+        alarms: Vec::new(),
+        failed: Failed::default(),
+        calm: Calm { picture: Vec::new(), pause: AGAIN },
+    };
     loop {
         sleep(watch.cluster.monitor.interval).await;
         watch.round().await;
@@ -39,8 +53,45 @@ struct Watch {
     lost: Option<Instant>,
     /// When something may be attempted again.
     not_before: Instant,
-    /// The last alarm, which is not repeated.
-    told: Option<String>,
+    /// The alarms since all was well, which are not repeated.
+    alarms: Vec<String>,
+    failed: Failed,
+    calm: Calm,
+}
+
+/// What was tried in vain since the primary is lost.
+#[derive(Clone, Debug, Default)]
+struct Failed {
+    /// The nodes that could not be promoted, until all were tried.
+    nodes: Vec<NodeName>,
+    /// How the attempts ended.
+    endings: Vec<String>,
+    /// The node of which it is not known whether it was promoted.
+    unclear: Option<NodeName>,
+    /// How long the next attempt waits.
+    pause: Duration,
+}
+
+/// How long it is waited until nodes that serve nothing are looked at again, while nothing changes.
+#[derive(Debug)]
+struct Calm {
+    /// The nodes as they were at the last look.
+    picture: Picture,
+    pause: Duration,
+}
+
+/// What of the nodes says whether there may be something to do.
+type Picture = Vec<(NodeName, Desired, bool, bool)>;
+
+/// What came of an attempt.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// Something that a person must look at.
+    alarm: Option<String>,
+    /// What became of what was tried before.
+    failed: Failed,
+    /// Whether there was nothing that could be done, and will not be while the nodes stay as they are.
+    is_idle: bool,
 }
 
 /// What the probes' verdicts ask for.
@@ -49,15 +100,21 @@ enum Need {
     Nothing,
     /// The primary does not answer.
     Promotion,
-    /// Two nodes are writable, or one replicates from nobody.
-    Mending,
+    /// More than one node is writable.
+    Fencing,
+    /// A node serves nothing: perhaps it replicates from nobody.
+    Rejoining,
 }
 
 impl Watch {
     async fn round(&mut self) {
-        let need = self.need();
+        let (need, picture) = self.need();
+        if need == Need::Nothing {
+            self.alarms.clear();
+        }
         if need != Need::Promotion {
             self.lost = None;
+            self.failed = Failed::default();
         }
         let due = match need {
             Need::Nothing => false,
@@ -66,52 +123,125 @@ impl Watch {
                 since.elapsed() >= self.cluster.handover.failover_after
                     && self.cluster.handover.failover == Failover::Auto
             }
-            Need::Mending => true,
+            Need::Fencing => true,
+            Need::Rejoining => self.calm.is_due(picture, self.not_before),
         };
-        if !due || Instant::now() < self.not_before {
+        if !due || (need != Need::Rejoining && Instant::now() < self.not_before) {
             return;
         }
         // What was begun comes to its end, even if the configuration is replaced meanwhile.
         let (handover, cluster) = (Arc::clone(&self.handover), self.cluster.clone());
+        let failed = self.failed.clone();
         let done = tokio::spawn(async move {
             if need == Need::Promotion {
-                promote(&handover, &cluster).await
+                promote(&handover, &cluster, failed).await
             } else {
                 mend(&handover, &cluster).await
             }
         });
-        let alarm = done.await.unwrap_or_else(|e| Err(e.to_string())).err();
-        self.not_before = Instant::now() + AGAIN + jitter();
-        if let Some(reason) = &alarm
-            && self.told != alarm
-        {
-            error!(cluster = %self.cluster.name, reason, "a person must look at this cluster");
-        }
-        self.told = alarm;
+        let attempt = done.await.unwrap_or_else(|e| Attempt::alarm(e.to_string()));
+        let pause = attempt.failed.pause.max(AGAIN);
+        self.failed = attempt.failed;
+        self.not_before = Instant::now() + pause + jitter();
+        self.calm.note(attempt.is_idle);
+        self.tell(attempt.alarm);
     }
 
-    fn need(&self) -> Need {
-        let topology = self.handover.topology.load();
-        let Some(cluster) = topology.cluster(self.cluster.name.as_str()) else { return Need::Nothing };
-        let writable: Vec<&Node> = cluster.nodes.iter().filter(|node| is_writable(node)).collect();
-        match writable[..] {
-            [] => {}
-            [_] => {
-                let is_stray = |node: &Node| node.desired == Desired::Enabled && serves_nothing(node);
-                let strays =
-                    self.cluster.kind == ClusterKind::Replication && cluster.nodes.iter().any(is_stray);
-                return if strays { Need::Mending } else { Need::Nothing };
+    /// Tells an alarm once, until all is well again.
+    fn tell(&mut self, alarm: Option<String>) {
+        match alarm {
+            None => self.alarms.clear(),
+            Some(reason) => {
+                if remember(&mut self.alarms, &reason) {
+                    error!(cluster = %self.cluster.name, reason, "a person must look at this cluster");
+                }
             }
-            _ => return Need::Mending,
         }
-        let is_lost = |node: &&Node| matches!(node.observed, Observed::Down { .. });
-        let primary = cluster.leadership.agreed.as_ref().and_then(|name| cluster.node(name.as_str()));
-        let is_lost = match primary {
-            // What an operator takes out of service is not lost.
-            Some(primary) => is_lost(&primary) && primary.desired == Desired::Enabled,
-            None => cluster.nodes.iter().any(|node| is_lost(&node)),
-        };
-        if is_lost { Need::Promotion } else { Need::Nothing }
+    }
+
+    fn need(&self) -> (Need, Picture) {
+        let topology = self.handover.topology.load();
+        let known = topology.cluster(self.cluster.name.as_str());
+        known.map_or((Need::Nothing, Picture::new()), |cluster| (need(cluster), picture(cluster)))
+    }
+}
+
+/// Whether something was not there yet. It is from now on; the oldest goes when there are too many.
+fn remember(list: &mut Vec<String>, words: &str) -> bool {
+    if list.iter().any(|known| known == words) {
+        return false;
+    }
+    if list.len() == MEMORY {
+        list.remove(0);
+    }
+    list.push(words.to_owned());
+    true
+}
+
+fn picture(cluster: &topology::Cluster) -> Picture {
+    let of = |node: &Node| (node.name.clone(), node.desired, is_writable(node), serves_nothing(node));
+    cluster.nodes.iter().map(of).collect()
+}
+
+fn need(cluster: &topology::Cluster) -> Need {
+    // An operator took them out, and may let them be writable.
+    let counts = |node: &&Node| node.desired != Desired::Maintenance;
+    let (writable, aside): (Vec<&Node>, Vec<&Node>) =
+        cluster.nodes.iter().filter(|node| is_writable(node)).partition(counts);
+    match writable[..] {
+        [] if aside.is_empty() => {}
+        [] => return Need::Nothing,
+        [_] => {
+            let is_stray = |node: &Node| node.desired == Desired::Enabled && serves_nothing(node);
+            let strays = cluster.kind == ClusterKind::Replication && cluster.nodes.iter().any(is_stray);
+            return if strays { Need::Rejoining } else { Need::Nothing };
+        }
+        _ => return Need::Fencing,
+    }
+    let is_lost = |node: &&Node| matches!(node.observed, Observed::Down { .. });
+    let primary = cluster.leadership.agreed.as_ref().and_then(|name| cluster.node(name.as_str()));
+    let is_lost = match primary {
+        // What an operator takes out of service is not lost.
+        Some(primary) => is_lost(&primary) && primary.desired == Desired::Enabled,
+        None => cluster.nodes.iter().any(|node| is_lost(&node)),
+    };
+    if is_lost { Need::Promotion } else { Need::Nothing }
+}
+
+impl Calm {
+    /// Whether to look: something changed, or it is long enough ago. `not_before`: when the last look ended, and a moment.
+    fn is_due(&mut self, picture: Picture, not_before: Instant) -> bool {
+        if picture != self.picture {
+            *self = Self { picture, pause: AGAIN };
+        }
+        Instant::now() + AGAIN >= not_before + self.pause
+    }
+
+    /// Waits longer and longer while there is nothing to do.
+    fn note(&mut self, is_idle: bool) {
+        self.pause = if is_idle { (self.pause * 2).min(RARELY) } else { AGAIN };
+    }
+}
+
+impl Failed {
+    /// The one to try next: the best that did not fail yet, or the best one again.
+    fn next<'a>(&self, successors: &'a [NodeName]) -> Option<&'a NodeName> {
+        successors.iter().find(|node| !self.nodes.contains(node)).or(successors.first())
+    }
+
+    /// Notes that a node could not be promoted. When all failed, the next attempt takes its time.
+    fn note(&mut self, node: &NodeName, successors: &[NodeName]) {
+        self.nodes.push(node.clone());
+        if successors.iter().all(|node| self.nodes.contains(node)) {
+            self.nodes.clear();
+            self.pause = (self.pause * 2).clamp(AGAIN * 2, RARELY);
+        }
+    }
+}
+
+impl Attempt {
+    fn alarm(reason: String) -> Self {
+        Self { alarm: Some(reason), ..Self::default() }
     }
 }
 
@@ -131,19 +261,39 @@ fn jitter() -> Duration {
     Duration::from_millis(u64::from(byte[0]) * 4)
 }
 
-/// Replaces the lost primary if nothing speaks against it. An error is what does.
-async fn promote(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
+/// Replaces the lost primary if nothing speaks against it. The alarm is what does.
+async fn promote(handover: &Handover, cluster: &Cluster, mut failed: Failed) -> Attempt {
     let mut nodes = operated(cluster, &handover.topology);
     let seen = survey(&mut nodes, cluster, &handover.topology).await;
     close(nodes).await;
-    if let Some(reason) = failover(&seen, None, Terms::of(cluster)).refusal() {
-        return Err(format!("the primary is lost and not replaced: {reason}"));
-    }
-    match handover.run(Cause::Lost, cluster, None, false).await.ending {
-        Ending::Stuck(reason) | Ending::Incomplete(reason) => Err(reason),
-        // Another proxy may be at it; if not, the next attempt comes soon.
-        _ => Ok(()),
-    }
+    let refusal = failover(&seen, None, Terms::of(cluster)).refusal();
+    let unclear = failed.unclear.as_ref().filter(|node| seen.node(node.as_str()).is_none());
+    let refusal = refusal.or_else(|| Some(format!("{} does not answer, and may be writable", unclear?)));
+    let successors = successors(&seen, Terms::of(cluster));
+    let next = failed.next(&successors).cloned();
+    let (None, Some(node)) = (&refusal, next) else {
+        let reason = refusal.unwrap_or_else(|| "no node can be".to_owned());
+        let alarm = Some(format!("the primary is lost and not replaced: {reason}"));
+        return Attempt { alarm, failed, is_idle: false };
+    };
+    let report = handover.run(Cause::Lost, cluster, Some(node.as_str()), false, &failed.endings).await;
+    remember(&mut failed.endings, &report.ending.to_string());
+    let alarm = match &report.ending {
+        Ending::Planned | Ending::Done => None,
+        Ending::Incomplete(reason) => Some(reason.clone()),
+        // Another proxy is at it; if not, the next attempt comes soon.
+        Ending::Refused(_) if report.is_contended() => None,
+        Ending::Refused(reason) | Ending::RolledBack(reason) => {
+            failed.note(&node, &successors);
+            Some(format!("the primary is lost, and {node} could not replace it: {reason}"))
+        }
+        Ending::Stuck(reason) => {
+            failed.note(&node, &successors);
+            failed.unclear = Some(node);
+            Some(reason.clone())
+        }
+    };
+    Attempt { alarm, failed, is_idle: false }
 }
 
 async fn close(nodes: Vec<Operated>) {
@@ -152,30 +302,34 @@ async fn close(nodes: Vec<Operated>) {
     }
 }
 
-/// Fences the second primary, or lets a node follow that follows nobody, if there is something to do. An error is something
+/// Fences the second primary, or lets a node follow that follows nobody, if there is something to do. The alarm is something
 /// that only a person can mend.
-async fn mend(handover: &Handover, cluster: &Cluster) -> Result<(), String> {
+async fn mend(handover: &Handover, cluster: &Cluster) -> Attempt {
     let _running = Running::new(&handover.running);
     let mut nodes = operated(cluster, &handover.topology);
     let result = mend_one(&handover.topology, cluster, &mut nodes).await;
     close(nodes).await;
-    result
+    match result {
+        Ok(is_idle) => Attempt { is_idle, ..Attempt::default() },
+        Err(reason) => Attempt { is_idle: true, ..Attempt::alarm(reason) },
+    }
 }
 
+/// Whether there is nothing to do.
 async fn mend_one(
     topology: &TopologyStore,
     cluster: &Cluster,
     nodes: &mut Vec<Operated>,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let agreed = topology.load().cluster(cluster.name.as_str()).and_then(|c| c.leadership.agreed.clone());
     if judge(cluster.kind, &survey(nodes, cluster, topology).await, agreed.as_ref())?.is_none() {
-        return Ok(());
+        return Ok(true);
     }
     let agreement = match Agreement::reach(cluster, quorum(cluster, false)).await {
         Ok(agreement) => agreement,
         Err(reason) => {
             debug!(cluster = %cluster.name, reason, "another proxy may be at it");
-            return Ok(());
+            return Ok(false);
         }
     };
     // Another proxy may just have done it.
@@ -185,12 +339,12 @@ async fn mend_one(
         Err(reason) => Err(reason),
     };
     agreement.release().await;
-    result
+    result.map(|()| false)
 }
 
 /// The one thing to do now; an error if there is something that must not be done.
 fn judge(kind: ClusterKind, seen: &Survey, agreed: Option<&NodeName>) -> Result<Option<Action>, String> {
-    if seen.writable().count() > 1 {
+    if seen.contenders().count() > 1 {
         return match impostor(seen, agreed) {
             Some((node, _)) => Ok(Some(Action::Freeze(node.node.clone()))),
             None => Err("more than one node is writable, and none is known to be the primary".to_owned()),
@@ -228,13 +382,8 @@ async fn carry_out(
         }
         Action::Follow { node, primary } => {
             info!(cluster = %name, %node, %primary, "rejoining a node that replicates from nobody");
-            let index = find(node).ok_or("no such node")?;
-            let replica =
-                cluster.handover.replication.as_ref().ok_or("handover.replication_user is not set")?;
-            let address = nodes[find(primary).ok_or("no such node")?].address().clone();
-            // It is already; on MySQL, administrators are kept from writing there from now on, as after a switch.
-            nodes[index].set_read_only(true).await.map_err(|e| format!("{action}: {e}"))?;
-            nodes[index].follow(&address, replica).await.map_err(|e| format!("{action}: {e}"))?;
+            let joined = rejoin(cluster, nodes, node, primary).await;
+            joined.map_err(|e| format!("{action}: {e}"))?;
             let after = format!("replicates from {primary}");
             topology.hand_over(name, Some(node), "replicated from nobody", &after);
             info!(cluster = %name, %node, %primary, "the node replicates");
@@ -242,4 +391,130 @@ async fn carry_out(
         _ => {}
     }
     Ok(())
+}
+
+/// Lets a read-only node replicate from the primary.
+pub(super) async fn rejoin(
+    cluster: &Cluster,
+    nodes: &mut [Operated],
+    node: &NodeName,
+    primary: &NodeName,
+) -> Result<(), String> {
+    let find = |wanted: &NodeName| nodes.iter().position(|node| node.name() == wanted).ok_or("no such node");
+    let replica = cluster.handover.replication.as_ref().ok_or("handover.replication_user is not set")?;
+    let (index, primary) = (find(node)?, find(primary)?);
+    let address = nodes[primary].address().clone();
+    // It is already; on MySQL, administrators are kept from writing there from now on, as after a switch.
+    nodes[index].set_read_only(true).await?;
+    nodes[index].follow(&address, replica).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::topology::Topology;
+
+    fn store() -> TopologyStore {
+        let text = r#"
+            [cluster.shop]
+            kind = "replication"
+            nodes = { db1 = "127.0.0.1:1001", db2 = "127.0.0.1:1002", db3 = "127.0.0.1:1003" }
+            monitor = { user = "m", password = "p" }
+            [service.app]
+            listen = ["127.0.0.1:4000"]
+            route = "cluster:shop"
+        "#;
+        let config = Config::parse(text, Path::new("test.toml"), &|_| None).expect("valid configuration");
+        TopologyStore::new(Topology::new(&config))
+    }
+
+    fn name(text: &str) -> NodeName {
+        text.parse().expect("a name")
+    }
+
+    /// What is needed after the nodes were seen like this: none: down.
+    fn needed(store: &TopologyStore, seen: [Option<(bool, bool)>; 3]) -> Need {
+        for (index, seen) in seen.into_iter().enumerate() {
+            let observed = seen.map_or_else(
+                || Observed::down("refused"),
+                |(writable, readable)| Observed::up(writable, readable, ""),
+            );
+            store.observe(&"shop".parse().expect("a name"), &name(&format!("db{}", index + 1)), observed);
+        }
+        need(store.load().cluster("shop").expect("the cluster"))
+    }
+
+    const WRITER: Option<(bool, bool)> = Some((true, true));
+    const READER: Option<(bool, bool)> = Some((false, true));
+    const IDLE: Option<(bool, bool)> = Some((false, false));
+
+    #[test]
+    fn what_is_needed_follows_from_the_probes() {
+        let store = store();
+        assert_eq!(needed(&store, [WRITER, READER, READER]), Need::Nothing);
+        assert_eq!(needed(&store, [WRITER, READER, IDLE]), Need::Rejoining);
+        assert_eq!(needed(&store, [WRITER, WRITER, IDLE]), Need::Fencing);
+        assert_eq!(needed(&store, [WRITER, READER, READER]), Need::Nothing);
+        assert_eq!(needed(&store, [None, READER, READER]), Need::Promotion);
+        assert_eq!(needed(&store, [READER, READER, READER]), Need::Nothing, "as an operator wants it");
+    }
+
+    #[test]
+    fn a_node_in_maintenance_asks_for_nothing() {
+        let store = store();
+        needed(&store, [WRITER, READER, READER]);
+        store.set_desired("shop", "db1", Desired::Maintenance);
+        assert_eq!(needed(&store, [WRITER, WRITER, READER]), Need::Nothing);
+        assert_eq!(needed(&store, [WRITER, READER, None]), Need::Nothing);
+        assert_eq!(needed(&store, [WRITER, WRITER, WRITER]), Need::Fencing, "two others");
+    }
+
+    #[test]
+    fn another_node_is_tried_and_then_time_is_taken() {
+        let both = [name("db2"), name("db3")];
+        let mut failed = Failed::default();
+        assert_eq!(failed.next(&both), Some(&both[0]));
+        failed.note(&both[0], &both);
+        assert_eq!((failed.next(&both), failed.pause), (Some(&both[1]), Duration::ZERO));
+        failed.note(&both[1], &both);
+        assert_eq!((failed.next(&both), failed.pause), (Some(&both[0]), AGAIN * 2));
+        for _ in 0..10 {
+            failed.note(&both[0], &both[..1]);
+        }
+        assert_eq!((failed.next(&both[..1]), failed.pause), (Some(&both[0]), RARELY));
+        assert_eq!(failed.next(&[]), None);
+    }
+
+    #[test]
+    fn what_is_told_is_not_told_again() {
+        let mut list = Vec::new();
+        assert!(remember(&mut list, "a") && remember(&mut list, "b"));
+        assert!(!remember(&mut list, "a"));
+        for number in 0..MEMORY {
+            assert!(remember(&mut list, &number.to_string()));
+        }
+        assert_eq!(list.len(), MEMORY);
+        assert!(remember(&mut list, "a"), "it is long ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_that_stay_as_they_are_are_looked_at_rarely() {
+        let of = |readable| vec![(name("db2"), Desired::Enabled, false, readable)];
+        let mut calm = Calm { picture: Vec::new(), pause: AGAIN };
+        let (start, mut not_before, mut looks) = (Instant::now(), Instant::now(), 0);
+        while start.elapsed() < Duration::from_mins(10) {
+            if calm.is_due(of(true), not_before) {
+                looks += 1;
+                not_before = Instant::now() + AGAIN;
+                calm.note(true);
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        assert!((20..30).contains(&looks), "{looks} looks");
+        sleep(AGAIN).await;
+        assert!(calm.is_due(of(false), not_before), "something changed");
+    }
 }

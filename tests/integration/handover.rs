@@ -328,7 +328,7 @@ fn pair_fails_over_by_hand() -> Verdict {
 }
 
 /// A primary and two replicas, which lose nothing when they are killed.
-fn three(name: &str) -> Outcome<Replication> {
+pub(crate) fn three(name: &str) -> Outcome<Replication> {
     let replication = Replication::with_replicas(name, &DURABLE, &["r1", "r2"])?;
     replication.nodes[0].sql(&contents())?;
     replication.wait_caught_up()?;

@@ -1,20 +1,30 @@
 //! Changes of the writer that were cut off, and those of clusters whose members are discovered.
 
-use crate::handover::{READ_ONLY, contents, follows, handover_toml, replication_toml, wait_writer, write};
-use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries};
+use crate::handover::{
+    READ_ONLY, contents, follows, front, handover_toml, replication_toml, three, wait_writer, write,
+};
+use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, follow};
 use crate::harness::proxy::Spillway;
-use crate::harness::server::MONITOR_USER;
-use crate::harness::wait_for;
+use crate::harness::server::{MONITOR_USER, Server};
 use crate::harness::workspace::{directory, free_port};
+use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, cluster_with, service_toml};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("handover::what_was_cut_off_is_taken_back", what_was_cut_off_is_taken_back),
         trial("handover::a_discovered_replica_follows_too", a_discovered_replica_follows_too),
+        trial("handover::a_replica_that_applies_nothing_is_passed_over", replica_is_passed_over),
+        trial("handover::what_was_received_is_applied_before", what_was_received_is_applied),
+        trial("handover::what_was_received_is_not_thrown_away", what_was_received_is_not_thrown_away),
+        trial("handover::a_failover_that_was_cut_off_is_completed", cut_off_failover_is_completed),
+        trial("handover::a_switch_that_was_cut_off_is_completed", cut_off_switch_is_completed),
+        trial("handover::a_writer_since_then_is_respected", a_writer_since_then_is_respected),
+        trial("handover::a_node_in_maintenance_may_be_writable", a_node_in_maintenance_may_be_writable),
     ]
 }
 
@@ -113,4 +123,202 @@ fn a_discovered_replica_follows_too() -> Verdict {
     wait_writer(&spillway, &guest)?;
     follows(known, found)?;
     follows(primary, found)
+}
+
+const ROWS: &str = "SELECT COUNT(*) FROM shop.row";
+
+/// Waits until a replica has received what the primary wrote, applied or not.
+fn wait_received(replica: &Server, primary: &Server) -> Verdict {
+    let written = primary.sql("SELECT @@gtid_binlog_pos")?;
+    wait_for("what was written is received", Duration::from_secs(10), || {
+        let status = replica.sql("SHOW ALL SLAVES STATUS")?;
+        if status.split('\t').any(|column| column == written) { Ok(()) } else { Err(status) }
+    })
+}
+
+/// One replica has all and its SQL thread is stopped, the other one is as good.
+fn replica_is_passed_over() -> Verdict {
+    let mut cluster = three("over")?;
+    let port = free_port()?;
+    let keys = replication_toml(", failover = \"auto\", failover_after = \"500ms\"");
+    let spillway = front("spillway-over", "replication", &cluster.toml_nodes(), &keys, port)?;
+    cluster.nodes[1].sql("STOP SLAVE SQL_THREAD")?;
+    write(port, 1)?;
+    wait_received(&cluster.nodes[1], &cluster.nodes[0])?;
+    cluster.nodes[2].wait_sql(ROWS, "1", Duration::from_secs(10))?;
+    cluster.nodes[0].kill();
+    wait_writer(&spillway, &cluster.nodes[2].name)?;
+    ensure!(!spillway.log().contains("rolled back"), "{}", spillway.log_tail(40));
+    write(port, 2)?;
+    follows(&cluster.nodes[1], &cluster.nodes[2])?;
+    cluster.nodes[1].wait_sql(ROWS, "2", Duration::from_secs(10))
+}
+
+/// Three nodes of which the second one alone has received the last row, stopped like this; then the first one is lost.
+fn lost_after(name: &str, stop: &str, is_applied: bool) -> Outcome<(Replication, Spillway)> {
+    let mut cluster = three(name)?;
+    let keys = replication_toml(", failover = \"manual\"");
+    let port = free_port()?;
+    let spillway = front(&format!("spillway-{name}"), "replication", &cluster.toml_nodes(), &keys, port)?;
+    cluster.nodes[2].sql("STOP SLAVE IO_THREAD")?;
+    if !is_applied {
+        cluster.nodes[1].sql("STOP SLAVE SQL_THREAD")?;
+    }
+    write(port, 1)?;
+    wait_received(&cluster.nodes[1], &cluster.nodes[0])?;
+    if is_applied {
+        cluster.nodes[1].wait_sql(ROWS, "1", Duration::from_secs(10))?;
+    }
+    cluster.nodes[1].sql(stop)?;
+    cluster.nodes[0].kill();
+    wait_for("the loss", Duration::from_secs(10), || {
+        let plan = spillway.ask("failover shop --dry-run")?;
+        if plan.contains("no node is writable") && plan.contains("lost their primary") {
+            Ok(())
+        } else {
+            Err(plan)
+        }
+    })?;
+    Ok((cluster, spillway))
+}
+
+fn becomes_writer(cluster: &Replication, spillway: &Spillway) -> Verdict {
+    let done = wait_for("a failover", Duration::from_secs(15), || {
+        let answer = spillway.ask("failover shop")?;
+        if answer.contains("error") { Err(answer) } else { Ok(answer) }
+    })?;
+    let [_, new, other] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    same!((new.sql(READ_ONLY)?, new.sql(ROWS)?), ("0".to_owned(), "1".to_owned()), "{done}");
+    follows(other, new)?;
+    other.wait_sql(ROWS, "1", Duration::from_secs(10))
+}
+
+fn what_was_received_is_applied() -> Verdict {
+    let (cluster, spillway) = lost_after("apply", "DO 1", false)?;
+    becomes_writer(&cluster, &spillway)
+}
+
+/// As a failover leaves it that was cut off before the promotion.
+fn cut_off_failover_is_completed() -> Verdict {
+    let (cluster, spillway) = lost_after("cutfail", "STOP SLAVE", true)?;
+    becomes_writer(&cluster, &spillway)
+}
+
+fn what_was_received_is_not_thrown_away() -> Verdict {
+    let (cluster, spillway) = lost_after("throw", "STOP SLAVE IO_THREAD", false)?;
+    let [_, first, second] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    let refused = spillway.ask("failover shop")?;
+    ensure!(refused.contains("error: nothing was changed: the new writer can apply"), "{refused}");
+    ensure!(refused.contains("would throw away what is received"), "{refused}");
+    let refused = spillway.ask(&format!("failover shop {}", second.name))?;
+    ensure!(refused.contains("is not an enabled replica with all that the others have"), "{refused}");
+    same!((first.sql(READ_ONLY)?, second.sql(READ_ONLY)?), ("1".to_owned(), "1".to_owned()), "{refused}");
+    // This is what would come of it.
+    first.sql("START SLAVE SQL_THREAD")?;
+    std::thread::sleep(Duration::from_secs(1));
+    same!(first.sql(ROWS)?, "0", "rows of what was received");
+    Ok(())
+}
+
+/// A Spillway that finds a switch that was cut off.
+fn front_after_cut(
+    name: &str,
+    cluster: &Replication,
+    old: &Server,
+    new: &Server,
+) -> Outcome<(Spillway, PathBuf)> {
+    let state = directory(&format!("{name}-state"))?.join("state.json");
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|e| e.to_string())?;
+    let kept = format!(
+        "{{\"version\": 1, \"nodes\": {{}}, \"handovers\": {{\"shop\": \
+         {{\"old\": \"{}\", \"new\": \"{}\", \"at\": {}}}}}}}",
+        old.name,
+        new.name,
+        since.as_secs()
+    );
+    std::fs::write(&state, kept).map_err(|e| e.to_string())?;
+    let configuration = cluster_with("shop", "replication", &cluster.toml_nodes(), &replication_toml(""))
+        + &service_toml("shop", free_port()?, "route = \"cluster:shop\"")
+        + &format!("[runtime]\nstate_file = \"{}\"\n", state.display());
+    Ok((Spillway::start(lab::binary(), name, &configuration)?, state))
+}
+
+fn wait_ended(spillway: &Spillway, state: &Path, words: &str) -> Verdict {
+    wait_for("the end of what was cut off", Duration::from_secs(20), || {
+        let events = spillway.ask("show events shop")?;
+        let kept = std::fs::read_to_string(state).map_err(|e| e.to_string())?;
+        if events.contains(words) && !kept.contains("handovers") { Ok(()) } else { Err(events + &kept) }
+    })
+    .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(30)))
+}
+
+/// Cut off when the new writer was writable and nobody followed it yet.
+fn cut_off_switch_is_completed() -> Verdict {
+    let cluster = three("half")?;
+    let [old, new, other] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    old.sql("SET GLOBAL read_only = 1")?;
+    new.sql("STOP SLAVE; SET GLOBAL read_only = 0; INSERT INTO shop.row VALUES (1, 1)")?;
+    let (spillway, state) = front_after_cut("spillway-half", &cluster, old, new)?;
+    wait_ended(&spillway, &state, "is writable; completed:")?;
+    same!((old.sql(READ_ONLY)?, new.sql(READ_ONLY)?), ("1".to_owned(), "0".to_owned()), "the writer");
+    same!(new.sql("SHOW ALL SLAVES STATUS")?, "", "the new primary has no source");
+    follows(old, new)?;
+    follows(other, new)?;
+    wait_writer(&spillway, &new.name)?;
+    [old, other].iter().try_for_each(|node| node.wait_sql(ROWS, "1", Duration::from_secs(10)))
+}
+
+/// Somebody promoted the third node meanwhile, which does not answer at first.
+fn a_writer_since_then_is_respected() -> Verdict {
+    let cluster = three("since")?;
+    let [old, new, third] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    old.sql("SET GLOBAL read_only = 1")?;
+    third.sql("STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0")?;
+    new.sql(&format!("STOP SLAVE; {}START SLAVE", follow(third, "MASTER_USE_GTID=slave_pos")))?;
+    follows(new, third)?;
+    third.freeze(true)?;
+    let started = front_after_cut("spillway-since", &cluster, old, new);
+    let waited = started.and_then(|(spillway, state)| {
+        wait_for("a look at the nodes", Duration::from_secs(20), || {
+            let log = spillway.log();
+            let waits = log.lines().any(|l| l.contains("can not be taken back") && l.contains(&third.name));
+            if waits { Ok(()) } else { Err(spillway.log_tail(20)) }
+        })?;
+        std::thread::sleep(Duration::from_secs(3));
+        same!(
+            (old.sql(READ_ONLY)?, new.sql(READ_ONLY)?),
+            ("1".to_owned(), "1".to_owned()),
+            "while it is away"
+        );
+        Ok((spillway, state))
+    });
+    third.freeze(false)?;
+    let (spillway, state) = waited?;
+    wait_ended(&spillway, &state, "which was not to be the writer")?;
+    same!((old.sql(READ_ONLY)?, third.sql(READ_ONLY)?), ("1".to_owned(), "0".to_owned()), "the writer");
+    ensure!(spillway.log().contains("a person must look at this cluster"), "{}", spillway.log_tail(20));
+    wait_writer(&spillway, &third.name)
+}
+
+fn a_node_in_maintenance_may_be_writable() -> Verdict {
+    let cluster = three("aside")?;
+    let [primary, opened, other] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
+    let port = free_port()?;
+    let keys = replication_toml(", failover = \"auto\"");
+    let spillway = front("spillway-aside", "replication", &cluster.toml_nodes(), &keys, port)?;
+    spillway.ask(&format!("set node shop {} maintenance", primary.name))?;
+    opened.sql("SET GLOBAL read_only = 0")?;
+    wait_writer(&spillway, &opened.name)?;
+    // Longer than it takes to fence a node.
+    std::thread::sleep(Duration::from_secs(6));
+    same!(
+        (primary.sql(READ_ONLY)?, opened.sql(READ_ONLY)?),
+        ("0".to_owned(), "0".to_owned()),
+        "nothing is fenced"
+    );
+    follows(other, primary)?;
+    wait_writer(&spillway, &opened.name)?;
+    // Enabled again it counts, and one of the two is fenced.
+    spillway.ask(&format!("set node shop {} enabled", primary.name))?;
+    opened.wait_sql(READ_ONLY, "1", Duration::from_secs(20))
 }

@@ -56,7 +56,8 @@ fn orphan_of(number: u32, primary: u32, position: &str, received: &str) -> Seen 
 }
 
 fn survey(seen: Vec<Seen>, lost: &[&str]) -> Survey {
-    Survey { seen, lost: lost.iter().map(|node| (name(node), "connect: refused".to_owned())).collect() }
+    let lost = lost.iter().map(|node| (name(node), "connect: refused".to_owned())).collect();
+    Survey { seen, lost, ..Survey::default() }
 }
 
 fn three() -> Survey {
@@ -228,6 +229,57 @@ fn equal_replicas_are_chosen_by_priority_then_by_name() {
 }
 
 #[test]
+fn a_replica_that_can_not_apply_what_it_received_is_passed_over() {
+    let chosen = |spoil: &dyn Fn(&mut Source)| {
+        let mut cluster = survey(
+            vec![orphan_of(2, 1, "0-1-90", "0-1-100"), orphan_of(3, 1, "0-1-100", "0-1-100")],
+            &["db1"],
+        );
+        // It would be preferred.
+        cluster.seen[0].priority = 1;
+        spoil(&mut cluster.seen[0].sources[0]);
+        let both = successors(&cluster, terms(REPLICATION));
+        let alone = failover(&cluster, Some("db2"), terms(REPLICATION)).refusal();
+        (both.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), alone.unwrap_or_default())
+    };
+    assert_eq!(chosen(&|_| {}), ("db2 db3".into(), String::new()));
+    assert_eq!(chosen(&|source| source.sql = "No".into()), ("db3 db2".into(), String::new()), "stopped");
+    assert_eq!(chosen(&|source| source.delay = 5), ("db3 db2".into(), String::new()), "waited for");
+    let (order, reason) = chosen(&|source| source.delay = 3600);
+    assert!(order == "db3" && reason.contains("db2 applies 3600 s late on purpose"), "{order}: {reason}");
+    let (order, reason) = chosen(&|source| {
+        source.sql = "No".into();
+        source.sql_error = "Duplicate entry".into();
+    });
+    assert!(order == "db3" && reason.contains("db2: SQL thread: No (Duplicate entry)"), "{order}: {reason}");
+    let (order, reason) = chosen(&|source| (source.sql, source.io) = ("No".into(), "No".into()));
+    assert!(order == "db3" && reason.contains("would throw away"), "{order}: {reason}");
+    assert!(reason.ends_with(": 0:91-100"), "{reason}");
+}
+
+#[test]
+fn a_failover_that_was_cut_off_can_be_completed() {
+    // What was chosen then has applied all, and its threads are stopped.
+    let mut cluster =
+        survey(vec![orphan_of(2, 1, "0-1-100", "0-1-100"), orphan_of(3, 1, "0-1-90", "0-1-90")], &["db1"]);
+    let source = &mut cluster.seen[0].sources[0];
+    (source.sql, source.io) = ("No".into(), "No".into());
+    let decision = failover(&cluster, None, terms(REPLICATION));
+    assert_eq!(decision.refusal(), None);
+    assert_eq!(words(&decision)[2], "make db2 writable");
+}
+
+#[test]
+fn a_replica_that_can_be_a_primary_comes_first() {
+    let mut cluster = survey(vec![orphan_of(2, 1, "0-1-100", ""), orphan_of(3, 1, "0-1-100", "")], &["db1"]);
+    cluster.seen[0].logs_updates = false;
+    assert_eq!(words(&failover(&cluster, None, terms(REPLICATION)))[2], "make db3 writable");
+    cluster.seen[1].logs_updates = false;
+    refused(&failover(&cluster, None, terms(REPLICATION)), "db2 does not log what it replicates");
+    assert!(successors(&cluster, terms(REPLICATION)).is_empty());
+}
+
+#[test]
 fn nothing_is_promoted_while_the_primary_may_live() {
     let both = || vec![orphan_of(2, 1, "0-1-100", ""), orphan_of(3, 1, "0-1-100", "")];
     let judged = |seen: Vec<Seen>, lost: &[&str]| failover(&survey(seen, lost), None, terms(REPLICATION));
@@ -269,6 +321,67 @@ fn the_writable_node_that_nobody_follows_is_fenced() {
     assert_eq!(impostor(&pair, None), None);
     assert_eq!(impostor(&pair, Some(&name("db2"))).map(|(a, _)| a.node.as_str()), Some("db1"));
     assert_eq!(impostor(&three(), None), None);
+}
+
+#[test]
+fn a_node_in_maintenance_is_no_primary_and_not_fenced() {
+    // db1 is writable and followed, and an operator took it out; db2 was opened by hand.
+    let mut cluster =
+        survey(vec![server(1, false, "0-1-100"), server(2, false, "0-1-100"), replica(3, 1, "0-1-100")], &[]);
+    assert_eq!(impostor(&cluster, None).map(|(a, _)| a.node.as_str()), Some("db2"));
+    cluster.aside = [name("db1")].into();
+    cluster.seen[0].enabled = false;
+    assert_eq!(impostor(&cluster, None), None);
+    assert!(strays(&cluster).is_empty());
+    cluster.seen[2].sources[0].io = "Connecting".into();
+    assert_eq!(strays(&cluster)[0].0.to_string(), "let db3 replicate from db2");
+    // For a change of the writer it counts.
+    refused(&switch(&cluster, None, terms(REPLICATION)), "db1 and db2 are");
+}
+
+/// What is left to be done of a switch from db1 to db2, in words; what may not be done with its reason.
+fn left(cluster: &Survey) -> Vec<String> {
+    let word = |(action, verdict): (Action, Result<(), String>)| match verdict {
+        Ok(()) => action.to_string(),
+        Err(reason) => format!("not: {action}: {reason}"),
+    };
+    unfinished(cluster, &name("db1"), &name("db2")).into_iter().map(word).collect()
+}
+
+#[test]
+fn a_switch_that_was_cut_off_is_completed_with_the_guards_of_rejoining() {
+    let cut_off = || {
+        let mut new = Seen { read_only: false, ..replica(2, 1, "0-1-100") };
+        (new.sources[0].io, new.sources[0].sql) = ("No".into(), "No".into());
+        survey(vec![server(1, true, "0-1-100"), new, replica(3, 1, "0-1-100")], &[])
+    };
+    let all =
+        ["remove the replication source of db2", "let db1 replicate from db2", "let db3 replicate from db2"];
+    assert_eq!(left(&cut_off()), all);
+    let spoilt = |spoil: &dyn Fn(&mut Survey)| {
+        let mut cluster = cut_off();
+        spoil(&mut cluster);
+        left(&cluster)
+    };
+    assert_eq!(spoilt(&|c| c.seen[1].sources.clear()), all[1..]);
+    assert_eq!(spoilt(&|c| c.seen[0].sources = vec![source(2)])[1..], all[2..]);
+    let done = spoilt(&|c| {
+        c.seen[1].sources.clear();
+        c.seen[0].sources = vec![source(2)];
+        c.seen[2].sources = vec![source(2)];
+    });
+    assert!(done.is_empty(), "{done:?}");
+    let refused = |spoil: &dyn Fn(&mut Survey), index: usize, reason: &str| {
+        let words = spoilt(spoil)[index].clone();
+        assert!(words.starts_with("not: ") && words.contains(reason), "{words}");
+    };
+    refused(&|c| c.seen[1].sources[0].sql = "Yes".into(), 0, "db2 replicates, though it is writable");
+    refused(&|c| c.seen[1].sources = vec![source(9)], 0, "db2 replicates, though it is writable");
+    refused(&|c| c.seen[0].sources = vec![source(9)], 1, "db1 replicates from another server, 10.0.0.9:3306");
+    refused(&|c| c.seen[0].history = Gtids::of_state("0-1-101").unwrap(), 1, "db1 has transactions");
+    refused(&|c| c.seen[2].history = Gtids::of_state("0-3-101").unwrap(), 2, "db3 has transactions");
+    refused(&|c| c.seen[2].enabled = false, 2, "drain or maintenance");
+    refused(&|c| c.seen[2].sources.push(source(2)), 2, "replicates from 2 servers");
 }
 
 #[test]
