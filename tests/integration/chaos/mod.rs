@@ -1,8 +1,9 @@
 //! Servers that die, freeze, leave and come back while clients write and read through Spillway.
 //!
-//! Every scenario starts a [`load`]: clients that write numbered rows and note each answer, readers, a session that is
-//! idle, and one client that writes to a node without Spillway. Then something happens. At the end every row that was
-//! acknowledged must be there and none twice, and the longest gap that a client saw is compared with that of the client
+//! Every scenario starts a [`load`]: clients that write numbered rows and note each answer, others that write them two at a
+//! time in transactions, readers, a session that is idle, and one client that writes to a node without Spillway. Then
+//! something happens. At the end every row that was acknowledged must be there and none twice, no transaction may be done by
+//! half, and the longest gap that a client saw is compared with that of the client
 //! without Spillway: the servers themselves stand still for a while when one of them is gone.
 //!
 //! `MINUTES=60 cargo test --test integration -- chaos --nocapture` goes through the scenarios at random for so long,
@@ -69,6 +70,7 @@ const SCENARIOS: &[(&str, Scenario, Needs)] = &[
     ("chaos::primary_read_only", replication::primary_read_only, Needs::Nothing),
     ("chaos::pair_switched", handover::pair_switched, Needs::Nothing),
     ("chaos::primary_failed_over", handover::primary_failed_over, Needs::Nothing),
+    ("chaos::primary_failed_over_by_itself", handover::primary_failed_over_by_itself, Needs::Nothing),
     ("chaos::group_primary_killed", group::primary_killed, Needs::MySql),
 ];
 
@@ -90,7 +92,9 @@ fn for_minutes() -> Verdict {
     let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse().ok());
     let limit = Duration::from_mins(minutes.ok_or("MINUTES is not a number")?);
     let scenarios: Vec<_> = SCENARIOS.iter().filter(|(.., needs)| needs.missing().is_none()).collect();
-    for (what, needs) in [("A NETWORK OF HOSTS", Needs::Hosts), ("MYSQL", Needs::MySql)] {
+    for (what, needs) in
+        [("A NETWORK OF HOSTS", Needs::Hosts), ("A BAD NETWORK", Needs::BadCables), ("MYSQL", Needs::MySql)]
+    {
         if let Some(reason) = needs.missing() {
             say(&format!("THOSE WITH {what} ARE LEFT OUT: {reason}\n"))?;
         }
