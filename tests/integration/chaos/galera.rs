@@ -4,10 +4,11 @@
 use super::Front;
 use super::load::{Load, Role, SET_UP};
 use crate::harness::cluster::Galera;
-use crate::harness::network;
+use crate::harness::network::{self, Impairment};
 use crate::harness::server::Server;
 use crate::harness::{Outcome, wait_for};
-use crate::{Verdict, ensure};
+use crate::{Verdict, ensure, same};
+use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -172,6 +173,41 @@ pub(super) fn writer_cut_off() -> Verdict {
     records.no_error_but(1 + split_again)?;
     records.no_transaction_failed_but(1 + split_again)?;
     records.added_at_most("cut off", Duration::from_millis(1500))
+}
+
+/// The writer's network is slow and loses packets: everything takes longer, as it does without Spillway, and that is all.
+pub(super) fn writer_badly_connected() -> Verdict {
+    const BAD: Impairment = Impairment { delay: (10, 50), lost: 5 };
+    let hosts = network::hosts(3)?;
+    let stage = Stage::set_up("writer-badly-connected")?;
+    let node = &stage.galera.nodes[stage.writer];
+    let mut load = stage.load(stage.writer)?;
+    let log = stage.front.spillway.log().len();
+    load.phase("bad cable");
+    let (bad, begun) = (hosts[stage.writer].impair(&BAD)?, Instant::now());
+    let served = load.goes_on(100);
+    let (lasted, round_trip) = (begun.elapsed(), round_trip(node)?);
+    drop(bad);
+    served?;
+    load.phase("good cable");
+    load.goes_on(100)?;
+    let records = stage.judge(load, "the writer's network delays packets by 10 to 50 ms and loses 5 %")?;
+    super::say(&format!("  for {lasted:.1?}; a packet and its answer took {round_trip:.0?} at least\n"))?;
+    ensure!(round_trip >= Duration::from_millis(20), "not by the bad cable: {round_trip:?}");
+    let log = stage.front.spillway.log().split_off(log);
+    ensure!(!log.contains("node state changed"), "{log}");
+    same!(stage.front.writer()?, node.name, "the writer");
+    records.no_error_but(0)?;
+    records.no_transaction_failed_but(0)
+}
+
+/// How long it takes to connect to a node, at best of some times.
+fn round_trip(node: &Server) -> Outcome<Duration> {
+    let once = || {
+        let begun = Instant::now();
+        TcpStream::connect(node.address()).map(|_| begun.elapsed()).map_err(|e| e.to_string())
+    };
+    (0..3).map(|_| once()).try_fold(Duration::MAX, |best, once| Ok(best.min(once?)))
 }
 
 /// Every node is drained, stopped and started again, the writer among them: no client notices.

@@ -41,6 +41,8 @@ enum Needs {
     Nothing,
     /// Hosts of their own for the nodes.
     Hosts,
+    /// And bad cables to them.
+    BadCables,
     /// A root with `MySQL`.
     MySql,
 }
@@ -51,6 +53,7 @@ impl Needs {
         match self {
             Self::Nothing => None,
             Self::Hosts => network::missing().map(str::to_owned),
+            Self::BadCables => network::bad_cables_missing(),
             Self::MySql => mysql::root().err(),
         }
     }
@@ -62,6 +65,7 @@ const SCENARIOS: &[(&str, Scenario, Needs)] = &[
     ("chaos::galera_reader_killed", galera::reader_killed, Needs::Nothing),
     ("chaos::galera_writer_frozen", galera::writer_frozen, Needs::Nothing),
     ("chaos::galera_writer_cut_off", galera::writer_cut_off, Needs::Hosts),
+    ("chaos::galera_writer_badly_connected", galera::writer_badly_connected, Needs::BadCables),
     ("chaos::galera_rolling_restart", galera::rolling_restart, Needs::Nothing),
     ("chaos::galera_writer_set_aside", galera::writer_set_aside, Needs::Nothing),
     ("chaos::galera_quorum_lost", galera::quorum_lost, Needs::Nothing),
