@@ -3,7 +3,8 @@
 # make test          everything that must hold before a change is taken
 # make bench         the same loads directly, through HAProxy and through Spillway, in a quarter of an hour; see examples/bench
 # make differential CASES=100000   random accounts and logins, the server against Spillway
-# make chaos MINUTES=60   nodes killed, frozen, cut off, drained and promoted under load, at random; SEED=7 in another order
+# make chaos MINUTES=60   nodes killed, frozen, cut off, badly connected, drained and promoted under load, at
+#                    random; SEED=7 in another order
 # make servers       installs the servers and clients that demo and test need (Debian; as root); MySQL 9.7, MariaDB 11.8 and
 #                    MariaDB 10.5 come into roots of their own under ~/.cache/spillway, and the tests of one that cannot be
 #                    made are skipped

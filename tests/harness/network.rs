@@ -1,18 +1,19 @@
 //! Hosts with a network of their own: each is a network namespace with a cable to one switch, which this machine is at,
-//! too. A cable can be cut, so that packets vanish without a word in both directions.
+//! too. A cable can be cut, so that packets vanish without a word in both directions, or be a bad one, which carries them
+//! late and loses some.
 //!
 //! Everything is named after this process and goes with the run ([`remove`]). What a run that was killed left behind is
 //! swept by the next one.
 
-use super::Outcome;
-use super::process::run;
-use super::workspace;
+use super::process::{Process, RunAs, run};
+use super::{Outcome, wait_for, workspace};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How names of namespaces and interfaces begin; an interface's name has room for 15 characters.
 const PREFIX: &str = "spw";
@@ -31,6 +32,21 @@ pub(crate) struct Host {
     pub(crate) address: Ipv4Addr,
     namespace: String,
     cable: String,
+    bridge: String,
+}
+
+/// How bad a cable is, in each direction.
+pub(crate) struct Impairment {
+    /// The least and the greatest delay in milliseconds.
+    pub(crate) delay: (u32, u32),
+    /// How many of a hundred packets are lost.
+    pub(crate) lost: u32,
+}
+
+/// A bad cable in place of a host's own, which comes back when this is dropped.
+pub(crate) struct BadCable {
+    host: Host,
+    _carrier: Process,
 }
 
 impl Network {
@@ -51,7 +67,8 @@ impl Network {
         let cable = format!("{PREFIX}{}v{number}", std::process::id());
         let address = Ipv4Addr::new(198, 18, self.third, 10 + number);
         ip(&["netns", "add", &namespace])?;
-        self.hosts.push(Host { address, namespace: namespace.clone(), cable: cable.clone() });
+        let bridge = self.bridge.clone();
+        self.hosts.push(Host { address, namespace: namespace.clone(), cable: cable.clone(), bridge });
         ip(&["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
         ip(&["link", "set", &cable, "master", &self.bridge, "up"])?;
         ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
@@ -87,6 +104,34 @@ impl Host {
         ip(&[&["-n", &self.namespace, "rule", verb][..], &rule].concat()).map(drop)
     }
 
+    /// Puts a bad cable in the place of the host's own. Connections stay: its end has the same addresses.
+    pub(crate) fn impair(&self, impairment: &Impairment) -> Outcome<BadCable> {
+        let (inside, outside) = (self.cable.replace('v', "i"), self.cable.replace('v', "o"));
+        let (least, greatest) = impairment.delay;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/cable.py");
+        let mut arguments = vec![script.display().to_string(), inside.clone(), outside.clone()];
+        arguments.extend([least, greatest, impairment.lost].map(|number| number.to_string()));
+        let log = workspace::root()?.join("cable.log");
+        let python = Path::new(PYTHON);
+        let carrier = Process::start("a bad cable", python, &arguments, &[], &log, RunAs::Myself)?;
+        let bad = BadCable { host: self.clone(), _carrier: carrier };
+        wait_for("the ends of a bad cable", Duration::from_secs(10), || {
+            ip(&["link", "show", &inside])?;
+            ip(&["link", "show", &outside])
+        })
+        .map_err(|reason| format!("{reason}\n{}", workspace::tail(&log, 20)))?;
+        let own = ip(&["-n", &self.namespace, "-o", "link", "show", "eth0"])?;
+        let mut words = own.split_whitespace().skip_while(|word| *word != "link/ether");
+        let ether = words.nth(1).ok_or_else(|| format!("no address in {own}"))?;
+        ip(&["link", "set", &outside, "master", &self.bridge, "up"])?;
+        ip(&["link", "set", &inside, "netns", &self.namespace])?;
+        ip(&["-n", &self.namespace, "link", "set", &inside, "address", ether])?;
+        ip(&["-n", &self.namespace, "addr", "add", &format!("{}/24", self.address), "dev", &inside])?;
+        ip(&["-n", &self.namespace, "link", "set", &inside, "up"])?;
+        ip(&["-n", &self.namespace, "link", "set", "eth0", "down"])?;
+        Ok(bad)
+    }
+
     /// Makes a program in `directory` that starts `program` on this host, as the user that servers run as.
     pub(crate) fn wrap(&self, program: &Path, directory: &Path) -> Outcome<PathBuf> {
         let path = directory.join("on-its-host.sh");
@@ -104,6 +149,16 @@ impl Host {
         Ok(path)
     }
 }
+
+impl Drop for BadCable {
+    fn drop(&mut self) {
+        // The bad one goes with its carrier.
+        let _ = ip(&["-n", &self.host.namespace, "link", "set", "eth0", "up"]);
+    }
+}
+
+/// Debian's interpreter.
+const PYTHON: &str = "/usr/bin/python3";
 
 fn ip(arguments: &[&str]) -> Outcome<String> {
     let words = arguments.join(" ");
@@ -161,4 +216,14 @@ pub(crate) fn missing() -> Option<&'static str> {
     static REASON: LazyLock<Option<String>> =
         LazyLock::new(|| Network::new().and_then(|mut network| network.add()).err());
     REASON.as_deref()
+}
+
+/// Why there are no bad cables on this machine; none where there are. Not by `netem`, which many kernels lack: the cable is a
+/// program of our own between two TAP devices.
+pub(crate) fn bad_cables_missing() -> Option<String> {
+    if let Some(reason) = missing() {
+        return Some(reason.to_owned());
+    }
+    let needed = ["/dev/net/tun", PYTHON].into_iter().find(|path| !Path::new(path).exists());
+    needed.map(|path| format!("there is no {path}"))
 }

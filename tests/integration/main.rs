@@ -126,7 +126,9 @@ fn mourn(ignored: u64) {
     let users = (harness::workspace::current_user() != "root")
         .then(|| "those with clients of other users: only root can start them".to_owned());
     let hosts = harness::network::missing().map(|reason| format!("those with a network of hosts: {reason}"));
-    let reasons: Vec<String> = roots.chain(names).chain(users).chain(hosts).collect();
+    let cables =
+        harness::network::bad_cables_missing().map(|reason| format!("those with a bad network: {reason}"));
+    let reasons: Vec<String> = roots.chain(names).chain(users).chain(hosts).chain(cables).collect();
     if ignored > 0 && !reasons.is_empty() {
         let line = "=".repeat(71);
         let reasons = reasons.join("\n  ");

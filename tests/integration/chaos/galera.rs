@@ -4,12 +4,13 @@
 use super::Front;
 use super::load::{Load, Role, SET_UP};
 use crate::harness::cluster::Galera;
-use crate::harness::network;
+use crate::harness::network::{self, Impairment};
 use crate::harness::server::Server;
 use crate::harness::{Outcome, wait_for};
-use crate::{Verdict, ensure};
+use crate::{Verdict, ensure, same};
+use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Seconds of silence after which nodes take another one for dead.
 const SUSPECT: u8 = 2;
@@ -112,6 +113,7 @@ pub(super) fn writer_killed() -> Verdict {
     load.goes_on(100)?;
     let records = stage.judge(load, "the writer is killed")?;
     records.no_error_but(1)?;
+    records.no_transaction_failed_but(1)?;
     records.added_at_most("killed", Duration::from_millis(300))
 }
 
@@ -128,6 +130,7 @@ pub(super) fn reader_killed() -> Verdict {
     load.goes_on(100)?;
     let records = stage.judge(load, "a reader is killed, and rejoins from the writer")?;
     records.no_error_but(1)?;
+    records.no_transaction_failed_but(0)?;
     records.added_at_most("killed", Duration::from_millis(300))
 }
 
@@ -146,6 +149,7 @@ pub(super) fn writer_frozen() -> Verdict {
     load.goes_on(100)?;
     let records = stage.judge(load, "the writer is frozen")?;
     records.no_error_but(1)?;
+    records.no_transaction_failed_but(1)?;
     records.added_at_most("frozen", Duration::from_millis(1500))
 }
 
@@ -167,17 +171,59 @@ pub(super) fn writer_cut_off() -> Verdict {
     // When they see each other again the nodes may all leave the primary component for a moment.
     let split_again = usize::from(!records.troubles(Role::Direct).is_empty());
     records.no_error_but(1 + split_again)?;
+    records.no_transaction_failed_but(1 + split_again)?;
     records.added_at_most("cut off", Duration::from_millis(1500))
+}
+
+/// The writer's network is slow and loses packets: everything takes longer, as it does without Spillway, and that is all.
+pub(super) fn writer_badly_connected() -> Verdict {
+    const BAD: Impairment = Impairment { delay: (10, 50), lost: 5 };
+    let hosts = network::hosts(3)?;
+    let stage = Stage::set_up("writer-badly-connected")?;
+    let node = &stage.galera.nodes[stage.writer];
+    let mut load = stage.load(stage.writer)?;
+    let log = stage.front.spillway.log().len();
+    load.phase("bad cable");
+    let (bad, begun) = (hosts[stage.writer].impair(&BAD)?, Instant::now());
+    let served = load.goes_on(100);
+    let (lasted, round_trip) = (begun.elapsed(), round_trip(node)?);
+    drop(bad);
+    served?;
+    load.phase("good cable");
+    load.goes_on(100)?;
+    let records = stage.judge(load, "the writer's network delays packets by 10 to 50 ms and loses 5 %")?;
+    super::say(&format!("  for {lasted:.1?}; a packet and its answer took {round_trip:.0?} at least\n"))?;
+    ensure!(round_trip >= Duration::from_millis(20), "not by the bad cable: {round_trip:?}");
+    let log = stage.front.spillway.log().split_off(log);
+    ensure!(!log.contains("node state changed"), "{log}");
+    same!(stage.front.writer()?, node.name, "the writer");
+    records.no_error_but(0)?;
+    records.no_transaction_failed_but(0)
+}
+
+/// How long it takes to connect to a node, at best of some times.
+fn round_trip(node: &Server) -> Outcome<Duration> {
+    let once = || {
+        let begun = Instant::now();
+        TcpStream::connect(node.address()).map(|_| begun.elapsed()).map_err(|e| e.to_string())
+    };
+    (0..3).map(|_| once()).try_fold(Duration::MAX, |best, once| Ok(best.min(once?)))
 }
 
 /// Every node is drained, stopped and started again, the writer among them: no client notices.
 pub(super) fn rolling_restart() -> Verdict {
     let mut stage = Stage::set_up("rolling-restart")?;
     let mut load = Load::start(stage.front.doors(None))?;
+    let (mut writers, mut drains) = (0, Vec::new());
     for number in 0..stage.galera.nodes.len() {
         let name = stage.galera.nodes[number].name.clone();
         load.phase(["first", "second", "third"][number]);
+        let (is_writer, asked) = (stage.front.writer()? == name, Instant::now());
         stage.front.set(&name, "drain")?;
+        if is_writer {
+            writers += 1;
+            drains.push((asked, Instant::now()));
+        }
         stage.front.spillway.wait_node("chaos", &name, "is empty", |entry| entry["sessions"] == 0)?;
         stage.galera.nodes[number].stop()?;
         stage.galera.nodes[number].launch(&[])?;
@@ -186,18 +232,28 @@ pub(super) fn rolling_restart() -> Verdict {
         stage.is_back(number)?;
         load.goes_on(50)?;
     }
-    stage.judge(load, "rolling restart")?.no_error_but(0)
+    let records = stage.judge(load, "rolling restart")?;
+    records.no_error_but(0)?;
+    // Those that were open when their node was drained as well: they end there, and the node waits for that.
+    records.no_transaction_failed_but(0)?;
+    let open: usize = drains.iter().map(|(from, to)| records.finished_later(*from, *to)).sum();
+    super::say(&format!(
+        "  {open} transactions were open at the drains of {writers} writers, and finished\n"
+    ))?;
+    ensure!(open > 0, "no transaction was open when a writer was drained");
+    Ok(())
 }
 
 /// The writer stops serving by its own settings, in every way that there is: another one takes over.
 pub(super) fn writer_set_aside() -> Verdict {
-    let stage = Stage::set_up("writer-set-aside")?;
-    let mut load = Load::start(stage.front.doors(None))?;
-    for (phase, aside, back) in [
+    const ASIDE: [(&str, &str, &str); 3] = [
         ("desynced", "wsrep_desync = ON", "wsrep_desync = OFF"),
         ("rejecting", "wsrep_reject_queries = ALL", "wsrep_reject_queries = NONE"),
         ("read_only", "read_only = ON", "read_only = OFF"),
-    ] {
+    ];
+    let stage = Stage::set_up("writer-set-aside")?;
+    let mut load = Load::start(stage.front.doors(None))?;
+    for (phase, aside, back) in ASIDE {
         let name = stage.front.writer()?;
         let writer = stage.galera.nodes.iter().find(|node| node.name == name).ok_or("an unknown writer")?;
         load.phase(phase);
@@ -213,7 +269,10 @@ pub(super) fn writer_set_aside() -> Verdict {
         stage.front.wait_serving(&name)?;
         load.goes_on(50)?;
     }
-    stage.judge(load, "the writer is set aside")?.no_error_but(0)
+    let records = stage.judge(load, "the writer is set aside")?;
+    records.no_error_but(0)?;
+    // One that is open cannot go on there.
+    records.no_transaction_failed_but(ASIDE.len())
 }
 
 /// Two of three nodes are gone: the third is alone and takes nothing, until it is told that it is the cluster.
@@ -233,7 +292,9 @@ pub(super) fn quorum_lost() -> Verdict {
     stage.rejoin(second, writer)?;
     load.goes_on(50)?;
     let records = stage.judge(load, "two of three nodes are killed")?;
-    for trouble in records.troubles(Role::Writer).iter().chain(&records.troubles(Role::Reader)) {
+    for trouble in
+        [Role::Writer, Role::Transactor, Role::Reader].map(|role| records.troubles(role)).iter().flatten()
+    {
         let clear =
             ["cluster chaos", "WSREP", "Primary Component"].iter().any(|word| trouble.text.contains(word));
         ensure!(clear, "an error that says nothing: {}", trouble.text);

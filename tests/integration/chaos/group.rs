@@ -42,5 +42,6 @@ pub(super) fn primary_killed() -> Verdict {
         records.check(&member)?;
         member.discard();
     }
-    records.no_error_but(1)
+    records.no_error_but(1)?;
+    records.no_transaction_failed_but(1)
 }

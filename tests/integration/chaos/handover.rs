@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const HANDOVER: &str = "handover = { user = \"operator\", password = \"operator-secret\", \
     replication_user = \"replication\", replication_password = \"replication-secret\", failover = \"manual\" }";
 
+/// How long the primary must be lost before Spillway acts by itself.
+const AFTER: Duration = Duration::from_secs(1);
+
 fn contents() -> String {
     format!(
         "{SET_UP} CREATE USER operator@'%' IDENTIFIED BY 'operator-secret';
@@ -34,7 +37,8 @@ pub(super) fn pair_switched() -> Verdict {
     let pair = TwoPrimaries::start(&format!("chaos-pair-{}", round()), true, &contents())?;
     let front = Front::start("pair", "multi-primary", &pair.nodes, HANDOVER)?;
     let mut load = Load::start(front.doors(None))?;
-    for phase in ["there", "back", "there again"] {
+    let phases = ["there", "back", "there again"];
+    for phase in phases {
         load.phase(phase);
         front.operate("switch chaos")?;
         load.goes_on(50)?;
@@ -51,38 +55,83 @@ pub(super) fn pair_switched() -> Verdict {
         records.check(&node)?;
         node.discard();
     }
-    records.no_error_but(0)
+    records.no_error_but(0)?;
+    // One that is open when its node becomes read-only cannot commit there any more.
+    records.no_transaction_failed_but(phases.len())
+}
+
+/// Who starts a failover.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failover {
+    Manual,
+    Auto,
 }
 
 /// The primary is gone at once, and Spillway is told to promote a replica; the former primary comes back.
 pub(super) fn primary_failed_over() -> Verdict {
-    let name = format!("chaos-failover-{}", round());
-    let mut cluster = Replication::with_replicas(&name, replication::OPTIONS, &["r1", "r2"])?;
+    failed_over(Failover::Manual)
+}
+
+/// The primary is gone at once, and Spillway promotes a replica by itself; the former primary comes back.
+pub(super) fn primary_failed_over_by_itself() -> Verdict {
+    failed_over(Failover::Auto)
+}
+
+fn failed_over(failover: Failover) -> Verdict {
+    let (name, keys) = match failover {
+        Failover::Manual => ("failover", HANDOVER.to_owned()),
+        Failover::Auto => {
+            ("auto", HANDOVER.replace("\"manual\"", &format!("\"auto\", failover_after = \"{AFTER:?}\"")))
+        }
+    };
+    let mut cluster = Replication::with_replicas(
+        &format!("chaos-{name}-{}", round()),
+        replication::OPTIONS,
+        &["r1", "r2"],
+    )?;
     cluster.nodes[0].sql(&contents())?;
     replication::make_semi_synchronous(&cluster)?;
-    let front = Front::start("failover", "replication", &cluster.nodes, HANDOVER)?;
+    let front = Front::start(name, "replication", &cluster.nodes, &keys)?;
     let plan = front.operate("switch chaos --dry-run")?;
     ensure!(plan.contains("waits for 1 of 2 replicas, 600000 ms at most"), "{plan}");
     let mut load = Load::start(front.doors(None))?;
     load.phase("killed");
+    let killed = Instant::now();
     cluster.nodes[0].kill();
-    let mut asked = Instant::now();
-    let promoted = wait_for("a failover", Duration::from_secs(10), || {
-        asked = Instant::now();
-        front.operate("failover chaos")
-    });
+    let mut asked = killed;
+    let promoted = wait_for("a failover", Duration::from_secs(10), || match failover {
+        Failover::Manual => {
+            asked = Instant::now();
+            let report = front.operate("failover chaos")?;
+            ensure!(report.contains(" did, if the lost one waited for that"), "{report}");
+            Ok(Instant::now())
+        }
+        Failover::Auto => {
+            let writable = cluster.nodes[1..].iter().map(|node| node.sql("SELECT @@global.read_only"));
+            let writable = writable.collect::<Outcome<Vec<_>>>()?.iter().any(|read_only| read_only == "0");
+            if writable { Ok(Instant::now()) } else { Err(front.spillway.log_tail(30)) }
+        }
+    })?;
     let took = asked.elapsed();
-    let report = promoted?;
-    ensure!(report.contains(" did, if the lost one waited for that"), "{report}");
-    let promoted = Instant::now();
     load.goes_on(100)?;
+    if failover == Failover::Auto {
+        ensure!(promoted - killed >= AFTER, "a failover {:.2?} after the loss", promoted - killed);
+        let events = front.spillway.ask("show events chaos")?;
+        ensure!(events.contains("failover begun") && events.contains("done"), "{events}");
+    }
     load.phase("rejoining");
     cluster.nodes[0].start(replication::FORMER)?;
     let former = cluster.nodes[0].name.clone();
     front.spillway.wait_node("chaos", &former, "serves reads", |entry| entry["role"] == "reader")?;
     load.goes_on(50)?;
     let records = load.stop()?;
-    records.print(&format!("replication: failover by Spillway, which took {took:.2?}"), Some(promoted))?;
+    let scenario = match failover {
+        Failover::Manual => format!("replication: failover by Spillway, which took {took:.2?}"),
+        Failover::Auto => {
+            format!("replication: failover by Spillway itself, {:.2?} after the loss", promoted - killed)
+        }
+    };
+    records.print(&scenario, Some(promoted))?;
     let writer = front.writer()?;
     let primary = cluster.nodes.iter().position(|node| node.name == writer).ok_or("an unknown writer")?;
     ensure!(primary != 0, "the former primary is the writer again");
@@ -93,5 +142,6 @@ pub(super) fn primary_failed_over() -> Verdict {
         node.discard();
     }
     records.no_error_but(1)?;
+    records.no_transaction_failed_but(1)?;
     replication::served_within(&records, promoted, Duration::from_millis(500))
 }

@@ -24,9 +24,19 @@ pub(super) const SET_UP: &str = "
 
 const WRITERS: usize = 4;
 const READERS: usize = 2;
+const TRANSACTORS: usize = 3;
 
 /// Between two statements of a client; a gap cannot be told from a pause that is shorter.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Between two statements of a transaction, so that some are open whatever happens when: from 10 to 29 ms, and never the same
+/// for all clients, or they would all be at the same statement.
+fn thought(client: u32, row: u32) -> Duration {
+    Duration::from_millis(10 + u64::from(client * 7 + row * 13) % 20)
+}
+
+/// The statements of a transaction.
+const PER_TRANSACTION: u64 = 4;
 
 /// Before a client that was told of an error connects again.
 const AFTER_ERROR: Duration = Duration::from_millis(20);
@@ -42,6 +52,8 @@ static NEXT_CLIENT: AtomicU32 = AtomicU32::new(1);
 pub(super) enum Role {
     /// Writes through Spillway.
     Writer,
+    /// Writes two rows at a time through Spillway, in a transaction.
+    Transactor,
     /// Reads through Spillway.
     Reader,
     /// Writes to a node itself: what the servers do without Spillway.
@@ -76,6 +88,10 @@ pub(super) struct Diary {
     pub(super) acknowledged: Vec<(u32, Instant)>,
     /// Those that were sent and not answered well: done or not, but not twice.
     pub(super) unknown: Vec<u32>,
+    /// The numbers of transactions that broke before their COMMIT was sent: not done.
+    pub(super) broken: Vec<u32>,
+    /// When each transaction that was acknowledged began.
+    pub(super) opened: Vec<Instant>,
     pub(super) troubles: Vec<Trouble>,
 }
 
@@ -108,6 +124,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let idle = Idle::begin(doors.writes)?;
         let mut plan = vec![(Role::Writer, doors.writes); WRITERS];
+        plan.extend(vec![(Role::Transactor, doors.writes); TRANSACTORS]);
         plan.extend(vec![(Role::Reader, doors.reads); READERS]);
         plan.push((Role::Reader, doors.writes));
         plan.extend(doors.direct.map(|node| (Role::Direct, node)));
@@ -145,6 +162,21 @@ impl Load {
     }
 }
 
+impl Role {
+    /// How many statements one step is.
+    fn statements(self) -> u64 {
+        if self == Self::Transactor { PER_TRANSACTION } else { 1 }
+    }
+}
+
+/// What became of a step that was not answered well.
+enum Failure {
+    /// Of what was sent nothing can be done.
+    Broken(String),
+    /// It may be done.
+    Unknown(String),
+}
+
 impl Running {
     fn start(role: Role, door: SocketAddr, stop: &Arc<AtomicBool>) -> Self {
         let done = Arc::new(AtomicU64::new(0));
@@ -153,7 +185,7 @@ impl Running {
             let mut client = Client { door, session: None, diary: Diary::new(role) };
             while !stop.load(Ordering::Relaxed) {
                 if client.step() {
-                    counted.fetch_add(1, Ordering::Relaxed);
+                    counted.fetch_add(role.statements(), Ordering::Relaxed);
                     std::thread::sleep(PAUSE);
                 } else {
                     std::thread::sleep(AFTER_ERROR);
@@ -175,6 +207,8 @@ impl Diary {
             ended: Instant::now(),
             acknowledged: Vec::new(),
             unknown: Vec::new(),
+            broken: Vec::new(),
+            opened: Vec::new(),
             troubles: Vec::new(),
         }
     }
@@ -187,7 +221,7 @@ struct Client {
 }
 
 impl Client {
-    /// One statement, on a new connection after an error. True if it was answered well.
+    /// One statement or transaction, on a new connection after an error. True if it was answered well.
     fn step(&mut self) -> bool {
         let session = match self.session.take().map_or_else(|| login(self.door), Ok) {
             Ok(session) => session,
@@ -196,15 +230,25 @@ impl Client {
                 return false;
             }
         };
-        let number = (self.diary.acknowledged.len() + self.diary.unknown.len() + 1) as u32;
+        let diary = &self.diary;
+        let number = (diary.acknowledged.len() + diary.unknown.len() + diary.broken.len() + 1) as u32;
+        let begun = Instant::now();
         match self.ask(session, number) {
             Ok(session) => {
                 self.session = Some(session);
                 self.diary.acknowledged.push((number, Instant::now()));
+                if self.diary.role == Role::Transactor {
+                    self.diary.opened.push(begun);
+                }
                 true
             }
-            Err(text) => {
+            Err(Failure::Unknown(text)) => {
                 self.diary.unknown.push(number);
+                self.trouble(text);
+                false
+            }
+            Err(Failure::Broken(text)) => {
+                self.diary.broken.push(number);
                 self.trouble(text);
                 false
             }
@@ -215,16 +259,54 @@ impl Client {
         self.diary.troubles.push(Trouble { at: Instant::now(), text });
     }
 
-    fn ask(&self, mut session: Raw, number: u32) -> Outcome<Raw> {
-        if self.diary.role == Role::Reader {
-            let read = value(&mut session, "SELECT number FROM ledger WHERE client = 0 AND number = 7")?;
-            return if read == "7" { Ok(session) } else { Err(format!("read {read:?}")) };
+    fn ask(&self, mut session: Raw, number: u32) -> Result<Raw, Failure> {
+        match self.diary.role {
+            Role::Reader => {
+                let read = value(&mut session, "SELECT number FROM ledger WHERE client = 0 AND number = 7");
+                match read.map_err(Failure::Unknown)?.as_str() {
+                    "7" => Ok(session),
+                    read => Err(Failure::Unknown(format!("read {read:?}"))),
+                }
+            }
+            Role::Writer | Role::Direct => {
+                self.insert(&mut session, number).map_err(Failure::Unknown)?;
+                Ok(session)
+            }
+            Role::Transactor => {
+                self.in_transaction(&mut session, number).map_err(Failure::Broken)?;
+                done(&mut session, "COMMIT").map_err(|text| Failure::Unknown(format!("COMMIT: {text}")))?;
+                Ok(session)
+            }
         }
-        let reply = session.query(&format!("INSERT INTO ledger VALUES ({}, {number})", self.diary.client))?;
-        match reply[0].first() {
-            Some(0) => Ok(session),
-            _ => Err(words(&Refusal::parse(&reply[0])?)),
+    }
+
+    /// All of a transaction but its COMMIT.
+    fn in_transaction(&self, session: &mut Raw, number: u32) -> Verdict {
+        done(session, "BEGIN").map_err(|text| format!("BEGIN: {text}"))?;
+        for row in rows_of(number) {
+            std::thread::sleep(thought(self.diary.client, row));
+            self.insert(session, row).map_err(|text| format!("INSERT: {text}"))?;
         }
+        std::thread::sleep(thought(self.diary.client, number));
+        Ok(())
+    }
+
+    fn insert(&self, session: &mut Raw, row: u32) -> Verdict {
+        done(session, &format!("INSERT INTO ledger VALUES ({}, {row})", self.diary.client))
+    }
+}
+
+/// The rows that the transaction with this number writes.
+pub(super) fn rows_of(number: u32) -> [u32; 2] {
+    [2 * number - 1, 2 * number]
+}
+
+/// Runs a statement that is answered with OK.
+fn done(session: &mut Raw, statement: &str) -> Verdict {
+    let reply = session.query(statement)?;
+    match reply[0].first() {
+        Some(0) => Ok(()),
+        _ => Err(words(&Refusal::parse(&reply[0])?)),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Servers that die, freeze, leave and come back while clients write and read through Spillway.
 //!
-//! Every scenario starts a [`load`]: clients that write numbered rows and note each answer, readers, a session that is
-//! idle, and one client that writes to a node without Spillway. Then something happens. At the end every row that was
-//! acknowledged must be there and none twice, and the longest gap that a client saw is compared with that of the client
+//! Every scenario starts a [`load`]: clients that write numbered rows and note each answer, others that write them two at a
+//! time in transactions, readers, a session that is idle, and one client that writes to a node without Spillway. Then
+//! something happens. At the end every row that was acknowledged must be there and none twice, no transaction may be done by
+//! half, and the longest gap that a client saw is compared with that of the client
 //! without Spillway: the servers themselves stand still for a while when one of them is gone.
 //!
 //! `MINUTES=60 cargo test --test integration -- chaos --nocapture` goes through the scenarios at random for so long,
@@ -40,6 +41,8 @@ enum Needs {
     Nothing,
     /// Hosts of their own for the nodes.
     Hosts,
+    /// And bad cables to them.
+    BadCables,
     /// A root with `MySQL`.
     MySql,
 }
@@ -50,6 +53,7 @@ impl Needs {
         match self {
             Self::Nothing => None,
             Self::Hosts => network::missing().map(str::to_owned),
+            Self::BadCables => network::bad_cables_missing(),
             Self::MySql => mysql::root().err(),
         }
     }
@@ -61,6 +65,7 @@ const SCENARIOS: &[(&str, Scenario, Needs)] = &[
     ("chaos::galera_reader_killed", galera::reader_killed, Needs::Nothing),
     ("chaos::galera_writer_frozen", galera::writer_frozen, Needs::Nothing),
     ("chaos::galera_writer_cut_off", galera::writer_cut_off, Needs::Hosts),
+    ("chaos::galera_writer_badly_connected", galera::writer_badly_connected, Needs::BadCables),
     ("chaos::galera_rolling_restart", galera::rolling_restart, Needs::Nothing),
     ("chaos::galera_writer_set_aside", galera::writer_set_aside, Needs::Nothing),
     ("chaos::galera_quorum_lost", galera::quorum_lost, Needs::Nothing),
@@ -69,6 +74,7 @@ const SCENARIOS: &[(&str, Scenario, Needs)] = &[
     ("chaos::primary_read_only", replication::primary_read_only, Needs::Nothing),
     ("chaos::pair_switched", handover::pair_switched, Needs::Nothing),
     ("chaos::primary_failed_over", handover::primary_failed_over, Needs::Nothing),
+    ("chaos::primary_failed_over_by_itself", handover::primary_failed_over_by_itself, Needs::Nothing),
     ("chaos::group_primary_killed", group::primary_killed, Needs::MySql),
 ];
 
@@ -90,7 +96,9 @@ fn for_minutes() -> Verdict {
     let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse().ok());
     let limit = Duration::from_mins(minutes.ok_or("MINUTES is not a number")?);
     let scenarios: Vec<_> = SCENARIOS.iter().filter(|(.., needs)| needs.missing().is_none()).collect();
-    for (what, needs) in [("A NETWORK OF HOSTS", Needs::Hosts), ("MYSQL", Needs::MySql)] {
+    for (what, needs) in
+        [("A NETWORK OF HOSTS", Needs::Hosts), ("A BAD NETWORK", Needs::BadCables), ("MYSQL", Needs::MySql)]
+    {
         if let Some(reason) = needs.missing() {
             say(&format!("THOSE WITH {what} ARE LEFT OUT: {reason}\n"))?;
         }

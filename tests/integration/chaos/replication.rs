@@ -126,6 +126,7 @@ pub(super) fn primary_killed() -> Verdict {
     load.goes_on(100)?;
     let records = stage.judge(load, "the primary is killed, the replica promoted by hand", promoted)?;
     records.no_error_but(1)?;
+    records.no_transaction_failed_but(1)?;
     served_within(&records, promoted, Duration::from_millis(500))
 }
 
@@ -141,6 +142,7 @@ pub(super) fn places_changed() -> Verdict {
     load.goes_on(100)?;
     let records = stage.judge(load, "primary and replica change places by hand", promoted)?;
     records.no_error_but(0)?;
+    records.no_transaction_failed_but(1)?;
     served_within(&records, promoted, Duration::from_millis(500))
 }
 
@@ -159,5 +161,6 @@ pub(super) fn primary_read_only() -> Verdict {
     }
     let records = stage.judge(load, "the primary is read-only for a while", writable)?;
     records.no_error_but(0)?;
+    records.no_transaction_failed_but(2)?;
     served_within(&records, writable, Duration::from_millis(500))
 }

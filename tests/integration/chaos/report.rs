@@ -1,6 +1,7 @@
 //! What the clients of a load saw, as numbers: gaps, errors, and whether every acknowledged row is there.
 
-use super::load::{Diary, Records, Role, SCHEMA, Trouble};
+use super::load::{Diary, Records, Role, SCHEMA, Trouble, rows_of};
+use crate::harness::Outcome;
 use crate::harness::server::Server;
 use crate::{Verdict, ensure, same};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,13 @@ impl Diary {
 
     /// Compares with the numbers of the rows that are there.
     fn compare(&self, rows: &BTreeSet<u32>) -> Verdict {
+        let whole;
+        let rows = if self.role == Role::Transactor {
+            whole = self.whole(rows)?;
+            &whole
+        } else {
+            rows
+        };
         let acknowledged = || self.acknowledged.iter().map(|(number, _)| *number);
         let lost: Vec<u32> = acknowledged().filter(|number| !rows.contains(number)).collect();
         ensure!(lost.is_empty(), "acknowledged rows of a {:?} are lost: {lost:?}", self.role);
@@ -23,9 +31,26 @@ impl Diary {
         let more: Vec<&u32> = rows.difference(&sent).collect();
         ensure!(more.is_empty(), "rows that nobody sent: {more:?}");
         // With the table's key a statement that is done twice is refused the second time.
-        let twice = self.troubles.iter().find(|trouble| trouble.text.starts_with("error 1062"));
+        let twice = self.troubles.iter().find(|trouble| trouble.text.contains("error 1062"));
         ensure!(twice.is_none(), "done twice: {}", twice.map_or("", |trouble| &trouble.text));
         Ok(())
+    }
+
+    /// The numbers of the transactions whose rows are there, each with all that it wrote.
+    fn whole(&self, rows: &BTreeSet<u32>) -> Outcome<BTreeSet<u32>> {
+        let numbers: BTreeSet<u32> = rows.iter().map(|row| row.div_ceil(2)).collect();
+        let half: Vec<&u32> =
+            numbers.iter().filter(|number| !rows_of(**number).iter().all(|row| rows.contains(row))).collect();
+        ensure!(half.is_empty(), "transactions are half done: {half:?}");
+        let undone: Vec<&u32> = self.broken.iter().filter(|number| numbers.contains(number)).collect();
+        ensure!(undone.is_empty(), "transactions without a COMMIT are done: {undone:?}");
+        Ok(numbers)
+    }
+
+    /// Whether a transaction that was acknowledged was open all that time.
+    fn was_open(&self, from: Instant, to: Instant) -> bool {
+        let ends = self.acknowledged.iter().map(|(_, at)| *at);
+        self.opened.iter().zip(ends).any(|(began, ended)| *began < from && to < ended)
     }
 }
 
@@ -85,6 +110,24 @@ impl Records {
         Ok(())
     }
 
+    /// At most so many transactions of each client failed: those that were open when something happened to their node.
+    pub(super) fn no_transaction_failed_but(&self, per_client: usize) -> Verdict {
+        for diary in self.of(Role::Transactor) {
+            let troubles: Vec<_> = diary.troubles.iter().collect();
+            ensure!(
+                troubles.len() <= per_client,
+                "a client with transactions was told: {}",
+                kinds(&troubles)
+            );
+        }
+        Ok(())
+    }
+
+    /// How many clients had a transaction open all that time, which was acknowledged later.
+    pub(super) fn finished_later(&self, from: Instant, to: Instant) -> usize {
+        self.of(Role::Transactor).filter(|diary| diary.was_open(from, to)).count()
+    }
+
     /// Every acknowledged row is on the node, and no row that nobody sent.
     pub(super) fn check(&self, node: &Server) -> Verdict {
         for diary in self.diaries.iter().filter(|diary| diary.role != Role::Reader) {
@@ -122,9 +165,20 @@ impl Records {
             count(Role::Reader),
             count(Role::Direct)
         );
-        for (name, role) in
-            [("writers", Role::Writer), ("readers", Role::Reader), ("without Spillway", Role::Direct)]
-        {
+        let sum = |of: fn(&Diary) -> usize| self.of(Role::Transactor).map(of).sum::<usize>();
+        let _ = writeln!(
+            text,
+            "  {} transactions acknowledged, {} broke before COMMIT, {} unknown",
+            count(Role::Transactor),
+            sum(|diary| diary.broken.len()),
+            sum(|diary| diary.unknown.len())
+        );
+        for (name, role) in [
+            ("writers", Role::Writer),
+            ("transactions", Role::Transactor),
+            ("readers", Role::Reader),
+            ("without Spillway", Role::Direct),
+        ] {
             let told = self.troubles(role);
             if !told.is_empty() {
                 let _ = writeln!(text, "  {name} were told: {}", self.dated(&told));
@@ -165,6 +219,8 @@ pub(super) fn notices_what_is_wrong() -> Verdict {
         ended: at(1000),
         acknowledged: answers.iter().map(|(number, after)| (*number, at(*after))).collect(),
         unknown: vec![3],
+        broken: Vec::new(),
+        opened: Vec::new(),
         troubles: troubles.iter().map(|text| Trouble { at: at(500), text: (*text).to_owned() }).collect(),
     };
     let writer = diary(Role::Writer, &[(1, 10), (2, 20), (4, 620), (5, 990)], &[]);
@@ -180,6 +236,33 @@ pub(super) fn notices_what_is_wrong() -> Verdict {
         let verdict = writer.compare(&rows.iter().copied().collect());
         ensure!(verdict.as_ref().is_err_and(|reason| reason.contains(wanted)), "{wanted}: {verdict:?}");
     }
+    let transactions = || Diary {
+        broken: vec![4],
+        opened: vec![start, at(30)],
+        ..diary(Role::Transactor, &[(1, 10), (2, 620)], &[])
+    };
+    for rows in [&[1, 2, 3, 4][..], &[1, 2, 3, 4, 5, 6]] {
+        transactions().compare(&rows.iter().copied().collect())?;
+    }
+    for (rows, wanted) in [
+        (&[1, 2][..], "lost: [2]"),
+        (&[1, 2, 3], "half done: [2]"),
+        (&[1, 2, 3, 4, 6], "half done: [3]"),
+        (&[1, 2, 3, 4, 7, 8], "without a COMMIT are done: [4]"),
+        (&[1, 2, 3, 4, 9, 10], "nobody sent: [5]"),
+    ] {
+        let verdict = transactions().compare(&rows.iter().copied().collect());
+        ensure!(verdict.as_ref().is_err_and(|reason| reason.contains(wanted)), "{wanted}: {verdict:?}");
+    }
+    for (from, to, open) in [(5, 8, true), (5, 15, false), (20, 25, false), (25, 35, false), (35, 600, true)]
+    {
+        same!(transactions().was_open(at(from), at(to)), open, "a transaction from {from} to {to} ms");
+    }
+    let told = Diary { troubles: vec![Trouble { at: start, text: "gone".to_owned() }], ..transactions() };
+    let records = Records { diaries: vec![told], phases: Vec::new(), idle: Ok(()) };
+    records.no_error_but(0)?;
+    records.no_transaction_failed_but(1)?;
+    ensure!(records.no_transaction_failed_but(0).is_err(), "a transaction failed");
     let direct = diary(Role::Direct, &[(1, 15), (2, 415), (4, 700), (5, 980)], &[]);
     let records = Records {
         diaries: vec![writer, direct],
