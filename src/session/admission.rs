@@ -383,17 +383,7 @@ impl Session {
             now: SystemTime::now(),
             plugins: auth::accepted(self.privacy(cluster)),
         };
-        let refused = |refusal: &Refusal, said: PasswordUse| {
-            if refusal.code() == 1045 {
-                let fault = denied(user, &client.host_or_ip(), said, &refusal.to_string());
-                return Fault { label: label(refusal), ..fault };
-            }
-            let mut sqlstate = *b"HY000";
-            sqlstate.copy_from_slice(refusal.sqlstate().as_bytes());
-            let told = ErrPacket::new(refusal.code(), &sqlstate, refusal.client_message(&request));
-            let detail = format!("{}: {refusal}", told.text());
-            Fault::told(Blame::Client, label(refusal), detail, told)
-        };
+        let refused = |refusal: &Refusal, said: PasswordUse| refused(refusal, &request, said);
         match decide(&accounts.snapshot, &request).verdict {
             Verdict::Candidate { account, then, sandbox } => {
                 let proof = match claimed {
@@ -448,6 +438,42 @@ impl Session {
                 Err(refused(&refusal, claimed.password_use()))
             }
         }
+    }
+
+    /// Makes sure that the client's own connection is what a node demands that decides by other accounts than those that the
+    /// client was judged by: it sees that of Spillway.
+    pub(super) fn fits_transport(
+        &self,
+        credential: &Credential,
+        accounts: &ClusterAccounts,
+    ) -> Result<(), Fault> {
+        if accounts.snapshot.digest() == credential.judged_by {
+            return Ok(());
+        }
+        let client = self.identity(&credential.cluster, accounts);
+        let request = LoginRequest {
+            user: &credential.user,
+            client: &client,
+            proxy: &client,
+            database: None,
+            using_password: true,
+            transport: self.transport(),
+            can_handle_expired_passwords: false,
+            now: SystemTime::now(),
+            plugins: &[],
+        };
+        let checked = accounts.snapshot.accepts_transport(request.user, &client, request.transport);
+        checked.map_err(|refusal| {
+            let silent = |way: &Authentication| !auth::tells_of_passwords(&way.plugin);
+            let said = match credential.proof {
+                Proof::Relayed if credential.account.authentication.iter().all(silent) => {
+                    PasswordUse::NotGiven
+                }
+                Proof::Relayed => PasswordUse::Given,
+                Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => credential.password_use(),
+            };
+            refused(&refusal, &request, said)
+        })
     }
 
     /// How the client is connected, as a server would see it.
@@ -511,6 +537,19 @@ impl Session {
 /// The fault of a login that is refused for a reason that only the log tells.
 pub(super) fn denied(user: &[u8], host: &str, password: PasswordUse, reason: &str) -> Fault {
     Fault::access_denied(Login { user, host, password }, reason)
+}
+
+/// The fault of a refused login, in the server's words.
+fn refused(refusal: &Refusal, request: &LoginRequest<'_>, said: PasswordUse) -> Fault {
+    if refusal.code() == 1045 {
+        let fault = denied(request.user, &request.client.host_or_ip(), said, &refusal.to_string());
+        return Fault { label: label(refusal), ..fault };
+    }
+    let mut sqlstate = *b"HY000";
+    sqlstate.copy_from_slice(refusal.sqlstate().as_bytes());
+    let told = ErrPacket::new(refusal.code(), &sqlstate, refusal.client_message(request));
+    let detail = format!("{}: {refusal}", told.text());
+    Fault::told(Blame::Client, label(refusal), detail, told)
 }
 
 /// The fault of a login that is not looked at; the client is told what one with a wrong password is told.

@@ -188,6 +188,7 @@ impl Session {
                 None => self.accounts_of(&new.cluster)?,
             };
             self.still_by_uid(new, &accounts)?;
+            self.fits_transport(new, &accounts)?;
             if new.view == View::Own {
                 let topology = self.shared.topology.load();
                 let known = topology.cluster(new.cluster.as_str()).and_then(|c| c.node(node.as_str()));
@@ -283,6 +284,10 @@ impl Session {
                 None => self.accounts_of(&credential.cluster)?,
             };
             self.still_by_uid(credential, &accounts)?;
+            let fits = self.fits_transport(credential, &accounts);
+            if exchange.is_none() {
+                fits.clone()?;
+            }
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
@@ -324,6 +329,8 @@ impl Session {
             };
             let error = match leased {
                 Ok((link, reused)) => {
+                    // Whoever proves only there who it is was told nothing before.
+                    fits?;
                     if reused {
                         self.shared.metrics.link_reused(&cluster.name, &node.name);
                     } else {
