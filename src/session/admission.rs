@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use super::Session;
 use super::backoff::{Attempt, Who};
 use super::exchange::{Question, Shown, Way};
+use super::placing::CLIENT_FAILED;
 use super::unix_accounts::{self, password_use};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
@@ -321,7 +322,7 @@ impl Session {
     }
 
     pub(super) fn count_failure(&self, attempt: &Attempt<'_>, fault: &Fault) {
-        if matches!(fault.label, "access_denied" | "undecidable" | "unsupported_plugin" | "link_failed") {
+        if is_guess(fault.label) {
             let config = &self.shared.config.load().runtime.backoff;
             for who in self.shared.failed.failed(attempt, config, Instant::now()) {
                 warn!(%who, "logins are held back after too many that failed");
@@ -532,6 +533,11 @@ impl Session {
             Fault::unavailable("no_accounts", format!("the accounts of cluster {cluster} are not loaded yet"))
         })
     }
+}
+
+/// Whether a login that ended so may have been a guess, which counts. What a node fails at is none.
+pub(super) fn is_guess(label: &str) -> bool {
+    matches!(label, "access_denied" | "undecidable" | "unsupported_plugin" | CLIENT_FAILED)
 }
 
 /// The fault of a login that is refused for a reason that only the log tells.
