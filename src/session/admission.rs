@@ -264,8 +264,39 @@ impl Session {
             None if moved.by_uid => Claimed::Nothing,
             None => Claimed::Proof(&moved.proof),
         };
-        let admitted =
-            self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
+        // A password that is tried on another cluster's account is a login there; what proves nothing to it tries none.
+        let is_login =
+            matches!((claimed, &moved.proof), (Claimed::Proof(_), Proof::Native(_) | Proof::Password(_)));
+        let entry = Arc::clone(&self.registered.entry);
+        let attempt = Attempt { client: &entry.client, cluster: &moved.cluster, user: &moved.user };
+        let turn =
+            if is_login {
+                let turn = self.shared.failed.turn(&attempt, &self.backoff()).await;
+                let client = self.identity(&moved.cluster, &accounts);
+                Some(turn.map_err(|who| {
+                    held_back(&who, &moved.user, &client.host_or_ip(), claimed.password_use())
+                })?)
+            } else {
+                None
+            };
+        let admitted = self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await;
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(fault) if is_login => {
+                self.count_failure(&attempt, &fault);
+                drop(turn);
+                let may_count =
+                    claimed.password_use() == PasswordUse::Given && fault.label == "access_denied";
+                let told =
+                    if may_count { self.fail_on_node(&moved.cluster, &moved.user).await } else { None };
+                return Err(told.unwrap_or(fault));
+            }
+            Err(fault) => return Err(fault),
+        };
+        if is_login {
+            self.shared.failed.succeeded(&attempt, Instant::now());
+        }
+        drop(turn);
         moved.proof = admitted.proof;
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
