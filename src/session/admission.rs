@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::backoff::{Attempt, Who};
-use super::exchange::{Question, Shown, Way};
+use super::exchange::{Decoy, Question, Shown, Way};
 use super::placing::CLIENT_FAILED;
 use super::unix_accounts::{self, password_use};
 use crate::accounts::{ClusterAccounts, View};
@@ -174,8 +174,13 @@ impl Session {
         let held_back = |who: &Who, shown: &Shown, accounts: &ClusterAccounts| {
             held_back(who, &asked.user, &host(accounts), shown.password_use())
         };
-        let turn = self.shared.failed.turn(&attempt, &backoff).await;
-        let mut turn = turn.map_err(|who| held_back(&who, &shown, &accounts))?;
+        let mut turn = match self.shared.failed.turn(&attempt, &backoff).await {
+            Ok(turn) => turn,
+            Err(who) => {
+                let shown = self.ask_in_vain(packets, (&cluster, &accounts), &asked.user, shown).await?;
+                return Err(held_back(&who, &shown, &accounts));
+            }
+        };
         let mut admitted =
             self.judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown)).await;
         if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
@@ -381,12 +386,40 @@ impl Session {
                 return question;
             }
         }
-        let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
-        let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
-        match accounts.snapshot.accounts().filter_map(of).nth(any) {
-            Some(Question { way: Way::Relayed, anew }) => Question { way: Way::Decoy, anew },
-            Some(question) => question,
-            None => Question { way: Way::Native, anew: false },
+        let secrets = &self.shared.secrets;
+        // Only what can be acted out is a model.
+        let model = |account: &Account| match of(account)? {
+            Question { way: Way::Relayed, anew } => {
+                let decoy = Decoy::like(account, privacy)?;
+                let decoy = decoy.of_nobody(&secrets.of_decoys(), cluster, &asked.user);
+                Some(Question { way: Way::Decoy(decoy), anew })
+            }
+            question => Some(question),
+        };
+        let known = accounts.snapshot.accounts().filter_map(model).count().max(1);
+        let any = secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
+        let question = accounts.snapshot.accounts().filter_map(model).nth(any);
+        question.unwrap_or(Question { way: Way::Native, anew: false })
+    }
+
+    /// What a client shows that is held back before a node asks it: whoever has no account was asked by now.
+    async fn ask_in_vain<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        (cluster, accounts): (&ClusterName, &ClusterAccounts),
+        user: &[u8],
+        shown: Shown,
+    ) -> Result<Shown, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let client = self.identity(cluster, accounts);
+        match (&shown, accounts.snapshot.find(user, &client)) {
+            (Shown::Relayed, Found::Account(account)) => match Decoy::like(account, self.privacy(cluster)) {
+                Some(decoy) => decoy.act_out(packets).await,
+                None => Ok(shown),
+            },
+            _ => Ok(shown),
         }
     }
 
