@@ -30,7 +30,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 pub use gate::{Gates, NodeLinks, Slot};
@@ -180,6 +180,9 @@ pub enum LinkError {
     /// The client did not answer the node.
     #[error("the client's part of the login: {0}")]
     Client(io::Error),
+    /// The client had not answered yet when the node closed the connection.
+    #[error("the client's part of the login took longer than the server waits")]
+    ClientLate,
     /// The node gave the login another account than the client's.
     #[error("the server gave the account {found} where the client's is {wanted}")]
     OtherAccount {
@@ -217,18 +220,51 @@ impl LinkError {
     }
 }
 
-/// Dials a node and logs in, all within `limit`.
+/// Dials a node and logs in, all within `limit`, which the client's own part of the login does not count towards.
 pub async fn connect(
     approach: &Approach<'_>,
     credentials: &Credentials<'_>,
     limit: Duration,
 ) -> Result<Link, LinkError> {
-    timeout(limit, async {
-        let stream = dial(approach).await.map_err(LinkError::Connect)?;
-        login(stream, approach, credentials).await
-    })
-    .await
-    .unwrap_or(Err(LinkError::TimedOut(limit)))
+    let mut clock = Clock { limit, deadline: Instant::now() + limit };
+    let stream = clock.of_node(async { dial(approach).await.map_err(LinkError::Connect) }).await?;
+    login(stream, approach, credentials, &mut clock).await
+}
+
+/// How long a login waits for its node. It stands still while the client thinks.
+struct Clock {
+    limit: Duration,
+    deadline: Instant,
+}
+
+impl Clock {
+    /// A step that only the node can delay.
+    async fn of_node<T, E>(&self, step: impl Future<Output = Result<T, E>>) -> Result<T, LinkError>
+    where
+        LinkError: From<E>,
+    {
+        match timeout_at(self.deadline, step).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(LinkError::TimedOut(self.limit)),
+        }
+    }
+
+    /// Puts a question of the node to the client. That the node does not wait as long as the client takes says nothing of it.
+    async fn of_client(
+        &mut self,
+        client: &dyn Exchange,
+        question: &[u8],
+        node: &mut PacketStream<Stream>,
+    ) -> Result<Vec<u8>, LinkError> {
+        let asked = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            answer = client.ask(question) => answer.map_err(LinkError::Client),
+            _ = node.closed(HANDSHAKE_LIMIT) => Err(LinkError::ClientLate),
+        };
+        self.deadline += asked.elapsed();
+        answer
+    }
 }
 
 async fn dial(approach: &Approach<'_>) -> io::Result<TcpStream> {
@@ -271,9 +307,14 @@ async fn dial_from(address: &NodeAddr, source: IpAddr) -> io::Result<TcpStream> 
 }
 
 /// Logs in on a fresh connection.
-async fn login(stream: TcpStream, approach: &Approach<'_>, who: &Credentials<'_>) -> Result<Link, LinkError> {
+async fn login(
+    stream: TcpStream,
+    approach: &Approach<'_>,
+    who: &Credentials<'_>,
+    clock: &mut Clock,
+) -> Result<Link, LinkError> {
     let mut packets = PacketStream::new(Stream::Tcp(stream), BytesMut::new(), 0);
-    let payload = packets.read(HANDSHAKE_LIMIT).await?;
+    let payload = clock.of_node(packets.read(HANDSHAKE_LIMIT)).await?;
     if payload.first() == Some(&0xFF) {
         return Err(LinkError::Refused(ErrPacket::decode(&payload)?));
     }
@@ -285,8 +326,8 @@ async fn login(stream: TcpStream, approach: &Approach<'_>, who: &Credentials<'_>
         }
         capabilities |= Capabilities::SSL;
         let request = SslRequest { capabilities, max_packet: who.max_packet, collation: who.collation };
-        packets.write(&request.encode()).await?;
-        packets = encrypt(packets, &approach.address.host, trust).await?;
+        clock.of_node(packets.write(&request.encode())).await?;
+        packets = clock.of_node(encrypt(packets, &approach.address.host, trust)).await?;
     }
     let plugin = if greeting.plugin.is_empty() { native::PLUGIN } else { greeting.plugin.as_str() };
     // Where the proof does not fit the server's own plugin, its reply is empty: the server then asks by an auth switch for
@@ -304,9 +345,9 @@ async fn login(stream: TcpStream, approach: &Approach<'_>, who: &Credentials<'_>
         plugin: Some(plugin.as_bytes().to_vec()),
         attributes: who.attributes.map(<[u8]>::to_vec),
     };
-    packets.write(&response.encode()).await?;
+    clock.of_node(packets.write(&response.encode())).await?;
     let asked = (plugin.as_bytes().to_vec(), greeting.scramble);
-    let ok = authenticate(&mut packets, who, approach.tls.map(|trust| &**trust), asked).await?;
+    let ok = authenticate(&mut packets, who, approach.tls.map(|trust| &**trust), asked, clock).await?;
     let (stream, ahead) = packets.into_parts();
     if !ahead.is_empty() {
         return Err(Malformed("bytes behind the OK packet of a login").into());
@@ -365,12 +406,13 @@ async fn authenticate(
     who: &Credentials<'_>,
     tls: Option<&Trust>,
     asked: (Vec<u8>, Scramble),
+    clock: &mut Clock,
 ) -> Result<Bytes, LinkError> {
     let (mut plugin, mut scramble) = asked;
     let privacy = Privacy::of(who.exchange.is_some_and(Exchange::is_private), tls);
     // One auth switch is normal, and a few packets of a plugin; an endless row of them is an attack.
     for _ in 0..8 {
-        let payload = packets.read(HANDSHAKE_LIMIT).await?;
+        let payload = clock.of_node(packets.read(HANDSHAKE_LIMIT)).await?;
         match payload.first() {
             Some(0) => return Ok(payload),
             Some(0xFF) => return Err(LinkError::Refused(ErrPacket::decode(&payload)?)),
@@ -379,7 +421,7 @@ async fn authenticate(
                 let named = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
                 let reply = match who.exchange {
                     Some(client) if auth::may_be_relayed(named, privacy) => {
-                        Some(client.ask(&payload).await.map_err(LinkError::Client)?)
+                        Some(clock.of_client(client, &payload, packets).await?)
                     }
                     Some(_) => None,
                     // An account may have several plugins: what this one takes for wrong leads to the next.
@@ -390,18 +432,18 @@ async fn authenticate(
                 let Some(reply) = reply else {
                     return Err(LinkError::Plugin(String::from_utf8_lossy(named).into_owned()));
                 };
-                packets.write(&Zeroizing::new(reply)).await?;
+                clock.of_node(packets.write(&Zeroizing::new(reply))).await?;
                 plugin = named.to_vec();
                 // Plugins that have none need none.
                 scramble = switch.scramble().unwrap_or_default();
             }
             Some(_) if let Some(client) = who.exchange.filter(|_| auth::may_be_relayed(&plugin, privacy)) => {
-                let reply = client.ask(&payload).await.map_err(LinkError::Client)?;
-                packets.write(&Zeroizing::new(reply)).await?;
+                let reply = Zeroizing::new(clock.of_client(client, &payload, packets).await?);
+                clock.of_node(packets.write(&reply)).await?;
             }
             Some(1) => {
                 if let Some(reply) = more(who.proof, &plugin, &scramble, &payload[1..], tls.is_some())? {
-                    packets.write(&Zeroizing::new(reply)).await?;
+                    clock.of_node(packets.write(&Zeroizing::new(reply))).await?;
                 }
             }
             _ => return Err(Malformed("login reply").into()),

@@ -135,7 +135,7 @@ pub enum InsecureTransport {
 }
 
 impl InsecureTransport {
-    fn of(product: &Product) -> Self {
+    pub(super) fn of(product: &Product) -> Self {
         if product.is_mysql() {
             Self::Afterwards
         } else if product.is_mariadb_at_least(11, 4) {

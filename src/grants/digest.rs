@@ -129,7 +129,7 @@ fn variables(v: &ServerVariables) -> [u8; 32] {
             &[u8::from(v.partial_revokes), u8::from(v.activate_all_roles_on_login), u8::from(v.offline_mode)],
             &[u8::from(v.check_proxy_users), u8::from(v.native_proxy_users), u8::from(v.sha256_proxy_users)],
             v.mandatory_roles.as_bytes(),
-            &[u8::from(v.activate_mandatory_roles), u8::from(v.compares_as_openssl)],
+            &[u8::from(v.activate_mandatory_roles), u8::from(v.compares_as_openssl), u8::from(v.ssl_crl)],
         ],
     )
 }

@@ -75,6 +75,7 @@ impl Snapshot {
                 native_proxy_users,
                 sha256_proxy_users,
                 offline_mode,
+                ssl_crl,
                 compares_as_openssl,
             } = variables;
             [
@@ -99,6 +100,7 @@ impl Snapshot {
                 ("mysql_native_password_proxy_users", native_proxy_users.to_string()),
                 ("sha256_password_proxy_users", sha256_proxy_users.to_string()),
                 ("offline_mode", offline_mode.to_string()),
+                ("ssl_crl or ssl_crlpath", ssl_crl.to_string()),
                 ("OpenSSL", compares_as_openssl.to_string()),
             ]
         };

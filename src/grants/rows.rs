@@ -88,6 +88,8 @@ pub struct ServerVariables {
     pub sha256_proxy_users: bool,
     /// `offline_mode` (`MySQL`): only administrators may log in.
     pub offline_mode: bool,
+    /// Whether the server knows of revoked certificates: `ssl_crl` or `ssl_crlpath` is set.
+    pub ssl_crl: bool,
     /// Whether the server has `OpenSSL`, and so compares its names of ciphers and certificates (`version_ssl_library` of
     /// `MariaDB`; `MySQL` from 8.0 on has it always).
     pub compares_as_openssl: bool,
@@ -118,6 +120,7 @@ impl Default for ServerVariables {
             native_proxy_users: false,
             sha256_proxy_users: false,
             offline_mode: false,
+            ssl_crl: false,
             compares_as_openssl: true,
         }
     }

@@ -3,7 +3,9 @@
 use std::fmt::Display;
 
 use super::account::{Account, TlsRequirement};
-use super::decision::Refusal;
+use super::decision::{InsecureTransport, Refusal};
+use super::host::HostIdentity;
+use super::matching::Found;
 use super::snapshot::Snapshot;
 use crate::tls::CertificateNames;
 
@@ -47,6 +49,29 @@ pub struct TlsMismatch {
     pub found: String,
 }
 
+impl Snapshot {
+    /// Whether a client that was judged by other accounts is connected as this server demands it: of everybody, and by its own
+    /// row for the client. Where that row is not certain, the demands of each row of that user count.
+    ///
+    /// # Errors
+    /// Why the server would refuse it.
+    pub fn accepts_transport(
+        &self,
+        user: &[u8],
+        client: &HostIdentity,
+        transport: Transport<'_>,
+    ) -> Result<(), Refusal> {
+        if self.variables().require_secure_transport && transport == Transport::Plain {
+            return Err(Refusal::InsecureTransport(InsecureTransport::of(self.product())));
+        }
+        if let Found::Account(account) = self.find(user, client) {
+            return tls(account, transport, self).map(drop);
+        }
+        let may_be = |account: &&Account| account.user.is_empty() || account.user.as_bytes() == user;
+        self.accounts().filter(may_be).try_for_each(|account| tls(account, transport, self).map(drop))
+    }
+}
+
 /// What the account requires, as the server judges it.
 pub(super) fn tls(
     account: &Account,
@@ -63,9 +88,15 @@ pub(super) fn tls(
     if !is_met {
         return Err(Refusal::TlsRequired(required.clone()));
     }
-    if required.needs_certificate(snapshot.product()) && !transport.has_certificate() {
+    let needs_certificate = required.needs_certificate(snapshot.product());
+    if needs_certificate && !transport.has_certificate() {
         // Whatever else it requires, this is what is missing.
         return Err(Refusal::TlsRequired(TlsRequirement::X509));
+    }
+    if snapshot.variables().ssl_crl && needs_certificate {
+        let reason =
+            "it looks for the client's certificate in lists of revoked ones (ssl_crl), which are not read";
+        return Err(Refusal::Undecidable(reason.to_owned()));
     }
     let mut assumed = None;
     if let TlsRequirement::Specified { cipher, issuer, subject } = required {

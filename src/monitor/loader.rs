@@ -400,7 +400,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         'old_style_user_limits', 'init_connect', 'wait_timeout', 'interactive_timeout', 'partial_revokes', 'mandatory_roles', 'activate_all_roles_on_login', \
         'activate_mandatory_roles', \
         'check_proxy_users', 'mysql_native_password_proxy_users', 'sha256_password_proxy_users', 'offline_mode', \
-        'default_authentication_plugin', 'version_ssl_library')";
+        'default_authentication_plugin', 'version_ssl_library', 'ssl_crl', 'ssl_crlpath')";
     let values: BTreeMap<String, String> = client
         .pairs(query, QUERY_LIMIT)
         .await?
@@ -440,6 +440,7 @@ pub(super) async fn read_variables(client: &mut Client) -> Result<ServerVariable
         native_proxy_users: is_on("mysql_native_password_proxy_users"),
         sha256_proxy_users: is_on("sha256_password_proxy_users"),
         offline_mode: is_on("offline_mode"),
+        ssl_crl: !get("ssl_crl").is_empty() || !get("ssl_crlpath").is_empty(),
         compares_as_openssl: get("version_ssl_library").starts_with("OpenSSL ")
             || product.is_mysql_at_least((8, 0, 0)),
         version,

@@ -11,7 +11,8 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::backoff::{Attempt, Who};
-use super::exchange::{Question, Shown, Way};
+use super::exchange::{Decoy, Question, Shown, Way};
+use super::placing::CLIENT_FAILED;
 use super::unix_accounts::{self, password_use};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
@@ -173,8 +174,13 @@ impl Session {
         let held_back = |who: &Who, shown: &Shown, accounts: &ClusterAccounts| {
             held_back(who, &asked.user, &host(accounts), shown.password_use())
         };
-        let turn = self.shared.failed.turn(&attempt, &backoff).await;
-        let mut turn = turn.map_err(|who| held_back(&who, &shown, &accounts))?;
+        let mut turn = match self.shared.failed.turn(&attempt, &backoff).await {
+            Ok(turn) => turn,
+            Err(who) => {
+                let shown = self.ask_in_vain(packets, (&cluster, &accounts), &asked.user, shown).await?;
+                return Err(held_back(&who, &shown, &accounts));
+            }
+        };
         let mut admitted =
             self.judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown)).await;
         if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
@@ -263,8 +269,39 @@ impl Session {
             None if moved.by_uid => Claimed::Nothing,
             None => Claimed::Proof(&moved.proof),
         };
-        let admitted =
-            self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await?;
+        // A password that is tried on another cluster's account is a login there; what proves nothing to it tries none.
+        let is_login =
+            matches!((claimed, &moved.proof), (Claimed::Proof(_), Proof::Native(_) | Proof::Password(_)));
+        let entry = Arc::clone(&self.registered.entry);
+        let attempt = Attempt { client: &entry.client, cluster: &moved.cluster, user: &moved.user };
+        let turn =
+            if is_login {
+                let turn = self.shared.failed.turn(&attempt, &self.backoff()).await;
+                let client = self.identity(&moved.cluster, &accounts);
+                Some(turn.map_err(|who| {
+                    held_back(&who, &moved.user, &client.host_or_ip(), claimed.password_use())
+                })?)
+            } else {
+                None
+            };
+        let admitted = self.judge(&moved.cluster, &accounts, &moved.user, moved.capabilities, claimed).await;
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(fault) if is_login => {
+                self.count_failure(&attempt, &fault);
+                drop(turn);
+                let may_count =
+                    claimed.password_use() == PasswordUse::Given && fault.label == "access_denied";
+                let told =
+                    if may_count { self.fail_on_node(&moved.cluster, &moved.user).await } else { None };
+                return Err(told.unwrap_or(fault));
+            }
+            Err(fault) => return Err(fault),
+        };
+        if is_login {
+            self.shared.failed.succeeded(&attempt, Instant::now());
+        }
+        drop(turn);
         moved.proof = admitted.proof;
         moved.reuse = admitted.reuse;
         moved.account = admitted.account;
@@ -321,7 +358,7 @@ impl Session {
     }
 
     pub(super) fn count_failure(&self, attempt: &Attempt<'_>, fault: &Fault) {
-        if matches!(fault.label, "access_denied" | "undecidable" | "unsupported_plugin" | "link_failed") {
+        if is_guess(fault.label) {
             let config = &self.shared.config.load().runtime.backoff;
             for who in self.shared.failed.failed(attempt, config, Instant::now()) {
                 warn!(%who, "logins are held back after too many that failed");
@@ -349,12 +386,40 @@ impl Session {
                 return question;
             }
         }
-        let known = accounts.snapshot.accounts().filter_map(of).count().max(1);
-        let any = self.shared.secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
-        match accounts.snapshot.accounts().filter_map(of).nth(any) {
-            Some(Question { way: Way::Relayed, anew }) => Question { way: Way::Decoy, anew },
-            Some(question) => question,
-            None => Question { way: Way::Native, anew: false },
+        let secrets = &self.shared.secrets;
+        // Only what can be acted out is a model.
+        let model = |account: &Account| match of(account)? {
+            Question { way: Way::Relayed, anew } => {
+                let decoy = Decoy::like(account, privacy)?;
+                let decoy = decoy.of_nobody(&secrets.of_decoys(), cluster, &asked.user);
+                Some(Question { way: Way::Decoy(decoy), anew })
+            }
+            question => Some(question),
+        };
+        let known = accounts.snapshot.accounts().filter_map(model).count().max(1);
+        let any = secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
+        let question = accounts.snapshot.accounts().filter_map(model).nth(any);
+        question.unwrap_or(Question { way: Way::Native, anew: false })
+    }
+
+    /// What a client shows that is held back before a node asks it: whoever has no account was asked by now.
+    async fn ask_in_vain<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        (cluster, accounts): (&ClusterName, &ClusterAccounts),
+        user: &[u8],
+        shown: Shown,
+    ) -> Result<Shown, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let client = self.identity(cluster, accounts);
+        match (&shown, accounts.snapshot.find(user, &client)) {
+            (Shown::Relayed, Found::Account(account)) => match Decoy::like(account, self.privacy(cluster)) {
+                Some(decoy) => decoy.act_out(packets).await,
+                None => Ok(shown),
+            },
+            _ => Ok(shown),
         }
     }
 
@@ -383,17 +448,7 @@ impl Session {
             now: SystemTime::now(),
             plugins: auth::accepted(self.privacy(cluster)),
         };
-        let refused = |refusal: &Refusal, said: PasswordUse| {
-            if refusal.code() == 1045 {
-                let fault = denied(user, &client.host_or_ip(), said, &refusal.to_string());
-                return Fault { label: label(refusal), ..fault };
-            }
-            let mut sqlstate = *b"HY000";
-            sqlstate.copy_from_slice(refusal.sqlstate().as_bytes());
-            let told = ErrPacket::new(refusal.code(), &sqlstate, refusal.client_message(&request));
-            let detail = format!("{}: {refusal}", told.text());
-            Fault::told(Blame::Client, label(refusal), detail, told)
-        };
+        let refused = |refusal: &Refusal, said: PasswordUse| refused(refusal, &request, said);
         match decide(&accounts.snapshot, &request).verdict {
             Verdict::Candidate { account, then, sandbox } => {
                 let proof = match claimed {
@@ -448,6 +503,42 @@ impl Session {
                 Err(refused(&refusal, claimed.password_use()))
             }
         }
+    }
+
+    /// Makes sure that the client's own connection is what a node demands that decides by other accounts than those that the
+    /// client was judged by: it sees that of Spillway.
+    pub(super) fn fits_transport(
+        &self,
+        credential: &Credential,
+        accounts: &ClusterAccounts,
+    ) -> Result<(), Fault> {
+        if accounts.snapshot.digest() == credential.judged_by {
+            return Ok(());
+        }
+        let client = self.identity(&credential.cluster, accounts);
+        let request = LoginRequest {
+            user: &credential.user,
+            client: &client,
+            proxy: &client,
+            database: None,
+            using_password: true,
+            transport: self.transport(),
+            can_handle_expired_passwords: false,
+            now: SystemTime::now(),
+            plugins: &[],
+        };
+        let checked = accounts.snapshot.accepts_transport(request.user, &client, request.transport);
+        checked.map_err(|refusal| {
+            let silent = |way: &Authentication| !auth::tells_of_passwords(&way.plugin);
+            let said = match credential.proof {
+                Proof::Relayed if credential.account.authentication.iter().all(silent) => {
+                    PasswordUse::NotGiven
+                }
+                Proof::Relayed => PasswordUse::Given,
+                Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => credential.password_use(),
+            };
+            refused(&refusal, &request, said)
+        })
     }
 
     /// How the client is connected, as a server would see it.
@@ -508,9 +599,27 @@ impl Session {
     }
 }
 
+/// Whether a login that ended so may have been a guess, which counts. What a node fails at is none.
+pub(super) fn is_guess(label: &str) -> bool {
+    matches!(label, "access_denied" | "undecidable" | "unsupported_plugin" | CLIENT_FAILED)
+}
+
 /// The fault of a login that is refused for a reason that only the log tells.
 pub(super) fn denied(user: &[u8], host: &str, password: PasswordUse, reason: &str) -> Fault {
     Fault::access_denied(Login { user, host, password }, reason)
+}
+
+/// The fault of a refused login, in the server's words.
+fn refused(refusal: &Refusal, request: &LoginRequest<'_>, said: PasswordUse) -> Fault {
+    if refusal.code() == 1045 {
+        let fault = denied(request.user, &request.client.host_or_ip(), said, &refusal.to_string());
+        return Fault { label: label(refusal), ..fault };
+    }
+    let mut sqlstate = *b"HY000";
+    sqlstate.copy_from_slice(refusal.sqlstate().as_bytes());
+    let told = ErrPacket::new(refusal.code(), &sqlstate, refusal.client_message(request));
+    let detail = format!("{}: {refusal}", told.text());
+    Fault::told(Blame::Client, label(refusal), detail, told)
 }
 
 /// The fault of a login that is not looked at; the client is told what one with a wrong password is told.

@@ -80,6 +80,8 @@ struct Known {
     at: Instant,
     failures: u32,
     failed: Option<Instant>,
+    /// Hashes of the address, if there is one, and of the account, as [`Who`] is written.
+    of: [Option<u64>; 2],
 }
 
 #[derive(Debug, Default)]
@@ -265,7 +267,9 @@ impl Failed {
                 memory.known.clear();
             }
         }
-        let known = memory.known.entry(pair).or_insert(Known { at: now, failures: 0, failed: None });
+        let of = [attempt.address(), Some(attempt.account())]
+            .map(|who| who.map(|who| self.written(&who.to_string())));
+        let known = memory.known.entry(pair).or_insert(Known { at: now, failures: 0, failed: None, of });
         known.at = now;
         // Not forgiven by a success: somebody may guess from the same address.
         if known.failed.is_some_and(|failed| now.duration_since(failed) > FORGET) {
@@ -291,7 +295,16 @@ impl Failed {
             None => memory.failures.clear(),
             Some(text) => memory.failures.retain(|who, _| who.to_string() != text),
         }
+        let wanted = who.map(|text| self.written(text));
+        for known in memory.known.values_mut().filter(|known| wanted.is_none() || known.of.contains(&wanted))
+        {
+            (known.failures, known.failed) = (0, None);
+        }
         before - memory.failures.len()
+    }
+
+    fn written(&self, who: &str) -> u64 {
+        self.hasher.hash_one(who)
     }
 
     fn pair(&self, attempt: &Attempt<'_>) -> u64 {
@@ -479,6 +492,31 @@ mod tests {
             rig.fail("10.0.0.1", "ann");
         }
         assert!(rig.held("10.0.0.1", "ann").is_some());
+    }
+
+    #[test]
+    fn a_pair_that_was_known_is_so_again_once_its_failures_are_cleared() {
+        for (cleared, goes_on) in [
+            (None, true),
+            (Some("10.0.0.1"), true),
+            (Some("ann@shop"), true),
+            (Some("10.0.0.2"), false),
+            (Some("bob@shop"), false),
+        ] {
+            let rig = Rig::new();
+            rig.succeed("10.0.0.1", "ann");
+            for _ in 0..KNOWN_FAILURES {
+                rig.fail("10.0.0.1", "ann");
+            }
+            assert!(rig.held("10.0.0.1", "ann").is_some());
+            rig.failed.clear(cleared);
+            // Others go on failing.
+            for n in 0..9 {
+                rig.fail("10.0.0.1", &format!("user{n}"));
+                rig.fail("10.0.0.66", "ann");
+            }
+            assert_eq!(rig.held("10.0.0.1", "ann").is_none(), goes_on, "{cleared:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,9 @@ use crate::accounts::ClusterAccounts;
 use crate::auth::caching_sha2::{Remembered, Stage1};
 use crate::auth::clear::Password;
 use crate::auth::rsa::KeyPair;
-use crate::auth::{self, Proof, caching_sha2, ed25519, native, sha256_crypt, sha256_password};
+use crate::auth::{
+    self, Privacy, Proof, caching_sha2, ed25519, native, parsec, sha256_crypt, sha256_password,
+};
 use crate::backend::Exchange;
 use crate::config::Backoff;
 use crate::fault::{Fault, PasswordUse};
@@ -42,8 +44,8 @@ pub(super) enum Way {
     Sha256,
     /// The node asks it, by a plugin that cannot be answered for it.
     Relayed,
-    /// Like that, for a name without an account.
-    Decoy,
+    /// As a node would ask it, for a name without an account.
+    Decoy(Decoy),
     /// Not at all: the account lets in users of the server's own machine alone, who show nothing.
     Unasked,
 }
@@ -60,6 +62,66 @@ pub(super) enum Shown {
     Uid([u8; 32], Password),
     /// Nothing yet: it will answer the node.
     Relayed,
+    /// Whatever it answered what was acted out.
+    ToDecoy(Decoy),
+}
+
+/// A node's exchange, acted out for a login that no node sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoy {
+    /// `ed25519`: one question, one answer.
+    Ed25519,
+    /// `parsec`: the same, and a salt in between.
+    Parsec(parsec::Params),
+}
+
+impl Decoy {
+    /// As a node's exchange for an account goes, with its own salt; none: only a node knows what it asks, or a client is asked
+    /// more than once.
+    pub(super) fn like(account: &Account, privacy: Privacy) -> Option<Self> {
+        let mut relayed = account.authentication.iter().filter(|a| auth::is_relayed(&a.plugin, privacy));
+        let only = relayed.next().filter(|_| relayed.next().is_none())?;
+        match only.plugin.as_str() {
+            ed25519::ACCOUNT_PLUGIN => Some(Self::Ed25519),
+            parsec::PLUGIN => parsec::Stored::parse(&only.string).params().map(Self::Parsec),
+            _ => None,
+        }
+    }
+
+    /// The same for another name.
+    pub(super) fn of_nobody(self, secret: &[u8], cluster: &ClusterName, user: &[u8]) -> Self {
+        match self {
+            Self::Ed25519 => self,
+            Self::Parsec(_) => {
+                let name = [cluster.as_str().as_bytes(), &[0], user].concat();
+                Self::Parsec(parsec::Params::decoy(secret, &name))
+            }
+        }
+    }
+
+    fn plugin(self) -> &'static str {
+        match self {
+            Self::Ed25519 => ed25519::PLUGIN,
+            Self::Parsec(_) => parsec::PLUGIN,
+        }
+    }
+
+    /// Asks as a node does, and takes whatever comes.
+    pub(super) async fn act_out<S>(self, packets: &mut PacketStream<S>) -> Result<Shown, Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let nonce =
+            auth::nonce().map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
+        let switch = [&[0xFE], self.plugin().as_bytes(), &[0], &nonce[..]].concat();
+        packets.write(&switch).await.map_err(Fault::client_gone)?;
+        packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+        if let Self::Parsec(params) = self {
+            packets.write(&params.encode()).await.map_err(Fault::client_gone)?;
+            packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
+        }
+        Ok(Shown::ToDecoy(self))
+    }
 }
 
 /// How a client is asked, and when.
@@ -86,7 +148,7 @@ impl Way {
             Self::Native => native::PLUGIN,
             Self::CachingSha2 => caching_sha2::PLUGIN,
             Self::Sha256 => sha256_password::PLUGIN,
-            Self::Relayed | Self::Decoy | Self::Unasked => "",
+            Self::Relayed | Self::Decoy(_) | Self::Unasked => "",
         }
     }
 }
@@ -98,6 +160,7 @@ impl Shown {
             Self::Reply(_, reply) => (!reply.is_empty()).into(),
             Self::Password(password) => password.as_ref().is_none_or(|p| !p.is_empty()).into(),
             Self::Fast(..) | Self::Relayed => PasswordUse::Given,
+            Self::ToDecoy(decoy) => auth::tells_of_passwords(decoy.plugin()).into(),
             Self::Uid(..) => PasswordUse::Unmentioned,
         }
     }
@@ -118,20 +181,15 @@ impl Session {
         if way == Way::Unasked {
             return Ok(Shown::Relayed);
         }
-        if way == Way::Decoy && asked.capabilities.contains(Capabilities::PLUGIN_AUTH) {
-            let nonce =
-                auth::nonce().map_err(|e| Fault::refused("no_random", format!("no random numbers: {e}")))?;
-            let switch = [&[0xFE], ed25519::PLUGIN.as_bytes(), &[0], &nonce[..]].concat();
-            packets.write(&switch).await.map_err(Fault::client_gone)?;
-            packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
-            return Ok(Shown::Relayed);
+        if matches!(way, Way::Relayed | Way::Decoy(_))
+            && !asked.capabilities.contains(Capabilities::PLUGIN_AUTH)
+        {
+            return Err(Fault::client_too_old());
         }
-        if matches!(way, Way::Relayed | Way::Decoy) {
-            return if asked.capabilities.contains(Capabilities::PLUGIN_AUTH) {
-                Ok(Shown::Relayed)
-            } else {
-                Err(Fault::client_too_old())
-            };
+        match way {
+            Way::Decoy(decoy) => return decoy.act_out(packets).await,
+            Way::Relayed => return Ok(Shown::Relayed),
+            Way::Native | Way::CachingSha2 | Way::Sha256 | Way::Unasked => {}
         }
         let first = asked.first_reply.as_ref();
         let first = first.filter(|first| !anew && first.plugin == way.plugin().as_bytes());
@@ -162,7 +220,7 @@ impl Session {
             }
             Way::Sha256 if sha256_password::is_empty(&reply) => Ok(Shown::Password(Some(Password::new(b"")))),
             Way::Sha256 => self.password(packets, reply, sha256_password::REQUEST_KEY, &scramble).await,
-            Way::Native | Way::CachingSha2 | Way::Relayed | Way::Decoy | Way::Unasked => {
+            Way::Native | Way::CachingSha2 | Way::Relayed | Way::Decoy(_) | Way::Unasked => {
                 Err(Fault::bad_handshake("a password reply of an odd length"))
             }
         }
@@ -262,6 +320,7 @@ impl Session {
                 .filter(|account| account.digest() == digest)
                 .map(|_| Proof::Password(password.clone())),
             Shown::Relayed => account.map(|_| Proof::Relayed),
+            Shown::ToDecoy(_) => None,
             Shown::Password(password) => {
                 // What cannot be read takes as long as what is wrong.
                 let given = password.clone().unwrap_or_else(|| Password::new(b"\0"));
@@ -297,7 +356,7 @@ impl Session {
             let text = authentication.string.as_str();
             let stored = match Way::of(&authentication.plugin) {
                 Some(Way::Native) if native.satisfies(&native::Stored::parse(text)) => return true,
-                Some(Way::Native | Way::Relayed | Way::Decoy | Way::Unasked) | None => continue,
+                Some(Way::Native | Way::Relayed | Way::Decoy(_) | Way::Unasked) | None => continue,
                 Some(Way::CachingSha2) => caching_sha2::parse(text.as_bytes()),
                 Some(Way::Sha256) => sha256_password::parse(text.as_bytes()),
             };
@@ -417,6 +476,15 @@ impl Secrets {
     /// A number that nobody outside can tell, the same for the same texts.
     pub(super) fn number(&self, a: &[u8], b: &[u8]) -> u64 {
         self.hasher.hash_one((a, b))
+    }
+
+    /// What the salts of names without an account are made of.
+    pub(super) fn of_decoys(&self) -> [u8; 32] {
+        let mut secret = [0; 32];
+        for (number, bytes) in secret.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&self.hasher.hash_one(("decoys", number)).to_be_bytes());
+        }
+        secret
     }
 
     fn remembered(&self, account: &[u8; 32]) -> Option<Remembered> {

@@ -31,6 +31,9 @@ pub(super) const ATTEMPTS: usize = 3;
 /// The label of a login whose node has to have the password.
 const NEEDS_PASSWORD: &str = "needs_password";
 
+/// The label of a login whose client did not answer the node.
+pub(super) const CLIENT_FAILED: &str = "client_failed";
+
 /// A link, and where it leads.
 pub(super) struct Placed {
     pub(super) cluster: ClusterName,
@@ -188,6 +191,7 @@ impl Session {
                 None => self.accounts_of(&new.cluster)?,
             };
             self.still_by_uid(new, &accounts)?;
+            self.fits_transport(new, &accounts)?;
             if new.view == View::Own {
                 let topology = self.shared.topology.load();
                 let known = topology.cluster(new.cluster.as_str()).and_then(|c| c.node(node.as_str()));
@@ -283,6 +287,10 @@ impl Session {
                 None => self.accounts_of(&credential.cluster)?,
             };
             self.still_by_uid(credential, &accounts)?;
+            let fits = self.fits_transport(credential, &accounts);
+            if exchange.is_none() {
+                fits.clone()?;
+            }
             let takes_header = node.facts.as_ref().is_some_and(|facts| facts.takes_header);
             let announce = match credential.view {
                 View::Own => {
@@ -324,6 +332,8 @@ impl Session {
             };
             let error = match leased {
                 Ok((link, reused)) => {
+                    // Whoever proves only there who it is was told nothing before.
+                    fits?;
                     if reused {
                         self.shared.metrics.link_reused(&cluster.name, &node.name);
                     } else {
@@ -343,7 +353,9 @@ impl Session {
                     return Err(Fault::limit("no_link", detail));
                 }
             };
-            self.shared.metrics.link_failed(&cluster.name, &node.name);
+            if !matches!(&error, LinkError::Client(_) | LinkError::ClientLate) {
+                self.shared.metrics.link_failed(&cluster.name, &node.name);
+            }
             if let Some(evidence) = evidence(&error) {
                 self.shared.topology.suspect(&cluster.name, &node.name, evidence);
             }
@@ -450,8 +462,20 @@ impl Session {
             }
             LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
             LinkError::NeedsPassword => Fault::unavailable(NEEDS_PASSWORD, detail),
-            _ => Fault::unavailable("link_failed", detail),
+            LinkError::Client(_) | LinkError::ClientLate => {
+                Fault { blame: Blame::Client, ..Fault::unavailable(label(&error), detail) }
+            }
+            _ => Fault::unavailable(label(&error), detail),
         }
+    }
+}
+
+/// The label of a link that failed without a word of the node's.
+fn label(error: &LinkError) -> &'static str {
+    match error {
+        LinkError::Client(_) => CLIENT_FAILED,
+        LinkError::ClientLate => "client_late",
+        _ => "link_failed",
     }
 }
 
@@ -482,4 +506,35 @@ fn accounts_host(session: &Session, credential: &Credential) -> String {
         || client.to_string(),
         |a| session.identity(&credential.cluster, &a).host_or_ip().into_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::session::admission::is_guess;
+    use crate::wire::Malformed;
+
+    /// What becomes of a link: whether it says something of its node, is tried again, and counts as a failed login.
+    fn weight(error: &LinkError) -> (bool, bool, bool) {
+        (evidence(error).is_some(), error.is_of_the_node(), is_guess(label(error)))
+    }
+
+    #[test]
+    fn what_a_node_fails_at_is_no_failed_login_and_what_a_client_fails_at_is_no_evidence() {
+        for error in [
+            LinkError::TimedOut(Duration::from_secs(3)),
+            LinkError::Broken(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+            LinkError::Connect(io::ErrorKind::ConnectionRefused.into()),
+        ] {
+            assert_eq!(weight(&error), (true, true, false), "{error}");
+        }
+        for error in [LinkError::NoTls, LinkError::Tls(io::Error::other("bad")), Malformed("x").into()] {
+            assert_eq!(weight(&error), (false, false, false), "{error}");
+        }
+        assert_eq!(weight(&LinkError::Client(io::Error::other("gone"))), (false, false, true));
+        // It said nothing at all, and may be at the keyboard still.
+        assert_eq!(weight(&LinkError::ClientLate), (false, false, false));
+    }
 }
