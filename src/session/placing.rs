@@ -98,7 +98,11 @@ impl Session {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         let counted = self.count_account(credential)?;
-        let placed = match self.place(credential, None).await {
+        let placed = tokio::select! {
+            placed = self.place(credential, None) => placed,
+            gone = packets.closed(HANDSHAKE_LIMIT) => Err(Fault::client_gone(gone)),
+        };
+        let placed = match placed {
             Ok(placed) => {
                 packets.write(&[1, caching_sha2::FAST_OK]).await.map_err(Fault::client_gone)?;
                 Ok(placed)
