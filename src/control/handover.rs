@@ -1,15 +1,30 @@
 //! The operations that change the writer of a cluster, and their answer: every step.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::info;
 
 use super::answer::{Answer, ProcedureRow, Rows};
 use super::operation::Verb;
 use super::refusal::{Code, OperationError};
 use super::{Control, Invocation};
-use crate::handover::{Ending, Report, Step};
+use crate::handover::{Ending, Outcome, Report, Step};
+use crate::ids::{ClusterName, NodeName};
+use crate::session::registry::{Entry, Registry};
+use crate::session::settle::settle;
 
 /// How long a caller waits. The procedure itself goes on.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long it is waited until sessions have left the old writer; those that may not leave are not waited for.
+const MOVES: Duration = Duration::from_secs(3);
+
+/// From one look at sessions to the next.
+const GLANCE: Duration = Duration::from_millis(20);
 
 impl Control {
     pub(super) async fn hand_over(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
@@ -21,6 +36,8 @@ impl Control {
             return Err(super::change::no_node(cluster, name));
         }
         let dry_run = wanted.get("dry_run").is_some();
+        let old = known.leadership.agreed.clone();
+        let old = old.map(|node| Departure::new(&self.registry, known.name.clone(), node));
         let procedure = async {
             if wanted.operation().verb == Verb::Failover {
                 self.handover.failover(cluster, node, dry_run).await
@@ -34,7 +51,91 @@ impl Control {
             OperationError::new(Code::Unavailable, message)
         })?;
         let stopping = || OperationError::new(Code::Unavailable, "Spillway is stopping; the log tells more");
-        answer(report.ok_or_else(stopping)?, dry_run)
+        let mut report = report.ok_or_else(stopping)?;
+        if let (Ending::Done | Ending::Incomplete(_), Some(old)) = (&report.ending, old) {
+            // Whoever changed the topology does this, too, in a moment.
+            settle(&self.registry, &self.topology.load(), &self.config.load());
+            report.steps.push(old.ended(&self.registry).await);
+        }
+        answer(report, dry_run)
+    }
+}
+
+/// The sessions on the writer that is to be replaced.
+struct Departure {
+    cluster: ClusterName,
+    node: NodeName,
+    sessions: Vec<Arc<Entry>>,
+}
+
+/// Where they are now.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Whereabouts {
+    /// On another node.
+    moved: usize,
+    /// Their clients have gone, or they could not go on.
+    ended: usize,
+    /// Still there although they are to leave, by the reason.
+    stay: BTreeMap<String, usize>,
+    /// How many of those may leave any moment.
+    leaving: usize,
+}
+
+impl Departure {
+    fn new(registry: &Registry, cluster: ClusterName, node: NodeName) -> Self {
+        let mut departure = Self { cluster, node, sessions: registry.list() };
+        let all = std::mem::take(&mut departure.sessions);
+        departure.sessions = all.into_iter().filter(|entry| departure.is_there(entry)).collect();
+        departure
+    }
+
+    fn is_there(&self, entry: &Entry) -> bool {
+        let place = entry.place();
+        place.cluster.as_ref() == Some(&self.cluster) && place.node.as_ref() == Some(&self.node)
+    }
+
+    fn look(&self, registry: &Registry) -> Whereabouts {
+        let mut now = Whereabouts::default();
+        for entry in &self.sessions {
+            if registry.get(entry.id).is_none() {
+                now.ended += 1;
+            } else if !self.is_there(entry) {
+                now.moved += 1;
+            } else if entry.wish_now().is_some() {
+                // Those that need no writer may stay, and are not counted.
+                let pin = entry.pin();
+                now.leaving += usize::from(pin.is_none());
+                let reason = pin.map_or_else(|| "a statement runs".to_owned(), |pin| pin.to_string());
+                *now.stay.entry(reason).or_default() += 1;
+            }
+        }
+        now
+    }
+
+    /// Waits until all have left that can.
+    async fn ended(&self, registry: &Registry) -> Step {
+        let start = Instant::now();
+        let mut now = self.look(registry);
+        while now.leaving > 0 && start.elapsed() < MOVES {
+            sleep(GLANCE).await;
+            now = self.look(registry);
+        }
+        let (what, detail) = (format!("sessions leave {}", self.node), now.to_string());
+        info!(cluster = %self.cluster, step = what, detail, "handover: step");
+        Step { what, outcome: Outcome::Done, detail, took: start.elapsed() }
+    }
+}
+
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} moved", self.moved)?;
+        if self.ended > 0 {
+            write!(f, ", {} ended", self.ended)?;
+        }
+        for (reason, count) in &self.stay {
+            write!(f, ", {count} {}: {reason}", if *count == 1 { "stays" } else { "stay" })?;
+        }
+        Ok(())
     }
 }
 
@@ -62,4 +163,55 @@ fn rows(steps: &[Step]) -> Answer {
         detail: step.detail.clone(),
     };
     Answer::Rows(Rows::Procedure(steps.iter().map(row).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ClientAddr;
+    use crate::session::registry::{Leave, Registered};
+    use crate::session::state::Pin;
+
+    const SHOP: &str = "shop";
+
+    fn session(registry: &Arc<Registry>, node: &str, pin: Option<Pin>) -> Registered {
+        let session = registry.register(ClientAddr::Unix { uid: None }, "app".parse().expect("a name"));
+        move_to(&session, node);
+        session.entry.set_pin(pin);
+        session
+    }
+
+    fn move_to(session: &Registered, node: &str) {
+        session.entry.set_place(|place| {
+            place.cluster = Some(SHOP.parse().expect("a name"));
+            place.node = Some(node.parse().expect("a name"));
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_left_and_those_that_stay_are_counted() {
+        let registry = Arc::new(Registry::default());
+        let leaves = session(&registry, "db1", None);
+        let pinned = session(&registry, "db1", Some(Pin::Transaction));
+        let goes = session(&registry, "db1", None);
+        let _reader = session(&registry, "db1", None);
+        let _elsewhere = session(&registry, "db2", None);
+        let name = |text: &str| text.parse().expect("a name");
+        let departure = Departure::new(&registry, name(SHOP), "db1".parse().expect("a name"));
+        for session in [&leaves, &pinned, &goes] {
+            session.entry.wish(Some(Leave {
+                from: (name(SHOP), "db1".parse().expect("a name")),
+                reason: "no longer the writer".to_owned(),
+                deadline: None,
+                at_once: false,
+            }));
+        }
+        let before = departure.look(&registry);
+        assert_eq!((before.moved, before.ended, before.leaving), (0, 0, 2), "{before}");
+        move_to(&leaves, "db2");
+        drop(goes);
+        let step = departure.ended(&registry).await;
+        assert_eq!(step.what, "sessions leave db1");
+        assert_eq!(step.detail, "1 moved, 1 ended, 1 stays: a transaction is open");
+    }
 }

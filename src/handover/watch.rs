@@ -35,7 +35,7 @@ pub(super) async fn run(handover: Arc<Handover>, cluster: Cluster) -> Infallible
         handover,
         cluster,
         lost: None,
-        not_before: Instant::now(),
+        last: Instant::now(),
         alarms: Vec::new(),
         failed: Failed::default(),
         calm: Calm { picture: Vec::new(), pause: AGAIN },
@@ -51,8 +51,8 @@ struct Watch {
     cluster: Cluster,
     /// Since when the primary is lost.
     lost: Option<Instant>,
-    /// When something may be attempted again.
-    not_before: Instant,
+    /// When the last attempt ended, and a moment.
+    last: Instant,
     /// The alarms since all was well, which are not repeated.
     alarms: Vec<String>,
     failed: Failed,
@@ -116,17 +116,21 @@ impl Watch {
             self.lost = None;
             self.failed = Failed::default();
         }
-        let due = match need {
-            Need::Nothing => false,
+        let pause = match need {
+            Need::Nothing => return,
             Need::Promotion => {
                 let since = *self.lost.get_or_insert_with(Instant::now);
-                since.elapsed() >= self.cluster.handover.failover_after
-                    && self.cluster.handover.failover == Failover::Auto
+                if since.elapsed() < self.cluster.handover.failover_after
+                    || self.cluster.handover.failover != Failover::Auto
+                {
+                    return;
+                }
+                self.failed.pause.max(AGAIN)
             }
-            Need::Fencing => true,
-            Need::Rejoining => self.calm.is_due(picture, self.not_before),
+            Need::Fencing => AGAIN,
+            Need::Rejoining => self.calm.pause_for(picture),
         };
-        if !due || (need != Need::Rejoining && Instant::now() < self.not_before) {
+        if Instant::now() < self.last + pause {
             return;
         }
         // What was begun comes to its end, even if the configuration is replaced meanwhile.
@@ -140,9 +144,8 @@ impl Watch {
             }
         });
         let attempt = done.await.unwrap_or_else(|e| Attempt::alarm(e.to_string()));
-        let pause = attempt.failed.pause.max(AGAIN);
         self.failed = attempt.failed;
-        self.not_before = Instant::now() + pause + jitter();
+        self.last = Instant::now() + jitter();
         self.calm.note(attempt.is_idle);
         self.tell(attempt.alarm);
     }
@@ -209,12 +212,12 @@ fn need(cluster: &topology::Cluster) -> Need {
 }
 
 impl Calm {
-    /// Whether to look: something changed, or it is long enough ago. `not_before`: when the last look ended, and a moment.
-    fn is_due(&mut self, picture: Picture, not_before: Instant) -> bool {
+    /// From one look to the next. It is short again when something changed.
+    fn pause_for(&mut self, picture: Picture) -> Duration {
         if picture != self.picture {
             *self = Self { picture, pause: AGAIN };
         }
-        Instant::now() + AGAIN >= not_before + self.pause
+        self.pause
     }
 
     /// Waits longer and longer while there is nothing to do.
@@ -500,21 +503,18 @@ mod tests {
         assert!(remember(&mut list, "a"), "it is long ago");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn nodes_that_stay_as_they_are_are_looked_at_rarely() {
-        let of = |readable| vec![(name("db2"), Desired::Enabled, false, readable)];
+    #[test]
+    fn nodes_that_stay_as_they_are_are_looked_at_rarely() {
+        let of = |idle| vec![(name("db2"), Desired::Enabled, false, idle)];
         let mut calm = Calm { picture: Vec::new(), pause: AGAIN };
-        let (start, mut not_before, mut looks) = (Instant::now(), Instant::now(), 0);
-        while start.elapsed() < Duration::from_mins(10) {
-            if calm.is_due(of(true), not_before) {
-                looks += 1;
-                not_before = Instant::now() + AGAIN;
-                calm.note(true);
-            }
-            sleep(Duration::from_millis(500)).await;
-        }
-        assert!((20..30).contains(&looks), "{looks} looks");
-        sleep(AGAIN).await;
-        assert!(calm.is_due(of(false), not_before), "something changed");
+        let mut looks = |idle, is_idle| {
+            let seconds = calm.pause_for(of(idle)).as_secs();
+            calm.note(is_idle);
+            seconds
+        };
+        assert_eq!([true; 6].map(|idle| looks(idle, true)), [2, 4, 8, 16, 30, 30]);
+        assert_eq!(looks(false, true), 2, "something changed");
+        assert_eq!(looks(false, false), 4);
+        assert_eq!(looks(false, true), 2, "something was done");
     }
 }

@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::a_pair_switches_by_gtid", || pair_switches("duo-gtid", true)),
         trial("handover::a_pair_switches_by_coordinates", || pair_switches("duo-log", false)),
         trial("handover::guards_refuse", guards_refuse),
+        trial("handover::sessions_that_left_the_old_writer_are_told", sessions_are_told),
         trial("handover::what_fails_is_taken_back", what_fails_is_taken_back),
         trial("handover::a_replication_cluster_switches", replication_switches),
         trial("handover::a_lost_primary_is_replaced_once", lost_primary_is_replaced_once),
@@ -178,6 +179,25 @@ fn pair_switches(name: &str, by_gtid: bool) -> Verdict {
     let count = pair.nodes[0].sql("SELECT COUNT(*) FROM shop.row")?;
     pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
     pair.nodes.iter().try_for_each(|node| all_there(node, &acknowledged))
+}
+
+/// What becomes of the sessions on the old writer is the last step.
+fn sessions_are_told() -> Verdict {
+    let pair = TwoPrimaries::start("duo-told", true, &contents())?;
+    let port = free_port()?;
+    let nodes = pair.toml_nodes();
+    let spillway = front("spillway-told", "multi-primary", &nodes, &handover_toml(""), port)?;
+    let mut sessions = [session(port)?, session(port)?, session(port)?];
+    for open in &mut sessions {
+        open.query("SELECT 1")?;
+    }
+    execute(&mut sessions[2], "START TRANSACTION")?;
+    let done = spillway.ask("switch shop")?;
+    ensure!(done.contains("sessions leave duo-told-a"), "{done}\n{}", spillway.log_tail(20));
+    ensure!(done.contains("2 moved, 1 stays: a transaction is open"), "{done}");
+    let server = raw::first_value(&sessions[0].query("SELECT @@server_id")?)?;
+    same!(server, pair.nodes[1].port.to_string(), "where a session is that moved");
+    execute(&mut sessions[2], "COMMIT")
 }
 
 fn guards_refuse() -> Verdict {

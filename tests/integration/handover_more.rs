@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::what_was_cut_off_is_taken_back", what_was_cut_off_is_taken_back),
         trial("handover::a_discovered_replica_follows_too", a_discovered_replica_follows_too),
         trial("handover::a_replica_that_applies_nothing_is_passed_over", replica_is_passed_over),
+        trial("handover::what_fails_again_is_told_once", what_fails_again_is_told_once),
         trial("handover::what_was_received_is_applied_before", what_was_received_is_applied),
         trial("handover::what_was_received_is_not_thrown_away", what_was_received_is_not_thrown_away),
         trial("handover::a_failover_that_was_cut_off_is_completed", cut_off_failover_is_completed),
@@ -154,6 +155,36 @@ fn replica_is_passed_over() -> Verdict {
     cluster.nodes[1].wait_sql(ROWS, "2", Duration::from_secs(10))
 }
 
+/// What fails on every node is an alarm, is tried again more and more rarely, and leaves the list of events to others.
+fn what_fails_again_is_told_once() -> Verdict {
+    const RIGHT: &str = "READ_ONLY ADMIN ON *.*";
+    let mut cluster = three("again")?;
+    let keys = replication_toml(", failover = \"auto\", failover_after = \"500ms\"");
+    let port = free_port()?;
+    let spillway = front("spillway-again", "replication", &cluster.toml_nodes(), &keys, port)?;
+    for replica in &cluster.nodes[1..] {
+        replica.sql(&format!("SET sql_log_bin = 0; REVOKE {RIGHT} FROM operator@'%'"))?;
+    }
+    cluster.nodes[0].kill();
+    let attempts = || spillway.log().matches("handover ended").count();
+    wait_for("four attempts", Duration::from_secs(40), || {
+        if attempts() < 4 { Err(spillway.log_tail(20)) } else { Ok(()) }
+    })?;
+    let log = spillway.log();
+    for replica in &cluster.nodes[1..] {
+        let alarm = format!("and {} could not replace it: read_only of", replica.name);
+        same!(log.matches(&alarm).count(), 1, "alarms about {}", replica.name);
+        same!(replica.sql(READ_ONLY)?, "1", "nothing was changed");
+    }
+    let events = spillway.ask("show events shop")?;
+    let told = events.lines().filter(|line| line.contains("failover")).count();
+    same!(told, 3, "one that began, and one for each node: {events}");
+    for replica in &cluster.nodes[1..] {
+        replica.sql(&format!("SET sql_log_bin = 0; GRANT {RIGHT} TO operator@'%'"))?;
+    }
+    wait_for("a new writer", Duration::from_secs(40), || write(port, 1))
+}
+
 /// Three nodes of which the second one alone has received the last row, stopped like this; then the first one is lost.
 fn lost_after(name: &str, stop: &str, is_applied: bool) -> Outcome<(Replication, Spillway)> {
     let mut cluster = three(name)?;
@@ -240,7 +271,8 @@ fn front_after_cut(
     let configuration = cluster_with("shop", "replication", &cluster.toml_nodes(), &replication_toml(""))
         + &service_toml("shop", free_port()?, "route = \"cluster:shop\"")
         + &format!("[runtime]\nstate_file = \"{}\"\n", state.display());
-    Ok((Spillway::start(lab::binary(), name, &configuration)?, state))
+    // It is not ready while there is no writer.
+    Ok((Spillway::launch(lab::binary(), name, &configuration)?, state))
 }
 
 fn wait_ended(spillway: &Spillway, state: &Path, words: &str) -> Verdict {
