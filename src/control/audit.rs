@@ -312,9 +312,8 @@ fn stricter(
     tls: Option<&NodeTls>,
 ) -> Vec<PermissivenessRow> {
     let mut rows = Vec::new();
-    // Where names are looked up, an address of no name stands for all: what becomes of one with a name is for
-    // `explain login`.
-    let name = if resolves_names { HostName::Absent } else { HostName::Unknown };
+    // Where names are looked up, an address of no name stands for all.
+    let no_name = if resolves_names { HostName::Absent } else { HostName::Unknown };
     for account in accounts.snapshot.accounts() {
         let row = |client: String, reason: String| PermissivenessRow {
             cluster: cluster.to_string(),
@@ -326,12 +325,17 @@ fn stricter(
             rows.push(row("any".to_owned(), format!("its row is not understood: {reason}")));
             continue;
         }
-        let Some(address) = account.specimen() else {
-            if resolves_names {
+        let (address, name, shown) = match account.specimen() {
+            Some(address) => (address, no_name.clone(), address.to_string()),
+            // Any address, of a name that fits.
+            None if resolves_names => {
+                let name = HostName::Known(a_name_of(&account.host));
+                (IpAddr::from([192, 0, 2, 1]), name, account.host.clone())
+            }
+            None => {
+                rows.push(row(account.host.clone(), "names of hosts are not resolved here".to_owned()));
                 continue;
             }
-            rows.push(row(account.host.clone(), "names of hosts are not resolved here".to_owned()));
-            continue;
         };
         let from = ClientAddr::Tcp(SocketAddr::new(address, 0));
         let client = accounts.client_identity(&from, &name);
@@ -350,19 +354,33 @@ fn stricter(
         };
         let is_let_in = refusal.is_none();
         if let Some(refusal) = refusal.filter(Refusal::is_stricter) {
-            rows.push(row(address.to_string(), refusal.to_string()));
+            rows.push(row(shown, refusal.to_string()));
         } else if let Some(Lack::Certain(lack) | Lack::Possible(lack)) =
             lack(account, accounts.snapshot.product(), tls)
         {
-            rows.push(row(address.to_string(), lack));
+            rows.push(row(shown, lack));
         } else {
             let apart = accounts.snapshot.rows_apart(account.user.as_bytes(), &client, &seen);
             if is_let_in && !apart.is_empty() {
-                rows.push(row(address.to_string(), format!("let in by the subset rule, with less: {apart}")));
+                rows.push(row(shown, format!("let in by the subset rule, with less: {apart}")));
             }
         }
     }
     rows
+}
+
+/// A name of a host that a pattern of names matches.
+fn a_name_of(pattern: &str) -> String {
+    let mut name = String::with_capacity(pattern.len());
+    let mut letters = pattern.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '%' | '_' => name.push('x'),
+            '\\' => name.extend(letters.next()),
+            other => name.push(other),
+        }
+    }
+    name
 }
 
 /// What the nodes demand of a link for this account, where links do not have it, or may not have it.
@@ -410,4 +428,58 @@ fn lack(account: &Account, product: &Product, tls: Option<&NodeTls>) -> Option<L
     }
     let reason = "the node sees the cipher of the link, which may not be the one that the account requires";
     Some(Lack::Possible(format!("{reason}, {cipher:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::grants::{GlobalPrivRow, RawAccounts, ServerVariables, Snapshot};
+
+    #[test]
+    fn accounts_of_named_hosts_are_audited_too() {
+        const NATIVE: &str = r#""plugin":"mysql_native_password","authentication_string":"*AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA""#;
+        let global_priv = [
+            ("fine", "db.example", NATIVE.to_owned()),
+            ("old", "%.example", r#""plugin":"mysql_old_password","authentication_string":"x""#.to_owned()),
+            ("secure", "db_.example", format!(r#""ssl_type":1,{NATIVE}"#)),
+        ];
+        let global_priv = global_priv.map(|(user, host, fields)| GlobalPrivRow {
+            host: host.to_owned(),
+            user: user.to_owned(),
+            priv_json: Zeroizing::new(format!("{{\"access\":0,{fields}}}")),
+        });
+        let variables =
+            ServerVariables { version: "10.11.8-MariaDB".to_owned(), ..ServerVariables::default() };
+        let raw = RawAccounts { variables, global_priv: global_priv.into(), ..RawAccounts::default() };
+        let accounts = ClusterAccounts {
+            snapshot: Arc::new(Snapshot::build(raw, SystemTime::UNIX_EPOCH)),
+            proxy: HostIdentity::without_name("192.0.2.9".parse().unwrap()),
+            from: "db1".parse().unwrap(),
+            loaded_at: SystemTime::UNIX_EPOCH,
+            fingerprint: None,
+            unread: 0,
+        };
+        let cluster: ClusterName = "shop".parse().unwrap();
+        let rows = |resolves| {
+            let rows = stricter(&cluster, &accounts, resolves, |_| View::Trusted, None);
+            let mut said: Vec<_> =
+                rows.into_iter().map(|row| (row.account, row.client, row.reason)).collect();
+            said.sort();
+            said
+        };
+        let resolved = rows(true);
+        let audited: Vec<_> = resolved.iter().map(|(account, client, _)| (&**account, &**client)).collect();
+        assert_eq!(
+            audited,
+            [("old@%.example", "%.example"), ("secure@db_.example", "db_.example")],
+            "{resolved:?}"
+        );
+        assert!(resolved[0].2.contains("mysql_old_password"), "{resolved:?}");
+        assert!(resolved[1].2.contains("links of this cluster have none"), "{resolved:?}");
+        let unresolved = rows(false);
+        assert_eq!(unresolved.len(), 3);
+        assert_eq!(unresolved.iter().filter(|row| row.2.contains("not resolved here")).count(), 3);
+    }
 }

@@ -739,6 +739,74 @@ fn tls_requirements_are_met_by_no_less() {
 }
 
 #[test]
+fn a_server_that_knows_of_revoked_certificates_cannot_be_foretold() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let names = CertificateNames { subject: Ok("/CN=c".to_owned()), issuer: Ok("/CN=a".to_owned()) };
+    let shown = Transport::Tls { cipher: None, certificate: Some(&names) };
+    let without = Transport::Tls { cipher: None, certificate: None };
+    for (required, transport, before, with_list) in [
+        ("\"ssl_type\":1", without, "in", "in"),
+        ("\"ssl_type\":1", shown, "in", "in"),
+        ("\"ssl_type\":2", shown, "in", "?"),
+        ("\"ssl_type\":2", Transport::Fitting { certificate: true }, "in", "?"),
+        ("\"ssl_type\":2", without, "required", "required"),
+        (r#""ssl_type":3,"x509_subject":"/CN=c""#, shown, "in", "?"),
+        (r#""ssl_type":3,"x509_issuer":"/CN=a""#, shown, "in", "?"),
+    ] {
+        let verdict = |ssl_crl: bool| {
+            let rows = Rows::new().user_with("u", "%", &format!("{required},"));
+            let snapshot = rows.with(|v| v.ssl_crl = ssl_crl).build();
+            let asked = LoginRequest { transport, ..request(&client, &client, None) };
+            let Verdict::Candidate { then, .. } = decide(&snapshot, &asked).verdict else { panic!() };
+            match then {
+                None => "in",
+                Some(Refusal::Undecidable(reason)) if reason.contains("ssl_crl") => "?",
+                Some(Refusal::TlsRequired(_)) => "required",
+                Some(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!((verdict(false), verdict(true)), (before, with_list), "{required} {transport:?}");
+    }
+}
+
+#[test]
+fn what_a_server_demands_of_a_connection_is_asked_without_the_rest() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let named = HostIdentity::with_name(ip("127.0.0.5"), "unknown.example");
+    let tls = Transport::Tls { cipher: None, certificate: None };
+    let accepts = |rows: &Rows, client: &HostIdentity, transport| {
+        let checked = rows.clone().build().accepts_transport(b"u", client, transport);
+        checked.err().map(|refusal| refusal.code())
+    };
+    let ssl = "\"ssl_type\":1,";
+    let open = Rows::new().user_with("u", "%", "");
+    assert_eq!(accepts(&open, &client, Transport::Plain), None);
+    let demanding = Rows::new().user_with("u", "%", ssl).user_with("other", "%", "");
+    assert_eq!(accepts(&demanding, &client, Transport::Plain), Some(1045));
+    assert_eq!(accepts(&demanding, &client, tls), None);
+    // Only the row that the client gets counts; where that is not certain, all that it may get.
+    let elsewhere = Rows::new().user_with("u", "127.%", "").user_with("u", "10.%", ssl);
+    assert_eq!(accepts(&elsewhere, &client, Transport::Plain), None);
+    let other = Rows::new().user_with("u", "%", "").user_with("other", "%", ssl);
+    assert_eq!(accepts(&other, &client, Transport::Plain), None);
+    let by_name = Rows::new().user_with("u", "%", "").user_with("u", "db.example", ssl);
+    assert_eq!(accepts(&by_name, &client, Transport::Plain), None);
+    let unknown = HostIdentity::with_unknown_name(ip("127.0.0.5"));
+    assert_eq!(accepts(&by_name, &unknown, Transport::Plain), Some(1045));
+    assert_eq!(accepts(&by_name, &unknown, tls), None);
+    assert_eq!(accepts(&by_name, &named, Transport::Plain), None);
+    // Of everybody, in the words of the version.
+    for (version, code) in [("10.11.19-MariaDB", 1045), ("11.4.2-MariaDB", 3159)] {
+        let all = open.clone().with(|v| {
+            v.require_secure_transport = true;
+            v.version = version.to_owned();
+        });
+        assert_eq!(accepts(&all, &client, Transport::Plain), Some(code), "{version}");
+        assert_eq!(accepts(&all, &client, tls), None, "{version}");
+    }
+}
+
+#[test]
 fn what_a_client_shows_is_compared_byte_by_byte() {
     let client = HostIdentity::without_name(ip("127.0.0.5"));
     let names = |subject: &str, issuer: &str| CertificateNames {
@@ -1382,6 +1450,7 @@ fn every_part_of_a_row_of_mysql_is_in_the_digests() {
     all.push(u().with(|v| v.activate_mandatory_roles = true));
     all.push(u().with(|v| v.compares_as_openssl = false));
     all.push(u().with(|v| v.partial_revokes = true));
+    all.push(u().with(|v| v.ssl_crl = true));
     let mut granted = u();
     let (user, host, privilege) = ("u".to_owned(), "%".to_owned(), "CONNECTION_ADMIN".to_owned());
     granted.0.global_grants.push(GlobalGrantRow { user, host, privilege, grant_option: false });

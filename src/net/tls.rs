@@ -160,6 +160,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_authority_that_has_expired_vouches_for_nobody() {
+        let (servers, clients) = (Authority::new("servers"), Authority::until("clients", 2020));
+        let identity = servers.identity(Some(&clients));
+        let own = clients.client(2100);
+        for version in [&TLS12, &TLS13] {
+            let (near, _far) = pair(&identity, &servers.trusted_by(&[version], Some(&own))).await;
+            let error = near.expect_err("an expired authority").to_string();
+            assert!(error.contains("xpired"), "{error}");
+            let (encryption, _) = exchange(&identity, &servers.trusted_by(&[version], None)).await;
+            assert_eq!(encryption.client, None);
+        }
+    }
+
+    #[tokio::test]
     async fn both_versions_are_served_and_sessions_are_resumed() {
         let authority = Authority::new("servers");
         let identity = authority.identity(None);

@@ -11,17 +11,16 @@ use tracing::{debug, warn};
 
 use super::Session;
 use super::backoff::{Attempt, Who};
-use super::exchange::{Decoy, Question, Shown, Way};
+use super::exchange::Shown;
 use super::placing::CLIENT_FAILED;
-use super::unix_accounts::{self, password_use};
+use super::unix_accounts::password_use;
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{self, Privacy, Proof};
 use crate::backend::{Credentials, Exchange, Reuse};
 use crate::config::Backoff;
 use crate::fault::{Blame, Fault, Login, PasswordUse};
 use crate::grants::{
-    Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, asks_the_system,
-    decide,
+    Account, Authentication, Found, LoginRequest, MaskedHost, Refusal, Transport, Verdict, decide,
 };
 use crate::ids::ClusterName;
 use crate::net::PacketStream;
@@ -214,6 +213,7 @@ impl Session {
             Err(fault) => {
                 self.count_failure(&attempt, &fault);
                 drop(turn);
+                let shown = self.ask_in_vain(packets, (&cluster, &accounts), &asked.user, shown).await?;
                 let may_count = shown.password_use() == PasswordUse::Given && fault.label == "access_denied";
                 let told = if may_count { self.fail_on_node(&cluster, &asked.user).await } else { None };
                 return Err(told.unwrap_or(fault));
@@ -366,63 +366,6 @@ impl Session {
         }
     }
 
-    /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
-    /// always the same for the same name. As on a server, an account of `unix_socket` alone asks for nothing.
-    fn question(&self, cluster: &ClusterName, accounts: &ClusterAccounts, asked: &Asked) -> Question {
-        let privacy = self.privacy(cluster);
-        let of = |account: &Account| {
-            let relayed = |a: &Authentication| auth::is_relayed(&a.plugin, privacy);
-            let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
-            let way =
-                verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))?;
-            Some(Question { way, anew: unix_accounts::comes_first(account) })
-        };
-        let client = self.identity(cluster, accounts);
-        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client) {
-            if account.authentication.iter().all(|a| asks_the_system(&a.plugin)) {
-                return Question { way: Way::Unasked, anew: false };
-            }
-            if let Some(question) = of(account) {
-                return question;
-            }
-        }
-        let secrets = &self.shared.secrets;
-        // Only what can be acted out is a model.
-        let model = |account: &Account| match of(account)? {
-            Question { way: Way::Relayed, anew } => {
-                let decoy = Decoy::like(account, privacy)?;
-                let decoy = decoy.of_nobody(&secrets.of_decoys(), cluster, &asked.user);
-                Some(Question { way: Way::Decoy(decoy), anew })
-            }
-            question => Some(question),
-        };
-        let known = accounts.snapshot.accounts().filter_map(model).count().max(1);
-        let any = secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
-        let question = accounts.snapshot.accounts().filter_map(model).nth(any);
-        question.unwrap_or(Question { way: Way::Native, anew: false })
-    }
-
-    /// What a client shows that is held back before a node asks it: whoever has no account was asked by now.
-    async fn ask_in_vain<S>(
-        &self,
-        packets: &mut PacketStream<S>,
-        (cluster, accounts): (&ClusterName, &ClusterAccounts),
-        user: &[u8],
-        shown: Shown,
-    ) -> Result<Shown, Fault>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
-        let client = self.identity(cluster, accounts);
-        match (&shown, accounts.snapshot.find(user, &client)) {
-            (Shown::Relayed, Found::Account(account)) => match Decoy::like(account, self.privacy(cluster)) {
-                Some(decoy) => decoy.act_out(packets).await,
-                None => Ok(shown),
-            },
-            _ => Ok(shown),
-        }
-    }
-
     /// Finds the account, verifies the credential, and tells the reasons in the server's order.
     async fn judge(
         &self,
@@ -550,7 +493,7 @@ impl Session {
     }
 
     /// Who can read what the client answers a node of a cluster.
-    fn privacy(&self, cluster: &ClusterName) -> Privacy {
+    pub(super) fn privacy(&self, cluster: &ClusterName) -> Privacy {
         let config = self.shared.config.load();
         let tls = config.clusters.get(cluster).and_then(|cluster| cluster.tls.as_ref());
         Privacy::of(self.is_private(), tls.map(|tls| &*tls.trust))

@@ -13,6 +13,7 @@ use super::Session;
 use super::admission::Asked;
 use super::backoff::{Attempt, Failed, Turn, Who};
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
+use super::unix_accounts;
 use crate::accounts::ClusterAccounts;
 use crate::auth::caching_sha2::{Remembered, Stage1};
 use crate::auth::clear::Password;
@@ -23,7 +24,7 @@ use crate::auth::{
 use crate::backend::Exchange;
 use crate::config::Backoff;
 use crate::fault::{Fault, PasswordUse};
-use crate::grants::{Account, Authentication, Found};
+use crate::grants::{Account, Authentication, Found, asks_the_system};
 use crate::ids::{ClientAddr, ClusterName};
 use crate::net::PacketStream;
 use crate::wire::Capabilities;
@@ -117,7 +118,8 @@ impl Decoy {
         packets.write(&switch).await.map_err(Fault::client_gone)?;
         packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
         if let Self::Parsec(params) = self {
-            packets.write(&params.encode()).await.map_err(Fault::client_gone)?;
+            // Servers put a 1 before what a plugin says after its first question.
+            packets.write(&[&[1], &params.encode()[..]].concat()).await.map_err(Fault::client_gone)?;
             packets.read(HANDSHAKE_LIMIT).await.map_err(read_fault)?;
         }
         Ok(Shown::ToDecoy(self))
@@ -167,6 +169,68 @@ impl Shown {
 }
 
 impl Session {
+    /// By which plugin the client is asked: that of the account, and for a name without one that of any other account,
+    /// always the same for the same name. As on a server, an account of `unix_socket` alone asks for nothing.
+    pub(super) fn question(
+        &self,
+        cluster: &ClusterName,
+        accounts: &ClusterAccounts,
+        asked: &Asked,
+    ) -> Question {
+        let privacy = self.privacy(cluster);
+        let of = |account: &Account| {
+            let relayed = |a: &Authentication| auth::is_relayed(&a.plugin, privacy);
+            let verified = account.authentication.iter().find_map(|a| Way::of(&a.plugin));
+            let way =
+                verified.or_else(|| account.authentication.iter().any(relayed).then_some(Way::Relayed))?;
+            Some(Question { way, anew: unix_accounts::comes_first(account) })
+        };
+        let client = self.identity(cluster, accounts);
+        if let Found::Account(account) = accounts.snapshot.find(&asked.user, &client) {
+            if account.authentication.iter().all(|a| asks_the_system(&a.plugin)) {
+                return Question { way: Way::Unasked, anew: false };
+            }
+            if let Some(question) = of(account) {
+                return question;
+            }
+        }
+        let secrets = &self.shared.secrets;
+        // Only what can be acted out is a model.
+        let model = |account: &Account| match of(account)? {
+            Question { way: Way::Relayed, anew } => {
+                let decoy = Decoy::like(account, privacy)?;
+                let decoy = decoy.of_nobody(&secrets.of_decoys(), cluster, &asked.user);
+                Some(Question { way: Way::Decoy(decoy), anew })
+            }
+            question => Some(question),
+        };
+        let known = accounts.snapshot.accounts().filter_map(model).count().max(1);
+        let any = secrets.number(cluster.as_str().as_bytes(), &asked.user) as usize % known;
+        let question = accounts.snapshot.accounts().filter_map(model).nth(any);
+        question.unwrap_or(Question { way: Way::Native, anew: false })
+    }
+
+    /// What a client shows whose login ends before a node asks it anything: whoever has no account was asked by now.
+    pub(super) async fn ask_in_vain<S>(
+        &self,
+        packets: &mut PacketStream<S>,
+        (cluster, accounts): (&ClusterName, &ClusterAccounts),
+        user: &[u8],
+        shown: Shown,
+    ) -> Result<Shown, Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let client = self.identity(cluster, accounts);
+        match (&shown, accounts.snapshot.find(user, &client)) {
+            (Shown::Relayed, Found::Account(account)) => match Decoy::like(account, self.privacy(cluster)) {
+                Some(decoy) => decoy.act_out(packets).await,
+                None => Ok(shown),
+            },
+            _ => Ok(shown),
+        }
+    }
+
     /// Asks the client, unless its first packet has the answer already.
     pub(super) async fn ask<S>(
         &self,
@@ -502,5 +566,66 @@ impl Secrets {
             remembered.clear();
         }
         remembered.insert(account, caching_sha2::Remembered::from_password(password.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::grants::{GlobalPrivRow, RawAccounts, ServerVariables, Snapshot};
+
+    /// What is acted out for an account with these plugins, of which `parsec` has the salt of `password`.
+    fn like(plugins: &[&str]) -> Option<Decoy> {
+        let salted = parsec::Params::decoy(b"of the server", b"u").stored(b"password");
+        let ways = plugins.iter().map(|plugin| match *plugin {
+            parsec::PLUGIN => format!(r#"{{"plugin":"parsec","authentication_string":"{salted}"}}"#),
+            other => format!(r#"{{"plugin":"{other}","authentication_string":"x"}}"#),
+        });
+        let json = format!(
+            r#"{{"access":0,"plugin":"{}","authentication_string":"","auth_or":[{}]}}"#,
+            plugins[0],
+            ways.collect::<Vec<_>>().join(",")
+        );
+        let row = GlobalPrivRow {
+            host: "%".to_owned(),
+            user: "u".to_owned(),
+            priv_json: zeroize::Zeroizing::new(json),
+        };
+        let variables =
+            ServerVariables { version: "11.8.3-MariaDB".to_owned(), ..ServerVariables::default() };
+        let raw = RawAccounts { variables, global_priv: vec![row], ..RawAccounts::default() };
+        let snapshot = Snapshot::build(raw, SystemTime::UNIX_EPOCH);
+        let account = snapshot.accounts().next().expect("an account");
+        assert_eq!(account.unreadable, None);
+        assert_eq!(account.authentication.len(), plugins.len());
+        Decoy::like(account, Privacy::Confidential)
+    }
+
+    #[test]
+    fn only_what_a_node_is_sure_to_ask_is_acted_out() {
+        assert_eq!(like(&["ed25519"]), Some(Decoy::Ed25519));
+        assert_eq!(like(&["unix_socket", "ed25519"]), Some(Decoy::Ed25519));
+        let salt = parsec::Params::decoy(b"of the server", b"u");
+        assert_eq!(like(&["parsec"]), Some(Decoy::Parsec(salt)));
+        for others in
+            [&["pam"][..], &["gssapi"], &["ed25519", "parsec"], &["pam", "ed25519"], &["unix_socket"]]
+        {
+            assert_eq!(like(others), None, "{others:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_has_a_salt_of_its_own_that_stays() {
+        let salted = like(&["parsec"]).expect("acted out");
+        let cluster: ClusterName = "shop".parse().unwrap();
+        let of = |user: &[u8]| salted.of_nobody(b"secret", &cluster, user);
+        assert_eq!(of(b"ann"), of(b"ann"));
+        assert!(of(b"ann") != of(b"bob") && of(b"ann") != salted);
+        assert_eq!(Shown::ToDecoy(salted).password_use(), PasswordUse::NotGiven);
+        assert_eq!(Shown::ToDecoy(Decoy::Ed25519).password_use(), PasswordUse::Given);
+        let secrets = (Secrets::default().of_decoys(), Secrets::default().of_decoys());
+        assert!(secrets.0 != secrets.1 && secrets.0[..8] != secrets.0[8..16]);
     }
 }

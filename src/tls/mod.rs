@@ -12,6 +12,7 @@ mod tests;
 mod trust;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +21,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::{CommonState, Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore, version};
+use rustls::{
+    CertificateError, CommonState, Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore,
+    version,
+};
 
 pub use names::{CertificateNames, OneLine, Unclear};
 pub use trust::{Trust, Verify};
@@ -47,6 +51,8 @@ pub struct Identity {
     certificates: Certificates,
     authorities: Option<Certificates>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// When each authority is one; none: it cannot be read.
+    lifetimes: Vec<Option<RangeInclusive<SystemTime>>>,
     server: Arc<ServerConfig>,
 }
 
@@ -202,7 +208,8 @@ impl Identity {
         server.ticketer = ring::Ticketer::new().map_err(of_certificate)?;
         server.session_storage = ServerSessionMemoryCache::new(REMEMBERED_SESSIONS);
         server.send_tls13_tickets = TICKETS;
-        Ok(Self { certificates, authorities, verifier, server: Arc::new(server) })
+        let lifetimes = authorities.iter().flat_map(|list| &list.0).map(names::lifetime).collect();
+        Ok(Self { certificates, authorities, verifier, lifetimes, server: Arc::new(server) })
     }
 
     /// The server's certificate chain.
@@ -220,18 +227,44 @@ impl Identity {
         Arc::clone(&self.server)
     }
 
+    /// Verifies by those authorities alone that are none too early and none too late, which a handshake does not look at and
+    /// servers do; none: all of them are.
+    fn living(&self, now: SystemTime) -> Result<Option<Arc<dyn ClientCertVerifier>>, Error> {
+        let lives = |lifetime: &Option<RangeInclusive<SystemTime>>| {
+            lifetime.as_ref().is_some_and(|lifetime| lifetime.contains(&now))
+        };
+        if self.lifetimes.iter().all(lives) {
+            return Ok(None);
+        }
+        let all = self.authorities.iter().flat_map(|list| &list.0).zip(&self.lifetimes);
+        let living: Vec<_> =
+            all.filter(|(_, lifetime)| lives(lifetime)).map(|(authority, _)| authority.clone()).collect();
+        let expired = || Error::InvalidCertificate(CertificateError::Expired);
+        if living.is_empty() {
+            return Err(expired());
+        }
+        let verifier = verifier(&Certificates(living), Arc::new(ring::default_provider()));
+        verifier.map(Some).map_err(|_| expired())
+    }
+
     /// What a finished handshake agreed on.
     ///
     /// # Errors
+    /// The authority that vouches for the client has expired, or is not one yet.
+    ///
     /// A resumed session does not show its certificate again. It is verified again here, as a new one would be at this
     /// moment, lest an expired certificate lives on for as long as tickets do.
     pub fn agreed(&self, connection: &CommonState, now: SystemTime) -> Result<Encryption, Error> {
         let shown = connection.peer_certificates().unwrap_or_default();
         let client = match (&self.verifier, shown.split_first()) {
             (Some(verifier), Some((own, chain))) => {
+                let time = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+                let time = UnixTime::since_unix_epoch(time);
                 if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
-                    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-                    verifier.verify_client_cert(own, chain, UnixTime::since_unix_epoch(now))?;
+                    verifier.verify_client_cert(own, chain, time)?;
+                }
+                if let Some(living) = self.living(now)? {
+                    living.verify_client_cert(own, chain, time)?;
                 }
                 Some(Arc::new(CertificateNames::of(own)))
             }

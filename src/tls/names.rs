@@ -1,11 +1,15 @@
 //! The names in a certificate and of a cipher suite, as `OpenSSL` writes them: servers compare these texts with what an
 //! account requires, byte by byte.
 
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+
 use rustls::CipherSuite;
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Tag, Tagged};
 use x509_cert::name::RdnSequence;
+use x509_cert::time::Time;
 
 /// A name as `X509_NAME_oneline` writes it, such as `/C=DE/O=Example/CN=client`: printable ASCII.
 pub type OneLine = Result<String, Unclear>;
@@ -53,6 +57,14 @@ impl CertificateNames {
             Err(_) => Self { subject: Err(Unclear::Encoding), issuer: Err(Unclear::Encoding) },
         }
     }
+}
+
+/// From when until when a certificate is good; none: it cannot be read.
+pub(super) fn lifetime(certificate: &CertificateDer<'_>) -> Option<RangeInclusive<SystemTime>> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let validity = certificate.tbs_certificate().validity();
+    let at = |time: Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
+    Some(at(validity.not_before)..=at(validity.not_after))
 }
 
 /// A name in one line. What versions of `OpenSSL` write in different ways is not written at all.

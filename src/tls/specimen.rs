@@ -32,9 +32,15 @@ pub(crate) struct Issued {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
+        Self::until(name, 4096)
+    }
+
+    /// One that is good until the beginning of a year.
+    pub(crate) fn until(name: &str, year: i32) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().expect("key");
         let pem = params.self_signed(&key).expect("certificate").pem();
         Self { pem, name: name.to_owned(), issuer: Issuer::new(params, key) }

@@ -1,6 +1,7 @@
 //! What operators can learn of logins, and what becomes of sessions whose account changes.
 
 use crate::harness::proxy::Spillway;
+use crate::harness::server::Server;
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, first_value};
@@ -17,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("audit::revoked_sessions_end", revoked_sessions_end),
         trial("audit::revoked_sessions_may_stay", revoked_sessions_may_stay),
         trial("audit::guessing_is_held_back", guessing_is_held_back),
+        trial("audit::guesses_by_use_are_held_back", guesses_by_use_are_held_back),
         trial("audit::spraying_is_held_back", spraying_is_held_back),
         trial("audit::guesses_side_by_side", guesses_side_by_side),
         trial("audit::relayed_guesses_side_by_side", relayed_guesses_side_by_side),
@@ -173,6 +175,54 @@ fn guessing_is_held_back() -> Verdict {
     ensure!(answer.contains("of 1"), "{answer}");
     drop(from(own.port, "app", PASSWORD, [127, 0, 0, 66])?.map_err(|e| format!("{e:?}"))?);
     ensure!(own.spillway.ask("clear backoffs nobody@lab")?.contains("error"), "nobody is cleared");
+    Ok(())
+}
+
+/// Whoever may log in to one cluster tries the same password at another by `USE`.
+fn guesses_by_use_are_held_back() -> Verdict {
+    let other = Server::standalone("by-use", &["--skip-name-resolve", "--max-password-errors=3"])?;
+    other.create_monitor()?;
+    other.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost; CREATE DATABASE elsewhere;
+         CREATE USER app@'%' IDENTIFIED BY 'another-secret'; GRANT ALL ON elsewhere.* TO app@'%';
+         CREATE USER other@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON elsewhere.* TO other@'%'"
+    ))?;
+    let port = crate::harness::workspace::free_port()?;
+    let solo = lab::solo()?;
+    let configuration = lab::cluster_toml(
+        "lab",
+        "static",
+        &format!("{{ solo = \"{}\" }}", solo.server.address()),
+    ) + &lab::cluster_toml(
+        "away",
+        "static",
+        &format!("{{ away = \"{}\" }}", other.address()),
+    ) + &lab::service_toml(
+        "lab",
+        port,
+        "route = \"by-database\"\ndefault_cluster = \"lab\"\ndatabases = { elsewhere = \"away\", mysql = \"lab\" }",
+    ) + "[runtime.backoff]\nper_account = 2\nper_address = 0\nfirst = \"1h\"\nlongest = \"1h\"\n";
+    let spillway = Spillway::start(lab::binary(), "spillway-by-use", &configuration)?;
+    // Whose password is right there goes on.
+    for _ in 0..3 {
+        let mut right = session(port, "other", PASSWORD)?;
+        let answer = right.query("USE elsewhere")?;
+        same!(answer[0][0], 0, "USE with a right password: {answer:?}");
+    }
+    let mut guesser = session(port, "app", PASSWORD)?;
+    for n in 0..4 {
+        let answer = guesser.query("USE elsewhere")?;
+        same!(raw::Refusal::parse(&answer[0])?.code, 1045, "guess {n}: {answer:?}");
+    }
+    same!(first_value(&guesser.query("SELECT 1")?)?, "1", "after the refusals");
+    let rows = spillway.get("/v1/backoffs")?;
+    same!(rows["backoffs"][0]["who"], "app@away", "{rows}");
+    same!(rows["backoffs"][0]["failures"], 2, "two were looked at: {rows}");
+    // The server has counted those two.
+    let refused =
+        |password| Ok::<_, String>(raw::login(other.port, &Credentials::new("app", password, None))?.err());
+    same!(refused("wrong")?.map(|refusal| refusal.code), Some(1045), "the third one");
+    same!(refused("another-secret")?.map(|refusal| refusal.code), Some(4150), "the server has had enough");
     Ok(())
 }
 

@@ -481,15 +481,23 @@ impl Stage {
             client.user
         );
         let answer = self.spillway.get(&question.replace("database=''", "database="))?;
-        let text = answer.to_string();
+        // The explanation goes on behind a refusal: what it says there is no reason for that.
+        let steps = answer["steps"].as_array().map_or(&[][..], Vec::as_slice);
+        let said = |of: &'static str| {
+            steps.iter().filter(move |step| step["step"] == of).filter_map(|step| step["text"].as_str())
+        };
         let reason = if is_less {
-            text.contains(LESS).then_some("less by the subset rule")
+            said("proxy host").any(|text| text.contains(LESS)).then_some("less by the subset rule")
         } else {
-            REASONS.iter().find(|(words, _)| text.contains(words)).map(|(_, name)| *name)
+            let reason_in = |text: &str| REASONS.iter().find(|(words, _)| text.contains(words));
+            said("verdict")
+                .filter(|text| text.starts_with("refused"))
+                .find_map(reason_in)
+                .map(|(_, name)| *name)
         };
         match reason {
             Some(name) => Ok(Ok(Some(name.to_owned()))),
-            None => Ok(Err(format!("no reason: {}\n  {text}", show()))),
+            None => Ok(Err(format!("no reason: {}\n  {answer}", show()))),
         }
     }
 }

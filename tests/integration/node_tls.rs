@@ -31,6 +31,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             "node_tls::mysql_accounts_that_name_a_certificate",
             mysql_accounts_that_name_a_certificate,
         ),
+        trial("node_tls::revoked_certificates", revoked_certificates),
+        trial("node_tls::expired_authority", expired_authority),
         trial("node_tls::names_of_certificates", names_of_certificates),
         mysql_trial("node_tls::mysql_names_of_certificates", mysql_names_of_certificates),
         trial("node_tls::big_packets", big_packets),
@@ -239,6 +241,86 @@ fn accounts_that_require_tls() -> Verdict {
         (false, true),
         "require_secure_transport"
     );
+    Ok(())
+}
+
+/// Spillway does not read the server's list, so nobody gets in by a certificate.
+fn revoked_certificates() -> Verdict {
+    let mut stage = Stage::new("node-tls-crl", &["127.0.0.1", "localhost"], &[])?;
+    stage.server.sql(&format!(
+        "CREATE USER secure@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
+         CREATE USER certified@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE X509;
+         CREATE USER named@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SUBJECT '/CN=client';
+         CREATE USER issued@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE ISSUER '/CN=clients';"
+    ))?;
+    let (good, revoked, list) = stage.clients.client_and_revoked()?;
+    let spillway = stage.spillway("spillway-node-tls-crl", &stage.ca_and_certificate(), "")?;
+    let good = stage.nodes.trusted_by(&TLS13, Some(&good))?;
+    let revoked = stage.nodes.trusted_by(&TLS13, Some(&revoked))?;
+    // Who is refused in the handshake already hears no error packet.
+    let enters = |port, user: &str, tls: &Arc<ClientConfig>| {
+        let credentials =
+            Credentials { tls: Some(Arc::clone(tls)), ..Credentials::new(user, PASSWORD, None) };
+        matches!(raw::login(port, &credentials), Ok(Ok(_)))
+    };
+    let direct = stage.server.port;
+    for user in ["certified", "named", "issued"] {
+        ensure!(enters(direct, user, &revoked), "{user}: the server has no list yet");
+        ensure!(
+            enters(stage.port, user, &revoked),
+            "{user}: the server has no list yet\n{}",
+            spillway.log_tail(5)
+        );
+    }
+    let path = stage.server.file("revoked.pem", &list)?;
+    stage.server.stop()?;
+    stage.server.option(format!("--ssl-crl={path}"));
+    stage.server.start(&[])?;
+    wait_for("the list is noticed", Duration::from_secs(20), || {
+        spillway.ask("reload accounts")?;
+        let answer = spillway.ask("explain login certified 127.0.0.1 --transport certificate")?;
+        if answer.contains("ssl_crl") { Ok(()) } else { Err(answer) }
+    })?;
+    for user in ["certified", "named", "issued"] {
+        same!(
+            (enters(direct, user, &good), enters(direct, user, &revoked)),
+            (true, false),
+            "{user}, directly"
+        );
+        ensure!(!enters(stage.port, user, &revoked), "{user} by a revoked certificate");
+        ensure!(!enters(stage.port, user, &good), "{user}: nobody can tell that it is not revoked");
+    }
+    let answer = spillway.ask("show permissiveness")?;
+    ensure!(answer.contains("certified@%") && answer.contains("ssl_crl"), "{answer}");
+    let without = stage.nodes.trusted_by(&TLS13, None)?;
+    same!(
+        (enters(direct, "secure", &without), enters(stage.port, "secure", &without)),
+        (true, true),
+        "no certificate"
+    );
+    Ok(())
+}
+
+/// To the server and to Spillway, an authority that has expired vouches for nobody.
+fn expired_authority() -> Verdict {
+    let mut stage = Stage::new("node-tls-expired", &["127.0.0.1", "localhost"], &[])?;
+    stage.server.sql(&format!("CREATE USER secure@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL"))?;
+    stage.clients = Authority::until("clients", 2020)?;
+    stage.server.file("clients.pem", &stage.clients.pem)?;
+    write(&stage.directory, "clients.pem", &stage.clients.pem)?;
+    stage.server.stop()?;
+    stage.server.start(&[])?;
+    let _spillway = stage.spillway("spillway-node-tls-expired", &stage.ca(), "")?;
+    let own = stage.clients.client()?;
+    for (own, is_let_in) in [(None, true), (Some(&own), false)] {
+        let tls = stage.nodes.trusted_by(&TLS13, own)?;
+        for port in [stage.server.port, stage.port] {
+            let credentials =
+                Credentials { tls: Some(Arc::clone(&tls)), ..Credentials::new("secure", PASSWORD, None) };
+            let login = raw::login(port, &credentials);
+            same!(matches!(login, Ok(Ok(_))), is_let_in, "with a certificate: {}, at {port}", own.is_some());
+        }
+    }
     Ok(())
 }
 
@@ -478,6 +560,11 @@ fn names_as_the_server_writes_them(stage: &Stage) -> Verdict {
         let line = names.subject.map_err(|e| e.to_string())?;
         let quoted = line.replace('\\', "\\\\").replace('\'', "\\'");
         let client = stage.nodes.trusted_by(&TLS13, Some(&issued))?;
+        // Its links show the same, so that it is Spillway that compares.
+        write(&stage.directory, "client.crt", &issued.certificate)?;
+        write(&stage.directory, "client.key", &issued.key)?;
+        let name = format!("spillway-node-tls-names-{}", stage.port);
+        let spillway = stage.spillway(&name, &stage.ca_and_certificate(), "")?;
         for (required, is_let_in) in [(quoted.clone(), true), (format!("{quoted}."), false)] {
             stage.server.sql(&format!(
                 "CREATE USER said@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SUBJECT '{required}'"
@@ -486,6 +573,14 @@ fn names_as_the_server_writes_them(stage: &Stage) -> Verdict {
                 Credentials { tls: Some(Arc::clone(&client)), ..Credentials::new("said", PASSWORD, None) };
             let login = raw::login(stage.server.port, &credentials)?;
             same!(login.is_ok(), is_let_in, "{required}: {:?}", login.err());
+            spillway.ask("reload accounts")?;
+            // Without the ticket of the other one.
+            let tls = Some(stage.nodes.trusted_by(&TLS13, Some(&issued))?);
+            let login = raw::login(stage.port, &Credentials { tls, ..credentials })?;
+            same!(login.is_ok(), is_let_in, "{required}, through Spillway: {:?}", login.err());
+            if !is_let_in {
+                spillway.wait_log("the account requires the subject")?;
+            }
             stage.server.sql("DROP USER said@'%'")?;
         }
     }

@@ -4,11 +4,13 @@ use crate::harness::cluster::{Galera, Replication};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::wait_for;
-use crate::harness::workspace::free_port;
+use crate::harness::workspace::{self, free_port};
 use crate::lab::{self, PASSWORD, binary, cluster_with, service_toml};
 use crate::raw::{self, Credentials};
+use crate::tls::{Authority, write};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
+use rustls::version::TLS13;
 use std::time::{Duration, Instant};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -20,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "nodes::a_replica_that_differs_is_judged_by_its_own",
             a_replica_that_differs_is_judged_by_its_own,
         ),
+        trial("nodes::a_node_may_demand_more_of_a_connection", a_node_may_demand_more_of_a_connection),
     ]
 }
 
@@ -233,4 +236,116 @@ fn a_replica_that_differs_is_judged_by_its_own() -> Verdict {
     wait_accounts(&spillway, &replica.name, "same")?;
     login()?.map(drop).map_err(|e| format!("afterwards: {e:?}"))?;
     spillway.wait_log("the same again")
+}
+
+/// Both servers see the TLS of Spillway's links, which is all that any account demands.
+fn a_node_may_demand_more_of_a_connection() -> Verdict {
+    let authority = Authority::new("nodes")?;
+    let accounts: String = ["app", "secure", "certified", "named"]
+        .map(|user| format!("CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}';"))
+        .concat();
+    let start = |name: &str| -> Result<Server, String> {
+        let mut server = Server::prepare(name, &["--skip-name-resolve", "--plugin-load-add=auth_ed25519"])?;
+        let issued = authority.server()?;
+        for (option, file, content) in [
+            ("ssl-cert", "node.crt", &issued.certificate),
+            ("ssl-key", "node.key", &issued.key),
+            ("ssl-ca", "ca.pem", &authority.pem),
+        ] {
+            let path = server.file(file, content)?;
+            server.option(format!("--{option}={path}"));
+        }
+        server.start(&[])?;
+        server.create_monitor()?;
+        server.sql(&format!(
+            "DROP USER IF EXISTS ''@localhost; {accounts}
+             CREATE USER curve@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}');
+             UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.password_last_changed', 1700000000)
+                 WHERE JSON_EXISTS(Priv, '$.password_last_changed'); FLUSH PRIVILEGES"
+        ))?;
+        Ok(server)
+    };
+    let (lax, strict) = (start("lax")?, start("strict")?);
+    let directory = workspace::directory("spillway-strict-files")?;
+    let (own, link) = (authority.server()?, authority.client()?);
+    for (file, content) in [
+        ("ca.pem", &authority.pem),
+        ("tls.crt", &own.certificate),
+        ("tls.key", &own.key),
+        ("link.crt", &link.certificate),
+        ("link.key", &link.key),
+    ] {
+        write(&directory, file, content)?;
+    }
+    let (port, files) = (free_port()?, directory.display());
+    // Accounts are read from the writer; sessions go to the other one.
+    let nodes = format!(
+        "{{ lax = {{ address = \"{}\", weight = 0, priority = 1 }}, strict = \"{}\" }}",
+        lax.address(),
+        strict.address()
+    );
+    let configuration = quick("own", "static", &nodes)
+        + &format!(
+            "[cluster.own.tls]\nca = \"{files}/ca.pem\"\ncertificate = \"{files}/link.crt\"\nkey = \"{files}/link.key\"\n\n"
+        )
+        + &service_toml("own", port, "route = \"cluster:own\"\nnode = \"any\"")
+        + &format!(
+            "[service.own.tls]\ncertificate = \"{files}/tls.crt\"\nkey = \"{files}/tls.key\"\nclient_ca = \"{files}/ca.pem\"\n"
+        )
+        + "[runtime.backoff]\nper_address = 0\nper_account = 0\n";
+    let spillway = Spillway::start(binary(), "spillway-strict", &configuration)?;
+    wait_accounts(&spillway, "lax", "read from it")?;
+    wait_accounts(&spillway, "strict", "same")?;
+    let own = authority.client()?;
+    let ways = [
+        ("plain", None),
+        ("tls", Some(authority.trusted_by(&TLS13, None)?)),
+        ("certificate", Some(authority.trusted_by(&TLS13, Some(&own))?)),
+    ];
+    let came = |port: u16, user: &str, password: &str, way: &str| {
+        let tls = ways.iter().find(|(name, _)| *name == way).and_then(|(_, tls)| tls.clone());
+        let login = raw::login(port, &Credentials { tls, ..Credentials::new(user, password, None) })?;
+        Ok::<_, String>(login.err())
+    };
+    let agree = |expected: &[(&str, &str, &str)]| -> Verdict {
+        for (user, way, outcome) in expected {
+            for password in [PASSWORD, "wrong"] {
+                let direct = came(strict.port, user, password, way)?;
+                same!(came(port, user, password, way)?, direct, "{user} {password} {way}");
+                let lets_in = *outcome == "in" && password == PASSWORD;
+                same!(direct.is_none(), lets_in, "{user} {password} {way}: {direct:?}");
+            }
+        }
+        Ok(())
+    };
+    for user in ["app", "secure", "certified", "named", "curve"] {
+        agree(&[(user, "plain", "in"), (user, "certificate", "in")])?;
+    }
+    strict.sql(
+        "ALTER USER secure@'%' REQUIRE SSL; ALTER USER certified@'%' REQUIRE X509;
+         ALTER USER named@'%' REQUIRE SUBJECT '/CN=client'; ALTER USER curve@'%' REQUIRE SSL",
+    )?;
+    wait_accounts(&spillway, "strict", "named@% has other privileges or attributes")?;
+    wait_accounts(&spillway, "strict", "curve@%")?;
+    agree(&[
+        ("app", "plain", "in"),
+        ("secure", "plain", "refused"),
+        ("secure", "tls", "in"),
+        ("certified", "plain", "refused"),
+        ("certified", "tls", "refused"),
+        ("certified", "certificate", "in"),
+        ("named", "tls", "refused"),
+        ("named", "certificate", "in"),
+        ("curve", "plain", "refused"),
+        ("curve", "tls", "in"),
+    ])?;
+    // A session that comes from elsewhere by COM_CHANGE_USER is asked as well.
+    let mut session =
+        raw::login(port, &Credentials::new("app", PASSWORD, None))?.map_err(|e| format!("{e:?}"))?;
+    let refusal = session.change_user("secure", PASSWORD, "")?;
+    same!(refusal.map_err(|refusal| refusal.code), Err(1045), "COM_CHANGE_USER without TLS");
+    drop(session);
+    strict.sql("SET GLOBAL require_secure_transport = ON")?;
+    wait_accounts(&spillway, "strict", "require_secure_transport")?;
+    agree(&[("app", "plain", "refused"), ("curve", "plain", "refused"), ("app", "tls", "in")])
 }

@@ -1,17 +1,26 @@
 //! Accounts whose plugin only the server can answer for: the client's exchange is relayed.
 
+use crate::harness::Outcome;
 use crate::harness::client::Login;
 use crate::harness::proxy::Spillway;
+use crate::harness::root;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
 use crate::lab::{self, PASSWORD, Ways};
 use crate::raw::{self, Credentials};
-use crate::{Verdict, ensure, same, trial};
+use crate::{Verdict, ensure, rooted_trial, same, trial};
 use libtest_mimic::Trial;
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("plugins::ed25519_is_relayed", ed25519_is_relayed),
+        trial("plugins::a_client_may_think", a_client_may_think),
+        rooted_trial(&root::MARIADB_11_8, "plugins::nobody_is_told_apart", nobody_is_told_apart),
         trial(
             "plugins::wrong_passwords_are_counted_by_the_server",
             wrong_passwords_are_counted_by_the_server,
@@ -93,5 +102,155 @@ fn wrong_passwords_are_counted_by_the_server() -> Verdict {
     }
     same!(codes[..3], codes[3..], "directly, and through Spillway");
     same!(codes[3..], [1045, 1045, 4150], "wrong, wrong, right");
+    Ok(())
+}
+
+/// Longer than a node may take, and longer than the node waits.
+fn a_client_may_think() -> Verdict {
+    let options = ["--plugin-load-add=auth_ed25519", "--skip-name-resolve", "--connect-timeout=6"];
+    let server = Server::standalone("thinks", &options)?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost; CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}')"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let configuration = lab::cluster_with("lab", "static", &nodes, "connect_timeout = \"1s\"")
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"")
+        + "[runtime.backoff]\nper_address = 1\nper_account = 1\nfirst = \"1h\"\nlongest = \"1h\"\n";
+    let spillway = Spillway::start(lab::binary(), "spillway-thinks", &configuration)?;
+    let after = |port: u16, pause: Duration| {
+        let meet = Arc::new(Barrier::new(2));
+        let other = Arc::clone(&meet);
+        let thinks = std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            other.wait();
+        });
+        let login =
+            raw::login(port, &Credentials { meet: Some(meet), ..Credentials::new("ed", PASSWORD, None) });
+        thinks.join().map_err(|_| "a panic".to_owned())?;
+        login
+    };
+    let started = Instant::now();
+    let mut session = after(port, Duration::from_secs(4))?
+        .map_err(|refusal| format!("{refusal:?}\n{}", spillway.log_tail(5)))?;
+    same!(raw::first_value(&session.query("SELECT CURRENT_USER()")?)?, "ed@%", "after four seconds");
+    ensure!(started.elapsed() >= Duration::from_secs(4), "it did not think");
+    drop(session);
+    let is_let_in = |login: Outcome<raw::Login>| matches!(login, Ok(Ok(_)));
+    ensure!(!is_let_in(after(server.port, Duration::from_secs(8))), "the server waits longer than it should");
+    ensure!(!is_let_in(after(port, Duration::from_secs(8))), "Spillway waits longer than the server");
+    let metrics = spillway.api("GET", "/metrics", None)?.body;
+    ensure!(metrics.contains("\"client_late\""), "{metrics}");
+    ensure!(!metrics.contains("spillway_links_failed_total{"), "the node is blamed:\n{metrics}");
+    let node = spillway.node("lab", "solo")?;
+    same!(node["observed"], "up", "{node}");
+    // Silence is no guess.
+    let held = spillway.get("/v1/backoffs")?;
+    same!(held["backoffs"].as_array().map(Vec::len), Some(0), "{held}");
+    raw::login(port, &Credentials::new("ed", PASSWORD, None))?.map(drop).map_err(|e| format!("{e:?}"))
+}
+
+/// What a server says to a client that answers with nonsense, word by word: the plugin and length of each question, and the
+/// refusal. The last is what the plugin's own packets held.
+fn conversation(port: u16, user: &str) -> Outcome<(Vec<String>, Vec<u8>)> {
+    let mut stream = raw::connect(port, Ipv4Addr::LOCALHOST)?;
+    let mut sequence = 0;
+    let read = |stream: &mut std::net::TcpStream, sequence: &mut u8| -> Outcome<Vec<u8>> {
+        let mut header = [0; 4];
+        stream.read_exact(&mut header).map_err(|e| e.to_string())?;
+        *sequence = header[3].wrapping_add(1);
+        let mut payload = vec![0; u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize];
+        stream.read_exact(&mut payload).map_err(|e| e.to_string())?;
+        Ok(payload)
+    };
+    read(&mut stream, &mut sequence)?;
+    let mut answer = raw::response_head(raw::capability::USUAL);
+    answer.extend_from_slice(user.as_bytes());
+    answer.extend_from_slice(&[0, 20]);
+    answer.extend_from_slice(&[7; 20]);
+    answer.extend_from_slice(b"mysql_native_password\0");
+    let (mut said, mut salt) = (Vec::new(), Vec::new());
+    loop {
+        stream.write_all(&raw::frame(&answer, &mut sequence)).map_err(|e| e.to_string())?;
+        let packet = read(&mut stream, &mut sequence)?;
+        match packet.first() {
+            Some(0xff) => {
+                let refusal = raw::Refusal::parse(&packet)?;
+                said.push(format!(
+                    "{} {:?} {}",
+                    refusal.code,
+                    refusal.state,
+                    refusal.message.replace(user, "NAME")
+                ));
+                return Ok((said, salt));
+            }
+            Some(0xfe) => {
+                let end = packet.iter().position(|&byte| byte == 0).ok_or("a switch without a plugin")?;
+                let plugin = String::from_utf8_lossy(&packet[1..end]).into_owned();
+                said.push(format!("{plugin} {}", packet.len() - end));
+                answer = match plugin.as_str() {
+                    "parsec" => Vec::new(),
+                    "client_ed25519" => vec![7; 64],
+                    _ => vec![7; 20],
+                };
+            }
+            Some(1) => {
+                said.push(format!("salt {} {:?}", packet.len(), packet.get(..3)));
+                salt = packet;
+                answer = vec![7; 96];
+            }
+            _ => return Err(format!("unexpected: {packet:?} after {said:?}")),
+        }
+    }
+}
+
+fn nobody_is_told_apart() -> Verdict {
+    let mut server = Server::prepare_in(&root::MARIADB_11_8, "nobody", &["--skip-name-resolve"])?;
+    server.start(&[])?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "INSTALL SONAME 'auth_ed25519'; INSTALL SONAME 'auth_parsec'; DROP USER IF EXISTS ''@localhost;
+         CREATE USER curve@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}');
+         CREATE USER salted@'%' IDENTIFIED VIA parsec USING PASSWORD('{PASSWORD}');"
+    ))?;
+    let start = |name: &str, more: &str| -> Outcome<(Spillway, u16)> {
+        let port = free_port()?;
+        let nodes = format!("{{ solo = \"{}\" }}", server.address());
+        let configuration = lab::cluster_toml("lab", "static", &nodes)
+            + &lab::service_toml("lab", port, "route = \"cluster:lab\"")
+            + &format!("[runtime.backoff]\nper_address = 0\n{more}");
+        Ok((Spillway::start(lab::binary(), name, &configuration)?, port))
+    };
+    let (_spillway, port) = start("spillway-nobody", "per_account = 0\n")?;
+    let mut known = BTreeSet::new();
+    for user in ["curve", "salted"] {
+        let (said, salt) = conversation(port, user)?;
+        same!(
+            (&said, &salt),
+            (&conversation(server.port, user)?.0, &conversation(server.port, user)?.1),
+            "{user}"
+        );
+        known.insert(said);
+    }
+    known.insert(conversation(port, crate::harness::server::MONITOR_USER)?.0);
+    same!(known.len(), 3, "three ways: {known:?}");
+    let (mut found, mut salts) = (BTreeSet::new(), BTreeSet::new());
+    for n in 0..60 {
+        let name = format!("nobody{n}");
+        let (said, salt) = conversation(port, &name)?;
+        same!(conversation(port, &name)?, (said.clone(), salt.clone()), "the same name again");
+        ensure!(known.contains(&said), "{name}: {said:?} is not among {known:?}");
+        found.insert(said);
+        ensure!(salt.is_empty() || salts.insert(salt), "{name} has the salt of another one");
+    }
+    same!(found, known, "the ways of names without an account");
+    // Who is held back is asked as before.
+    let (held, port) = start("spillway-nobody-held", "per_account = 1\nfirst = \"1h\"\nlongest = \"1h\"\n")?;
+    for user in ["curve", "salted"] {
+        let first = conversation(port, user)?;
+        same!(conversation(port, user)?, first, "{user}, held back");
+    }
+    ensure!(held.log().contains("held back after too many failed logins"), "{}", held.log_tail(5));
     Ok(())
 }

@@ -8,8 +8,9 @@ use crate::raw::{self, Credentials, Raw, Refusal, Shape, capability, first_value
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -65,7 +66,13 @@ fn text(e: impl std::fmt::Display) -> String {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Outcome<Self> {
+        Self::until(name, 4096)
+    }
+
+    /// One that is good until the beginning of a year.
+    pub(crate) fn until(name: &str, year: i32) -> Outcome<Self> {
         let mut params = CertificateParams::new(Vec::new()).map_err(text)?;
+        params.not_after = date_time_ymd(year, 1, 1);
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().map_err(text)?;
@@ -115,6 +122,36 @@ impl Authority {
     /// A certificate for a client with this subject.
     pub(crate) fn client_for(&self, subject: DistinguishedName) -> Outcome<Issued> {
         self.issue_for(ExtendedKeyUsagePurpose::ClientAuth, &["client"], subject)
+    }
+
+    /// A certificate for a client, and a list as PEM that revokes the certificate of another one, which comes second.
+    pub(crate) fn client_and_revoked(&self) -> Outcome<(Issued, Issued, String)> {
+        let issue = |number: u64| -> Outcome<Issued> {
+            let mut params = CertificateParams::new(vec!["client".to_owned()]).map_err(text)?;
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, "client");
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+            params.serial_number = Some(SerialNumber::from(number));
+            let key = KeyPair::generate().map_err(text)?;
+            let certificate = params.signed_by(&key, &self.issuer).map_err(text)?.pem();
+            Ok(Issued { certificate, key: key.serialize_pem() })
+        };
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from(8),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(4000, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).map_err(text)?.pem().map_err(text)?;
+        Ok((issue(7)?, issue(8)?, list))
     }
 
     /// A client that trusts this authority.
