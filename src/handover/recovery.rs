@@ -125,6 +125,16 @@ fn judge(kind: ClusterKind, survey: &Survey, begun: &Begun) -> Judgement {
     if let Some(source) = old.sources.iter().find(|source| !is_expected(source)) {
         return Judgement::Leave(format!("{} replicates from {} by now", old.node, source.address));
     }
+    // A member that is not discovered again yet may be the writer by now.
+    let is_known = |source: &Source| survey.seen.iter().any(|server| source.is(server));
+    for seen in &survey.seen {
+        if let Some(source) = seen.sources.iter().find(|source| !is_known(source)) {
+            return Judgement::Wait(format!(
+                "{} replicates from {}, which is no node",
+                seen.node, source.address
+            ));
+        }
+    }
     for other in survey.seen.iter().filter(|seen| seen.node != old.node) {
         if !(old.gtids && other.gtids) {
             if !old.has_reached(other) {
@@ -368,6 +378,10 @@ mod tests {
             let Judgement::Leave(reason) = judged else { panic!("{judged:?}") };
             assert!(reason.starts_with(expected), "{reason}");
         }
+        // The other one follows somebody who is not known yet.
+        let unknown = survey(vec![a.clone(), following(b.clone(), 9)], &[]);
+        assert!(matches!(of(&unknown), Judgement::Wait(_)));
+        assert_eq!(of(&survey(vec![a.clone(), following(b.clone(), 1)], &[])), Judgement::TakeBack);
         let pair = survey(vec![following(a, 2), b], &[]);
         assert_eq!(judge(PAIR, &pair, &begun()), Judgement::TakeBack);
     }
