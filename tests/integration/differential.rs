@@ -470,30 +470,33 @@ impl Stage {
             return Ok(Err(format!("more permissive: {}", show())));
         }
         // A stricter verdict, or another error, must have a reason that operators can read.
-        let database = client.schema.unwrap_or("''");
         let (address, transport) = match client.door {
             Door::Plain => (client.address.to_string(), "plain"),
             Door::Tls => (client.address.to_string(), "tls"),
             Door::Socket => ("socket".to_owned(), "plain"),
         };
-        let question = format!(
-            "/v1/explain/login?user={}&address={address}&transport={transport}&database={database}",
-            client.user
-        );
-        let answer = self.spillway.get(&question.replace("database=''", "database="))?;
-        // The explanation goes on behind a refusal: what it says there is no reason for that.
-        let steps = answer["steps"].as_array().map_or(&[][..], Vec::as_slice);
-        let said = |of: &'static str| {
-            steps.iter().filter(move |step| step["step"] == of).filter_map(|step| step["text"].as_str())
+        let explain = |database: &str| {
+            self.spillway.get(&format!(
+                "/v1/explain/login?user={}&address={address}&transport={transport}&database={database}",
+                client.user
+            ))
         };
+        // The explanation goes on behind a refusal: what it says there is no reason for that.
+        let said = |answer: &serde_json::Value, of: &str, is_it: &dyn Fn(&str) -> bool| {
+            let steps = answer["steps"].as_array().map_or(&[][..], Vec::as_slice);
+            steps.iter().any(|step| step["step"] == of && step["text"].as_str().is_some_and(is_it))
+        };
+        let answer = explain(client.schema.unwrap_or(""))?;
         let reason = if is_less {
-            said("proxy host").any(|text| text.contains(LESS)).then_some("less by the subset rule")
+            said(&answer, "proxy host", &|text| text.contains(LESS)).then_some("less by the subset rule")
         } else {
-            let reason_in = |text: &str| REASONS.iter().find(|(words, _)| text.contains(words));
-            said("verdict")
-                .filter(|text| text.starts_with("refused"))
-                .find_map(reason_in)
-                .map(|(_, name)| *name)
+            // A login is judged without its schema, which the node looks at afterwards.
+            let without = explain("")?;
+            let refused_for = |words: &str| {
+                let is_it = |text: &str| text.starts_with("refused") && text.contains(words);
+                said(&answer, "verdict", &is_it) || said(&without, "verdict", &is_it)
+            };
+            REASONS.iter().find(|(words, _)| refused_for(words)).map(|(_, name)| *name)
         };
         match reason {
             Some(name) => Ok(Ok(Some(name.to_owned()))),
@@ -680,7 +683,7 @@ fn run(
     let summary = format!("{cases} cases {what}: {let_in} let in; stricter: {stricter:?}\n");
     std::io::stderr().write_all(summary.as_bytes()).map_err(|e| e.to_string())?;
     // A test in which nearly everybody is refused would prove little.
-    if let_in * 40 < cases {
+    if let_in * 25 < cases {
         return Err(format!("only {let_in} of {cases} logins were let in"));
     }
     Ok(())
