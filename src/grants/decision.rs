@@ -501,13 +501,17 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
     {
         after.check("database", may_use(snapshot, &account, request.client, database));
     }
-    if !after.is_done() {
+    // Whether there is such a database is looked at last.
+    let is_missing = matches!(after.refusal, Some(Refusal::UnknownDatabase(_)));
+    if !after.is_done() || is_missing {
         let masked = snapshot.guard(request.user, request.client, request.proxy);
         let is_narrower = masked == MaskedHost::Narrower;
+        let missing = if is_missing { after.refusal.take() } else { None };
         after.check("proxy host", under_the_mask(snapshot, request, masked));
         if is_narrower && let Some(database) = request.database.filter(|name| !name.is_empty()) {
             after.check("database", still_may_use(snapshot, &account, request.proxy, database));
         }
+        after.refusal = after.refusal.or(missing);
     }
     let then = after.refusal;
     Verdict::Candidate { account, then, sandbox }

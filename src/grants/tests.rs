@@ -2407,7 +2407,7 @@ fn what_is_lost_is_told() {
         .db("u", "10.1.%", "app", "Select_priv")
         .db("", "10.0.0.%", "hr", "Select_priv")
         .table("u", "10.1.%", "hr", 1, 0);
-    let snapshot = rows.build();
+    let snapshot = rows.clone().build();
     let address = |text| HostIdentity::without_name(ip(text));
     let (client, proxy) = (address(CLIENT_ADDRESS), address(PROXY_ADDRESS));
     let apart = snapshot.rows_apart(b"u", &client, &proxy).to_string();
@@ -2428,6 +2428,15 @@ fn what_is_lost_is_told() {
     };
     assert_eq!(refusal.to_string(), "no privilege on database `app` from the proxy's address");
     assert!(refusal.is_stricter() && refusal.is_of_database() && refusal.code() == 1044);
+    // Whether there is one at all is asked only by whom it would be open to.
+    let missing = rows.db("u", "10.1.%", "gone", "Select_priv").db("u", BOTH, "none", "Select_priv").build();
+    for (database, code) in [("gone", 1044), ("none", 1049)] {
+        let request = request(&client, &proxy, Some(database));
+        for verdict in [explain(&missing, &request).verdict, decide(&missing, &request).verdict] {
+            let Verdict::Candidate { then: Some(refusal), .. } = verdict else { panic!("let in") };
+            assert_eq!(refusal.code(), code, "{database}: {refusal}");
+        }
+    }
     let many = RowsApart { lost: vec!["x".to_owned(); 12], instead: Vec::new() };
     assert!(many.to_string().ends_with(", x and 2 more"), "{many}");
     assert_eq!(RowsApart::default().to_string(), "no row of its privileges differs");
