@@ -505,15 +505,15 @@ impl Link {
 
     /// Has the system notice within seconds when the node's machine answers no more, or as late as usual.
     ///
-    /// `stalled`: the node takes no bytes now, as one does that is busy with a long upload. Its machine acknowledges nothing
-    /// either then, as far as `TCP_USER_TIMEOUT` goes, which counts a closed window as silence: only keepalive is right.
+    /// `uploading`: more is on its way than the node's machine takes while its server does not read. `TCP_USER_TIMEOUT` would
+    /// count the closed window of a busy server as silence, so that only keepalive is right then.
     ///
     /// # Errors
     /// The system does not take it.
-    pub fn watch(&self, closely: bool, stalled: bool) -> io::Result<()> {
+    pub fn watch(&self, closely: bool, uploading: bool) -> io::Result<()> {
         let Some(stream) = self.stream.tcp() else { return Ok(()) };
         let socket = SockRef::from(stream);
-        let limit = (closely && !stalled).then_some(UNACKNOWLEDGED);
+        let limit = (closely && !uploading).then_some(UNACKNOWLEDGED);
         socket.set_tcp_keepalive(&keepalive(closely))?;
         socket.set_tcp_user_timeout(limit)
     }
