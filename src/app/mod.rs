@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::accounts::AccountStore;
 use crate::config::Config;
-use crate::control::{Control, KeptHandovers, ListenerStatus, ReloadConfig, StateFile};
+use crate::control::{Control, KeptHandovers, ListenerStatus, ReloadConfig, RunningSessions, StateFile};
 use crate::handover::Handover;
 use crate::ids::ClusterName;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -144,6 +144,11 @@ impl App {
             Arc::clone(&shared.topology),
             Arc::clone(&shared.metrics),
             Arc::new(KeptHandovers { file: state_file.clone(), topology: Arc::clone(&shared.topology) }),
+            Arc::new(RunningSessions {
+                registry: Arc::clone(&shared.registry),
+                topology: Arc::clone(&shared.topology),
+                config: Arc::clone(&shared.config),
+            }),
         );
         let control = Arc::new(Control {
             topology: Arc::clone(&shared.topology),

@@ -215,7 +215,15 @@ fn unix_accounts(
 }
 
 fn handover(changes: &mut Changes, old: &Handover, new: &Handover) {
-    let Handover { account, replication, failover, failover_after, catch_up_timeout, freeze_timeout } = old;
+    let Handover {
+        account,
+        replication,
+        failover,
+        failover_after,
+        catch_up_timeout,
+        running_transactions_timeout,
+        freeze_timeout,
+    } = old;
     for (name, old, new) in [("", account, &new.account), ("replication_", replication, &new.replication)] {
         let user = |account: &Option<Account>| {
             account.as_ref().map_or_else(|| "none".to_owned(), |account| account.user.clone())
@@ -225,6 +233,10 @@ fn handover(changes: &mut Changes, old: &Handover, new: &Handover) {
         changes.secret(&format!("handover {name}password"), secret(old.as_ref()), secret(new.as_ref()));
     }
     changes.value("handover failover", failover, &new.failover);
+    let running = |limit: &Option<Duration>| limit.map_or_else(|| "none".to_owned(), human);
+    let (old_running, new_running) =
+        (running(running_transactions_timeout), running(&new.running_transactions_timeout));
+    changes.value("handover running_transactions_timeout", &old_running, &new_running);
     for (name, old, new) in [
         ("failover_after", failover_after, &new.failover_after),
         ("catch_up_timeout", catch_up_timeout, &new.catch_up_timeout),

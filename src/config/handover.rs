@@ -24,6 +24,9 @@ pub struct Handover {
     pub failover_after: Duration,
     /// How long the new writer may take to apply what the old one wrote (default 10 s; 100 ms to 1 h).
     pub catch_up_timeout: Duration,
+    /// How long transactions that are open on the old writer may go on before it becomes read-only, while new ones wait for the
+    /// new writer (default 2 s; 100 ms to 1 h). `None` (`"0s"`), or where nothing waits (`moves.hold`): they get no time.
+    pub running_transactions_timeout: Option<Duration>,
     /// How long the old writer may take to become read-only, for which its running statements must end (default 5 s; 1 s to
     /// 1 h). Writes wait for so long.
     pub freeze_timeout: Duration,
@@ -68,6 +71,7 @@ impl Default for Handover {
             failover: Failover::Off,
             failover_after: Duration::from_secs(5),
             catch_up_timeout: Duration::from_secs(10),
+            running_transactions_timeout: Some(Duration::from_secs(2)),
             freeze_timeout: Duration::from_secs(5),
         }
     }
@@ -95,6 +99,10 @@ impl Handover {
             section.or("failover_after", default.failover_after, |field| field.duration(MS_100..=HOUR));
         let catch_up_timeout =
             section.or("catch_up_timeout", default.catch_up_timeout, |field| field.duration(MS_100..=HOUR));
+        let running =
+            section.or("running_transactions_timeout", default.running_transactions_timeout, |field| {
+                field.duration_or_zero(MS_100..=HOUR, "no time")
+            });
         let freeze_timeout = section.or("freeze_timeout", default.freeze_timeout, |field| {
             field.duration(Duration::from_secs(1)..=HOUR)
         });
@@ -105,6 +113,7 @@ impl Handover {
             failover: failover?,
             failover_after: failover_after?,
             catch_up_timeout: catch_up_timeout?,
+            running_transactions_timeout: running?,
             freeze_timeout: freeze_timeout?,
         };
         let needs_replication = kind == Some(ClusterKind::Replication) && handover.failover != Failover::Off;

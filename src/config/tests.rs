@@ -1443,7 +1443,7 @@ fn with_handover(keys: &str) -> String {
 fn a_handover_is_read_and_its_changes_are_told() {
     let keys = "user = \"op\"\npassword = \"oper-s3cret\"\nreplication_user = \"repl\"\n\
                 replication_password = \"repl-s3cret\"\nfailover = \"auto\"\nfailover_after = \"3s\"\n\
-                catch_up_timeout = \"20s\"\nfreeze_timeout = \"1s\"\n";
+                catch_up_timeout = \"20s\"\nrunning_transactions_timeout = \"0s\"\nfreeze_timeout = \"1s\"\n";
     let (old, new) = (good(&with_handover("")), good(&with_handover(keys)));
     let account = |user: &str, secret| Some(Account { user: user.to_owned(), secret: Secret::new(secret) });
     let handover = Handover {
@@ -1452,6 +1452,7 @@ fn a_handover_is_read_and_its_changes_are_told() {
         failover: Failover::Auto,
         failover_after: secs(3),
         catch_up_timeout: secs(20),
+        running_transactions_timeout: None,
         freeze_timeout: secs(1),
     };
     assert_eq!(old.clusters["shop"].handover, Handover::default());
@@ -1465,6 +1466,7 @@ fn a_handover_is_read_and_its_changes_are_told() {
             "cluster shop: handover replication_user none -> repl",
             "cluster shop: handover replication_password added",
             "cluster shop: handover failover off -> auto",
+            "cluster shop: handover running_transactions_timeout 2s -> none",
             "cluster shop: handover failover_after 5s -> 3s",
             "cluster shop: handover catch_up_timeout 10s -> 20s",
             "cluster shop: handover freeze_timeout 5s -> 1s",

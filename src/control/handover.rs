@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::time::sleep;
 use tracing::info;
 
@@ -12,10 +13,12 @@ use super::answer::{Answer, ProcedureRow, Rows};
 use super::operation::Verb;
 use super::refusal::{Code, OperationError};
 use super::{Control, Invocation};
-use crate::handover::{Ending, Outcome, Report, Step};
+use crate::config::Config;
+use crate::handover::{Ending, Outcome, Report, Sessions, Step};
 use crate::ids::{ClusterName, NodeName};
 use crate::session::registry::{Entry, Registry};
 use crate::session::settle::settle;
+use crate::topology::TopologyStore;
 
 /// How long a caller waits. The procedure itself goes on.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -61,6 +64,30 @@ impl Control {
     }
 }
 
+/// What sessions run, for a change of the writer that waits for it.
+#[derive(Debug)]
+pub struct RunningSessions {
+    /// All sessions.
+    pub registry: Arc<Registry>,
+    /// Where they could be.
+    pub topology: Arc<TopologyStore>,
+    /// What is configured.
+    pub config: Arc<ArcSwap<Config>>,
+}
+
+impl Sessions for RunningSessions {
+    fn running(&self, cluster: &ClusterName, node: &NodeName) -> usize {
+        settle(&self.registry, &self.topology.load(), &self.config.load());
+        let sessions = self.registry.list();
+        sessions.iter().filter(|entry| is_at(entry, cluster, node) && entry.runs()).count()
+    }
+}
+
+fn is_at(entry: &Entry, cluster: &ClusterName, node: &NodeName) -> bool {
+    let place = entry.place();
+    place.cluster.as_ref() == Some(cluster) && place.node.as_ref() == Some(node)
+}
+
 /// The sessions on the writer that is to be replaced.
 struct Departure {
     cluster: ClusterName,
@@ -90,8 +117,7 @@ impl Departure {
     }
 
     fn is_there(&self, entry: &Entry) -> bool {
-        let place = entry.place();
-        place.cluster.as_ref() == Some(&self.cluster) && place.node.as_ref() == Some(&self.node)
+        is_at(entry, &self.cluster, &self.node)
     }
 
     fn look(&self, registry: &Registry) -> Whereabouts {
@@ -186,6 +212,39 @@ mod tests {
             place.cluster = Some(SHOP.parse().expect("a name"));
             place.node = Some(node.parse().expect("a name"));
         });
+    }
+
+    #[test]
+    fn transactions_and_statements_run_and_whoever_waits_does_not() {
+        let registry = Arc::new(Registry::default());
+        let config = Config::parse(
+            "[cluster.shop]\nkind = \"multi-primary\"\nmonitor = { user = \"m\", password = \"p\" }\n\
+             nodes = { db1 = \"127.0.0.1:1001\", db2 = \"127.0.0.1:1002\" }\n\
+             [service.app]\nlisten = [\"127.0.0.1:4000\"]\nroute = \"cluster:shop\"\n",
+            std::path::Path::new("t.toml"),
+            &|_| None,
+        );
+        let config = config.expect("valid");
+        let running = RunningSessions {
+            registry: Arc::clone(&registry),
+            topology: Arc::new(TopologyStore::new(crate::topology::Topology::new(&config))),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+        };
+        let count = || running.running(&SHOP.parse().expect("a name"), &"db1".parse().expect("a name"));
+        let _elsewhere = session(&registry, "db2", None);
+        let here = session(&registry, "db1", None);
+        assert_eq!(count(), 1, "a statement");
+        here.entry.set_held(true);
+        assert_eq!(count(), 0, "it waits for a node");
+        here.entry.set_held(false);
+        here.entry.set_waits(true);
+        assert_eq!(count(), 0, "its client thinks");
+        here.entry.set_in_transaction(true);
+        assert_eq!(count(), 1, "a transaction");
+        assert!(here.entry.wish_now().is_none());
+        running.topology.quiesce(&SHOP.parse().expect("a name"), true);
+        assert_eq!(count(), 1);
+        assert!(here.entry.wish_now().is_some(), "it is told to begin nothing more");
     }
 
     #[tokio::test(start_paused = true)]

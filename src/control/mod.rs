@@ -51,6 +51,7 @@ use crate::session::registry::Registry;
 use crate::topology::TopologyStore;
 
 pub use answer::Answer;
+pub use handover::RunningSessions;
 pub use invocation::Invocation;
 pub use operation::{OPERATIONS, Operation, Right};
 pub use readiness::Readiness;

@@ -57,15 +57,21 @@ pub(crate) fn rig() -> Rig {
     };
     let config = Arc::new(ArcSwap::from_pointee(config));
     let metrics = Arc::new(Metrics::new("test"));
+    let registry = Arc::new(Registry::default());
     let handover = Handover::new(
         Arc::clone(&config),
         Arc::clone(&topology),
         Arc::clone(&metrics),
         Arc::new(KeptHandovers { file: StateFile::load(None).unwrap(), topology: Arc::clone(&topology) }),
+        Arc::new(RunningSessions {
+            registry: Arc::clone(&registry),
+            topology: Arc::clone(&topology),
+            config: Arc::clone(&config),
+        }),
     );
     let control = Control {
         topology,
-        registry: Arc::new(Registry::default()),
+        registry,
         gates: Arc::default(),
         account_counts: Arc::default(),
         failed: Arc::default(),

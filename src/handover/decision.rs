@@ -17,6 +17,8 @@ pub(super) struct Terms {
     pub(super) max_lag: Duration,
     /// Whether it is known as whom replicas log in.
     pub(super) has_credentials: bool,
+    /// How long open transactions may go on; none: they get no time.
+    pub(super) quiesce: Option<Duration>,
 }
 
 /// A condition, and whether it holds, with the reason.
@@ -29,6 +31,8 @@ pub(super) struct Guard {
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Lets nothing new begin on the writer, and waits until what runs there has ended, for so long at most.
+    Quiesce { node: NodeName, limit: Duration },
     /// Makes a node read-only.
     Freeze(NodeName),
     /// Waits until a node has applied all of a read-only one.
@@ -55,6 +59,10 @@ pub(super) struct Decision {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Quiesce { node, limit } => {
+                let limit = humantime::format_duration(*limit);
+                write!(f, "let what runs on {node} end, and nothing new begin there, for at most {limit}")
+            }
             Self::Freeze(node) => write!(f, "make {node} read-only"),
             Self::CatchUp { node, source } => write!(f, "wait until {node} has applied all of {source}"),
             Self::AwaitRelay(node) => write!(f, "wait until {node} has applied all that it received"),
@@ -75,6 +83,7 @@ impl Terms {
             kind: cluster.kind,
             max_lag: cluster.handover.catch_up_timeout,
             has_credentials: cluster.handover.replication.is_some(),
+            quiesce: cluster.moves.hold.and(cluster.handover.running_transactions_timeout),
         }
     }
 }
@@ -130,17 +139,18 @@ pub(super) fn switch(survey: &Survey, target: Option<&str>, terms: Terms) -> Dec
         decision.require("credentials of replicas are known", credentials(terms));
     }
     if decision.refusal().is_none() {
-        decision.plan = switch_plan(survey, from, to, terms.kind);
+        decision.plan = switch_plan(survey, from, to, terms);
     }
     decision
 }
 
-fn switch_plan(survey: &Survey, from: &Seen, to: &Seen, kind: ClusterKind) -> Vec<Action> {
+fn switch_plan(survey: &Survey, from: &Seen, to: &Seen, terms: Terms) -> Vec<Action> {
     let (old, new) = (from.node.clone(), to.node.clone());
-    let mut plan =
-        vec![Action::Freeze(old.clone()), Action::CatchUp { node: new.clone(), source: old.clone() }];
+    let quiesce = terms.quiesce.map(|limit| Action::Quiesce { node: old.clone(), limit });
+    let mut plan: Vec<Action> = quiesce.into_iter().collect();
+    plan.extend([Action::Freeze(old.clone()), Action::CatchUp { node: new.clone(), source: old.clone() }]);
     let promote = Action::Promote { node: new.clone(), old: Some(old.clone()) };
-    if kind == ClusterKind::MultiPrimary {
+    if terms.kind == ClusterKind::MultiPrimary {
         plan.push(promote);
         return plan;
     }

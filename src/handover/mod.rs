@@ -23,6 +23,7 @@ mod sight;
 mod watch;
 
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -49,8 +50,16 @@ pub struct Handover {
     topology: Arc<TopologyStore>,
     metrics: Arc<Metrics>,
     keeper: Arc<dyn Keeper>,
+    sessions: Arc<dyn Sessions>,
     /// How many procedures run.
     running: Sender<usize>,
+}
+
+/// The sessions of this Spillway, as far as a change of the writer waits for them.
+pub trait Sessions: Debug + Send + Sync {
+    /// How many run a transaction or a statement on a node. Where its cluster is quiesced, the others have been told to begin
+    /// nothing there.
+    fn running(&self, cluster: &ClusterName, node: &NodeName) -> usize;
 }
 
 /// Why the writer is to be another one.
@@ -63,14 +72,16 @@ enum Cause {
 }
 
 impl Handover {
-    /// Changes nothing yet. `keeper`: keeps what is begun over the end of the process.
+    /// Changes nothing yet. `keeper`: keeps what is begun over the end of the process. `sessions`: those that a planned change
+    /// waits for.
     pub fn new(
         config: Arc<ArcSwap<Config>>,
         topology: Arc<TopologyStore>,
         metrics: Arc<Metrics>,
         keeper: Arc<dyn Keeper>,
+        sessions: Arc<dyn Sessions>,
     ) -> Arc<Self> {
-        Arc::new(Self { config, topology, metrics, keeper, running: Sender::new(0) })
+        Arc::new(Self { config, topology, metrics, keeper, sessions, running: Sender::new(0) })
     }
 
     /// Starts a task for every cluster whose primary may be replaced by another node. Dropping the set ends them; what one

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::config::{Cluster, Failover};
-use crate::ids::NodeName;
+use crate::ids::{ClusterName, NodeName};
 use crate::topology::{Desired, TopologyStore};
 
 use super::agreement::{Agreement, is_free};
@@ -38,13 +38,31 @@ pub(super) struct Procedure<'a> {
     topology: &'a TopologyStore,
     nodes: Vec<Operated>,
     steps: Steps,
+    /// While nothing new begins on the writer.
+    quiesced: Option<Quiesced<'a>>,
+}
+
+/// Nothing new begins on the writer of a cluster until it is dropped.
+struct Quiesced<'a>(&'a TopologyStore, &'a ClusterName);
+
+impl<'a> Quiesced<'a> {
+    fn new(topology: &'a TopologyStore, cluster: &'a ClusterName) -> Self {
+        topology.quiesce(cluster, true);
+        Self(topology, cluster)
+    }
+}
+
+impl Drop for Quiesced<'_> {
+    fn drop(&mut self) {
+        self.0.quiesce(self.1, false);
+    }
 }
 
 impl<'a> Procedure<'a> {
     pub(super) fn new(handover: &'a Handover, cluster: &'a Cluster) -> Self {
         let topology = &*handover.topology;
         let nodes = operated(cluster, topology);
-        Self { cluster, handover, topology, nodes, steps: Steps::new(&cluster.name) }
+        Self { cluster, handover, topology, nodes, steps: Steps::new(&cluster.name), quiesced: None }
     }
 
     /// Decides, agrees, decides again, and does it.
@@ -238,7 +256,13 @@ impl<'a> Procedure<'a> {
     async fn perform(&mut self, action: &Action, agreement: &mut Agreement) -> Result<String, String> {
         let quiet = |()| String::new();
         match action {
-            Action::Freeze(node) => self.set_read_only(node, true).await.map(quiet),
+            Action::Quiesce { node, limit } => Ok(self.quiesce(node, *limit).await),
+            Action::Freeze(node) => {
+                let frozen = self.set_read_only(node, true).await.map(quiet);
+                // From here on the node itself says that it takes no writes.
+                self.quiesced = None;
+                frozen
+            }
             Action::CatchUp { node, source } => self.catch_up(node.as_str(), source.as_str()).await,
             Action::AwaitRelay(node) => self.await_relay(node.as_str()).await,
             Action::Detach(node) => {
@@ -266,6 +290,25 @@ impl<'a> Procedure<'a> {
             }
             Action::Follow { node, primary } => self.follow(node.as_str(), primary.as_str()).await.map(quiet),
         }
+    }
+
+    /// Lets nothing new begin on the writer, and waits until what this Spillway's sessions run there has ended. What has not by
+    /// then is refused by the node.
+    async fn quiesce(&mut self, node: &NodeName, limit: Duration) -> String {
+        let start = Instant::now();
+        self.quiesced = Some(Quiesced::new(self.topology, &self.cluster.name));
+        let running = || self.handover.sessions.running(&self.cluster.name, node);
+        let first = running();
+        // Once more after the last one: a session may just have sent something when it was told.
+        let mut last = None;
+        while last != Some(0) || running() > 0 {
+            if start.elapsed() > limit {
+                return format!("{} of {first} still run", running());
+            }
+            sleep(GLANCE).await;
+            last = Some(running());
+        }
+        format!("{first} ended")
     }
 
     /// Waits until a node has applied all of another one, which must stand still.

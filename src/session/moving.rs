@@ -128,7 +128,7 @@ impl Session {
             }
             return unless_ended(&entry, self.relocate(relay, credential, &wish.reason)).await;
         }
-        relay.leave(!matches!(credential.proof, Proof::Relayed) && self.has_better_node());
+        relay.leave(!matches!(credential.proof, Proof::Relayed) && self.is_to_leave());
         if leaving.as_ref().is_none_or(|known| known.wish != wish) {
             let deadline = wish.deadline.map(|deadline| Box::pin(sleep_until(deadline)));
             *leaving = Some(Box::new(Leaving { wish, deadline }));
@@ -145,7 +145,7 @@ impl Session {
         wish: Option<&Leave>,
     ) -> Result<(), Fault> {
         relay.leave(false);
-        if !self.has_better_node() {
+        if !self.is_to_leave() {
             return Ok(());
         }
         let reason = wish.map_or("", |wish| wish.reason.as_str());
@@ -350,6 +350,15 @@ impl Session {
     /// Whether the session's node is another than the one that new sessions come to.
     pub(super) fn has_better_node(&self) -> bool {
         !self.is_best_node(&self.shared.topology.load())
+    }
+
+    /// Whether the session is to begin nothing more where it is: there is a better node, or will be.
+    fn is_to_leave(&self) -> bool {
+        let topology = self.shared.topology.load();
+        let cluster = self.cluster.as_ref().and_then(|cluster| topology.cluster(cluster.as_str()));
+        let awaits =
+            cluster.is_some_and(|cluster| cluster.quiesced) && self.service.node == NodeChoice::Writer;
+        awaits || !self.is_best_node(&topology)
     }
 
     /// Gives the session a link to the node that is right for it now, with everything that it had.

@@ -240,6 +240,12 @@ impl Entry {
         total + since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// Whether the session runs a transaction or a statement, rather than that it waits for its client or for a node.
+    pub fn runs(&self) -> bool {
+        let is_held = self.held.lock().unwrap_or_else(PoisonError::into_inner).1.is_some();
+        self.in_transaction() || !self.waits.load(Ordering::Relaxed) && !is_held
+    }
+
     /// Notes why the session cannot leave its link; none: it can.
     pub fn set_pin(&self, pin: Option<Pin>) {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;

@@ -76,6 +76,10 @@ fn judge(entry: &Entry, topology: &Topology, config: &Config) -> Judgement {
         }
         Desired::Drain => leave("drain", moves.drain_timeout, false),
         Desired::Enabled => match config.services.get(&entry.service).map(|service| service.node) {
+            // It waits for the next writer before it begins anything else.
+            Some(NodeChoice::Writer) if found.quiesced => {
+                leave("its cluster gets another writer", None, false)
+            }
             Some(choice) if is_misplaced(found, node, choice) => {
                 leave(misplaced(choice), moves.drain_timeout, false)
             }

@@ -41,6 +41,8 @@ pub struct Cluster {
     pub rules: RoleRules,
     /// Who serves writes.
     pub leadership: Leadership,
+    /// Whether the writer is about to be changed: nothing new begins on it.
+    pub quiesced: bool,
 }
 
 impl Cluster {
@@ -82,6 +84,7 @@ impl Cluster {
             node.spared = spares && is_strained(node);
         }
         self.leadership = leadership::decide(self, now);
+        self.leadership.serves &= !self.quiesced;
         let alarms: Vec<String> =
             [self.leadership.alarm.take(), alarm, membership::doubles(self)].into_iter().flatten().collect();
         self.leadership.alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
@@ -170,7 +173,8 @@ impl Topology {
                 let nodes = c.nodes.iter().map(Node::new).collect();
                 let (name, kind, rules) = (c.name.clone(), c.kind, c.roles);
                 let guests = c.discover.as_ref().map(|_| Guests::default());
-                let cluster = Cluster { name, kind, nodes, guests, rules, leadership: Leadership::default() };
+                let leadership = Leadership::default();
+                let cluster = Cluster { name, kind, nodes, guests, rules, leadership, quiesced: false };
                 (c.name.clone(), Arc::new(cluster))
             })
             .collect();
@@ -207,6 +211,7 @@ impl Topology {
             let cluster = Arc::make_mut(cluster);
             if old.kind == cluster.kind {
                 cluster.leadership = old.leadership.clone();
+                cluster.quiesced = old.quiesced;
             }
             cluster.keep_guests(old, config);
             for node in &mut cluster.nodes {

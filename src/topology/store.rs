@@ -134,6 +134,16 @@ impl TopologyStore {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Nothing new begins on the writer of a cluster from now on, or it may again. What runs there goes on.
+    pub fn quiesce(&self, cluster: &ClusterName, quiesced: bool) {
+        self.replace(|old| {
+            let mut cluster = Cluster::clone(old.cluster(cluster.as_str())?);
+            cluster.quiesced = quiesced;
+            cluster.settle(Instant::now());
+            Some(old.with(cluster))
+        });
+    }
+
     /// Makes a node the writer of its cluster: new writes go there. Returns the writer before.
     ///
     /// # Errors

@@ -327,6 +327,22 @@ fn a_node_that_came_back_gets_its_share_slowly() {
 }
 
 #[test]
+fn nothing_begins_on_a_writer_that_is_quiesced() {
+    let store = trio("replication", "");
+    see(&store, [("n1", up()), ("n2", read_only()), ("n3", read_only())]);
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+    store.quiesce(&a(), true);
+    // Neither probes nor a reload lets anything begin there.
+    store.observe(&a(), &name("n1"), Observed::up(true, true, "again"));
+    store.reconfigure(&trio_config("replication", ""));
+    assert_eq!(writer(&store), None);
+    let cluster = store.load().cluster("a").unwrap().clone();
+    assert!(cluster.choose(NodeChoice::Writer).is_err() && cluster.node("n1").unwrap().readable());
+    store.quiesce(&a(), false);
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+}
+
+#[test]
 fn evidence_changes_no_state_and_is_told_with_the_change_that_follows() {
     let store = trio("galera", "");
     see(&store, [("n1", up()), ("n2", up()), ("n3", up())]);

@@ -62,13 +62,13 @@ pub(crate) fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u
     Spillway::start(lab::binary(), name, &configuration)
 }
 
-fn session(port: u16) -> Outcome<Raw> {
+pub(crate) fn session(port: u16) -> Outcome<Raw> {
     raw::login(port, &Credentials::new("app", PASSWORD, Some("shop")))?
         .map_err(|refusal| format!("{refusal:?}"))
 }
 
 /// Runs a statement that gives no rows.
-fn execute(session: &mut Raw, statement: &str) -> Verdict {
+pub(crate) fn execute(session: &mut Raw, statement: &str) -> Verdict {
     let answer = session.query(statement)?;
     match answer.first() {
         Some(packet) if packet.first() == Some(&0) => Ok(()),
@@ -194,6 +194,7 @@ fn sessions_are_told() -> Verdict {
     execute(&mut sessions[2], "START TRANSACTION")?;
     let done = spillway.ask("switch shop")?;
     ensure!(done.contains("sessions leave duo-told-a"), "{done}\n{}", spillway.log_tail(20));
+    ensure!(done.contains("1 of 1 still run"), "{done}");
     ensure!(done.contains("2 moved, 1 stays: a transaction is open"), "{done}");
     let server = raw::first_value(&sessions[0].query("SELECT @@server_id")?)?;
     same!(server, pair.nodes[1].port.to_string(), "where a session is that moved");

@@ -1,7 +1,8 @@
 //! Changes of the writer that were cut off, and those of clusters whose members are discovered.
 
 use crate::handover::{
-    READ_ONLY, contents, follows, front, handover_toml, replication_toml, three, wait_writer, write,
+    READ_ONLY, contents, execute, follows, front, handover_toml, replication_toml, session, three,
+    wait_writer, write, writer,
 };
 use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, follow};
 use crate::harness::proxy::Spillway;
@@ -9,13 +10,14 @@ use crate::harness::server::{MONITOR_USER, Server};
 use crate::harness::workspace::{directory, free_port};
 use crate::harness::{Outcome, wait_for};
 use crate::lab::{self, cluster_with, service_toml};
-use crate::{Verdict, ensure, same, trial};
+use crate::{Verdict, ensure, raw, same, trial};
 use libtest_mimic::Trial;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
+        trial("handover::open_transactions_end_first", open_transactions_end_first),
         trial("handover::what_was_cut_off_is_taken_back", what_was_cut_off_is_taken_back),
         trial("handover::a_discovered_replica_follows_too", a_discovered_replica_follows_too),
         trial("handover::a_replica_that_applies_nothing_is_passed_over", replica_is_passed_over),
@@ -27,6 +29,48 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("handover::a_writer_since_then_is_respected", a_writer_since_then_is_respected),
         trial("handover::a_node_in_maintenance_may_be_writable", a_node_in_maintenance_may_be_writable),
     ]
+}
+
+/// A switch waits for a transaction that is open; what others want to write waits for the new writer.
+fn open_transactions_end_first() -> Verdict {
+    let pair = TwoPrimaries::start("duo-open", true, &contents())?;
+    let port = free_port()?;
+    // Long enough for any machine: it is the transaction's end that ends it.
+    let handover = handover_toml(", running_transactions_timeout = \"30s\"") + "\nmoves = { hold = \"60s\" }";
+    let spillway = front("spillway-open", "multi-primary", &pair.toml_nodes(), &handover, port)?;
+    let (old, new) = (&pair.nodes[0], &pair.nodes[1]);
+    let mut open = session(port)?;
+    let mut idle = session(port)?;
+    execute(&mut idle, "INSERT INTO shop.row SELECT 1, @@server_id")?;
+    execute(&mut open, "START TRANSACTION")?;
+    execute(&mut open, "INSERT INTO shop.row SELECT 2, @@server_id")?;
+    let report = std::thread::scope(|scope| -> Outcome<String> {
+        let switch = scope.spawn(|| spillway.ask("switch shop"));
+        wait_for("the old writer is writer no more", Duration::from_secs(10), || {
+            let now = writer(&spillway)?;
+            if now.is_empty() { Ok(()) } else { Err(format!("the writer is {now:?}")) }
+        })?;
+        let written = scope.spawn(move || execute(&mut idle, "INSERT INTO shop.row SELECT 3, @@server_id"));
+        let late =
+            scope.spawn(move || execute(&mut session(port)?, "INSERT INTO shop.row SELECT 4, @@server_id"));
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(!switch.is_finished() && !written.is_finished() && !late.is_finished(), "nothing waits");
+        execute(&mut open, "INSERT INTO shop.row SELECT 5, @@server_id")?;
+        execute(&mut open, "COMMIT")?;
+        let panicked = |_| "a thread panicked".to_owned();
+        let report = switch.join().map_err(panicked)??;
+        written.join().map_err(panicked)??;
+        late.join().map_err(panicked)??;
+        Ok(report)
+    })
+    .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
+    ensure!(report.contains("1 ended") && !report.contains("error"), "{report}");
+    let rows = "SELECT GROUP_CONCAT(number, '@', server ORDER BY number) FROM shop.row";
+    let (a, b) = (old.port, new.port);
+    new.wait_sql(rows, &format!("1@{a},2@{a},3@{b},4@{b},5@{a}"), Duration::from_secs(10))?;
+    // The next transaction of the one that had to be waited for is on the new writer.
+    same!(raw::first_value(&open.query("SELECT @@server_id")?)?, b.to_string(), "where it is now");
+    Ok(())
 }
 
 fn what_was_cut_off_is_taken_back() -> Verdict {

@@ -71,7 +71,7 @@ fn pair() -> Survey {
 }
 
 fn terms(kind: ClusterKind) -> Terms {
-    Terms { kind, max_lag: Duration::from_secs(10), has_credentials: true }
+    Terms { kind, max_lag: Duration::from_secs(10), has_credentials: true, quiesce: None }
 }
 
 const REPLICATION: ClusterKind = ClusterKind::Replication;
@@ -94,6 +94,9 @@ fn a_pair_switches_by_three_steps() {
     assert_eq!(decision.refusal(), None);
     let steps = ["make db1 read-only", "wait until db2 has applied all of db1", "make db2 writable"];
     assert_eq!(words(&decision), steps);
+    let patient = Terms { quiesce: Some(Duration::from_millis(1500)), ..terms(PAIR) };
+    let first = "let what runs on db1 end, and nothing new begin there, for at most 1s 500ms";
+    assert_eq!(words(&switch(&pair(), None, patient)), [&[first], &steps[..]].concat());
 }
 
 #[test]
