@@ -15,7 +15,7 @@ fn galera_query(schema: &str) -> String {
         "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM {schema}.GLOBAL_STATUS WHERE VARIABLE_NAME IN \
          ('wsrep_ready', 'wsrep_connected', 'wsrep_cluster_status', 'wsrep_local_state', \
          'wsrep_local_state_comment', 'wsrep_cluster_size', 'wsrep_cluster_state_uuid', 'wsrep_local_index', \
-         'wsrep_local_recv_queue', 'wsrep_flow_control_paused_ns', 'wsrep_gmcast_segment') \
+         'wsrep_local_recv_queue', 'wsrep_flow_control_paused_ns', 'wsrep_gmcast_segment', 'wsrep_replicated') \
          UNION ALL SELECT VARIABLE_NAME, VARIABLE_VALUE FROM {schema}.GLOBAL_VARIABLES WHERE VARIABLE_NAME IN \
          ('read_only', 'wsrep_reject_queries', 'wsrep_desync', 'wsrep_sst_donor_rejects_queries', 'pxc_maint_mode')"
     )

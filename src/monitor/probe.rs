@@ -23,6 +23,10 @@ const ROUSED: Duration = Duration::from_millis(100);
 /// While a cluster has lost its writer, its nodes are probed as often as this at least: whoever becomes the next one is waited
 /// for.
 const WITHOUT_WRITER: Duration = Duration::from_millis(200);
+
+/// How long a Spillway that starts watches which node of a Galera cluster is written to.
+const USE: Duration = Duration::from_millis(300);
+
 /// Errors of a server that has no room for one more connection, of anybody or of the monitor account.
 const FULL: &[u16] = &[1040, 1203, 1226];
 
@@ -82,7 +86,15 @@ impl Probe {
         loop {
             let kept = self.client.is_some();
             let error = match self.ask().await {
-                Ok(findings) => return judge(self.cluster.kind, &findings, &self.cluster.monitor),
+                Ok(findings) => {
+                    if let Some(before) = self.first_writes(&findings) {
+                        tokio::time::sleep(USE).await;
+                        if let Ok(after) = self.ask().await {
+                            self.tell_use(before, &after);
+                        }
+                    }
+                    return judge(self.cluster.kind, &findings, &self.cluster.monitor);
+                }
                 Err(error) => error,
             };
             self.client = None;
@@ -102,6 +114,23 @@ impl Probe {
                 AskError::Server { code, .. } if FULL.contains(&code) => self.as_before(&error),
                 error => Observed::down(error.to_string()),
             };
+        }
+    }
+
+    /// How many writesets a Galera node has sent to the others, while no writer of the cluster is known and the node was not
+    /// looked at before.
+    fn first_writes(&self, findings: &Findings) -> Option<u64> {
+        let topology = self.monitors.topology.load();
+        let cluster = topology.cluster(self.cluster.name.as_str())?;
+        let is_new = cluster.node(self.node.name.as_str())?.observed == Observed::Unknown;
+        (is_new && cluster.leadership.agreed.is_none()).then(|| findings.writesets()).flatten()
+    }
+
+    /// Tells how many more it has sent since.
+    fn tell_use(&self, before: u64, after: &Findings) {
+        // A node that restarted counts from nothing.
+        if let Some(sent) = after.writesets().and_then(|after| after.checked_sub(before)) {
+            self.monitors.topology.used(&self.cluster.name, &self.node.name, sent);
         }
     }
 

@@ -55,6 +55,11 @@ impl Findings {
         matches!(self.get(name), "ON" | "1" | "on")
     }
 
+    /// How many writesets this Galera node has sent to the others.
+    pub(super) fn writesets(&self) -> Option<u64> {
+        self.get("wsrep_replicated").parse().ok()
+    }
+
     /// `MariaDB` 12 has more values than two; whatever is not off keeps somebody from writing.
     fn read_only(&self) -> bool {
         !matches!(self.get("read_only"), "OFF" | "0" | "off") || self.is_on("super_read_only")

@@ -13,6 +13,9 @@ use crate::ids::NodeName;
 /// How long a preferred node must have been up before the role returns to it, where that is wanted.
 pub(super) const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 
+/// How many times as much as all others together a node must be written to, to be taken for the writer in use.
+const CLEARLY: u64 = 10;
+
 /// Who serves the writes of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leadership {
@@ -49,7 +52,8 @@ fn by_preference(cluster: &Cluster, now: Instant) -> Leadership {
         let best = cluster.nodes.iter().filter(settled).min_by_key(|node| rank(node))?;
         (cluster.rules.failback && stays?.priority < best.priority).then_some(best)
     };
-    let chosen = returns().or(stays).or_else(|| best.filter(|best| !awaits(cluster, best)));
+    let first = || best.filter(|best| !awaits(cluster, best)).map(|best| in_use(cluster).unwrap_or(best));
+    let chosen = returns().or(stays).or_else(first);
     Leadership {
         agreed: chosen.map(|node| node.name.clone()).or_else(|| cluster.leadership.agreed.clone()),
         serves: chosen.is_some(),
@@ -57,7 +61,17 @@ fn by_preference(cluster: &Cluster, now: Instant) -> Leadership {
     }
 }
 
-/// Whether a node that was not probed yet would be preferred: otherwise the order in which the first probes end would
+/// The node that others write to already, when this Spillway has only just begun to look: the writer of those that began
+/// before it. Only where it is clear beyond chance, lest two that begin at the same time see different ones.
+fn in_use(cluster: &Cluster) -> Option<&Node> {
+    let never = cluster.leadership.agreed.is_none();
+    let used = |node: &Node| node.used.unwrap_or(0);
+    let most = cluster.nodes.iter().filter(|_| never).max_by_key(|node| used(node))?;
+    let others = cluster.nodes.iter().filter(|node| node.name != most.name).map(used).sum::<u64>();
+    (most.writable() && used(most) > others.saturating_mul(CLEARLY)).then_some(most)
+}
+
+/// Whether a node that was not probed yet could be preferred: otherwise the order in which the first probes end would
 /// decide, and two proxies could choose differently.
 fn awaits(cluster: &Cluster, best: &Node) -> bool {
     let agreed = cluster.leadership.agreed.as_ref();
@@ -67,7 +81,8 @@ fn awaits(cluster: &Cluster, best: &Node) -> bool {
     cluster.nodes.iter().any(|node| {
         let comes_first = match agreed {
             Some(agreed) => *agreed == node.name,
-            None => rank(node) < rank(best),
+            // Any of a Galera cluster may turn out to be in use.
+            None => cluster.kind == ClusterKind::Galera || rank(node) < rank(best),
         };
         is_unprobed(node) && node.desired == Desired::Enabled && comes_first
     })

@@ -221,6 +221,7 @@ impl Topology {
                     node.observed = known.observed.clone();
                     node.since = known.since;
                     node.recovered = known.recovered;
+                    node.used = known.used;
                     node.facts.clone_from(&known.facts);
                     node.load = Arc::clone(&known.load);
                     node.suspicion = Arc::clone(&known.suspicion);

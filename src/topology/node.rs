@@ -233,6 +233,8 @@ pub struct Node {
     pub since: SystemTime,
     /// When it came back, while it is up after it was down.
     pub recovered: Option<Instant>,
+    /// How much it was written to while Spillway first looked at it, in transactions; none: nobody looked.
+    pub used: Option<u64>,
     /// Whether its strain keeps sessions away from it now; see [`config::RoleRules::max_ejected`].
     pub spared: bool,
     /// Why it is no member of its cluster although it serves; none: it is one.
@@ -259,6 +261,7 @@ impl Node {
             observed: Observed::Unknown,
             since: SystemTime::now(),
             recovered: None,
+            used: None,
             spared: false,
             stranger: None,
             sighting: Arc::default(),

@@ -90,6 +90,12 @@ impl TopologyStore {
         (change.before != change.after).then_some(change)
     }
 
+    /// Notes how much a node was written to while it was looked at first. Told before its first verdict, it helps to find out
+    /// which node is the writer already.
+    pub fn used(&self, cluster: &ClusterName, node: &NodeName, transactions: u64) {
+        self.update(cluster.as_str(), node.as_str(), |n| n.used = Some(transactions));
+    }
+
     /// Keeps what a probe saw, for people; it changes nothing.
     pub fn sight(&self, cluster: &ClusterName, node: &NodeName, sighting: Sighting) {
         let topology = self.current.load();
@@ -209,7 +215,8 @@ impl TopologyStore {
             told = Some(Change { before: in_words(before), after: in_words(&after) });
             let same = before.desired == after.desired
                 && before.observed == after.observed
-                && before.facts == after.facts;
+                && before.facts == after.facts
+                && before.used == after.used;
             // Time alone changes a role only where the role returns by time; most probes change nothing at all.
             if same && !old_cluster.rules.failback {
                 return None;

@@ -327,6 +327,32 @@ fn a_node_that_came_back_gets_its_share_slowly() {
 }
 
 #[test]
+fn a_spillway_that_starts_takes_the_writer_in_use() {
+    let first = |used: [(&str, u64); 3], last: Observed| {
+        let store = trio("galera", "");
+        for (node, used) in used {
+            store.used(&a(), &name(node), used);
+        }
+        see(&store, [("n1", up()), ("n2", up()), ("n3", last)]);
+        writer(&store)
+    };
+    assert_eq!(first([("n1", 0), ("n2", 3), ("n3", 0)], up()).as_deref(), Some("n2"));
+    assert_eq!(first([("n1", 0), ("n2", 0), ("n3", 0)], up()).as_deref(), Some("n1"), "none is");
+    assert_eq!(first([("n1", 9), ("n2", 50), ("n3", 0)], up()).as_deref(), Some("n1"), "it is not clear");
+    assert_eq!(first([("n1", 0), ("n2", 0), ("n3", 9)], down()).as_deref(), Some("n1"), "it is gone");
+    // Every node is waited for, and who was the writer once stays it whatever others do.
+    let store = trio("galera", "");
+    store.observe(&a(), &name("n1"), up());
+    store.observe(&a(), &name("n3"), down());
+    assert_eq!(writer(&store), None);
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+    store.used(&a(), &name("n3"), 1000);
+    store.observe(&a(), &name("n3"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n1"));
+}
+
+#[test]
 fn nothing_begins_on_a_writer_that_is_quiesced() {
     let store = trio("replication", "");
     see(&store, [("n1", up()), ("n2", read_only()), ("n3", read_only())]);

@@ -10,11 +10,14 @@ use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("roles::writer_moved", writer_moved),
+        trial("roles::writer_in_use", writer_in_use),
         trial("roles::writer_remembered", writer_remembered),
         trial("roles::two_primaries", two_primaries),
         trial("roles::promotion_followed", promotion_followed),
@@ -37,6 +40,8 @@ fn writer_moved() -> Verdict {
     let pair = lab::pair()?;
     let galera = pair.share_galera();
     let front = front("spillway-writer-moved", pair, &galera)?;
+    // Where other tests write, it may have begun elsewhere.
+    front.spillway.ask("set writer shop shop1")?;
     let mut before = session(front.shop, "shop")?;
     same!(served_by(&mut before)?, galera.nodes[0].port, "the first writer");
     let moved = front.spillway.api("PUT", "/v1/clusters/shop/writer", Some("{\"node\":\"shop2\"}"))?;
@@ -58,6 +63,36 @@ fn writer_moved() -> Verdict {
     }
     let other = front.spillway.ask("set writer crm crm-replica")?;
     ensure!(other.contains("not made the writer") && other.contains("replication"), "{other}");
+    Ok(())
+}
+
+/// A Spillway that starts takes the writer that others use, whatever it would prefer itself.
+fn writer_in_use() -> Verdict {
+    let pair = lab::pair()?;
+    let galera = pair.own_galera();
+    let first = front("spillway-in-use-a", pair, &galera)?;
+    first.spillway.ask("set writer shop shop3")?;
+    let load = galera.nodes[2].port;
+    let mut writes = session(first.shop, "shop")?;
+    same!(served_by(&mut writes)?, load, "the writer that was asked for");
+    writes.query("CREATE OR REPLACE TABLE shop.in_use (n INT) ENGINE=InnoDB")?;
+    let (stop, until) = (Arc::new(AtomicBool::new(false)), Instant::now() + Duration::from_mins(1));
+    let stopped = Arc::clone(&stop);
+    let writer = std::thread::spawn(move || -> Verdict {
+        while !stopped.load(Ordering::Relaxed) && Instant::now() < until {
+            let answer = writes.query("INSERT INTO shop.in_use VALUES (1)")?;
+            ensure!(answer.first().is_some_and(|packet| packet.first() == Some(&0)), "{answer:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        writes.query("DROP TABLE shop.in_use").map(drop)
+    });
+    let second = front("spillway-in-use-b", pair, &galera).and_then(|front| shown(&front.spillway, "shop"));
+    stop.store(true, Ordering::Relaxed);
+    writer.join().map_err(|_| "the writer panicked".to_owned())??;
+    same!(second?["writer"], "shop3", "while shop3 is written to");
+    // Where nobody writes, all choose alike.
+    let third = front("spillway-in-use-c", pair, &galera)?;
+    same!(shown(&third.spillway, "shop")?["writer"], "shop1", "while nothing is written");
     Ok(())
 }
 
