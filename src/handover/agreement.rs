@@ -22,7 +22,7 @@ pub(super) struct Agreement {
 }
 
 /// The lock's name as an expression. Names of locks have at most 64 characters, as names of clusters have.
-fn lock_of(cluster: &ClusterName) -> String {
+pub(super) fn lock_of(cluster: &ClusterName) -> String {
     format!("CONCAT('spillway:', LEFT(SHA2('{cluster}', 256), 40))")
 }
 

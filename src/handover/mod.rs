@@ -7,6 +7,7 @@
 //! | `decision` | guards, the choice of the new writer, the plan; pure |
 //! | `node` | the connection that looks at one node and changes it |
 //! | `agreement` | the lock that lets one proxy at a time change a cluster |
+//! | `quiesce` | lets the writer come to rest first |
 //! | `procedure` | carries out a plan, or takes it back |
 //! | `recovery` | takes back what was cut off when Spillway was killed |
 //! | `report` | what was done, step by step |
@@ -17,6 +18,7 @@ mod decision;
 mod node;
 mod position;
 mod procedure;
+mod quiesce;
 mod recovery;
 mod report;
 mod sight;

@@ -54,6 +54,11 @@ impl Operated {
         &self.node.address
     }
 
+    /// How long it may take to answer a question that it can answer at once.
+    pub(super) fn limit(&self) -> Duration {
+        self.cluster.connect_timeout.max(Duration::from_secs(1))
+    }
+
     /// Whether the last question left a connection that can be used.
     pub(super) fn is_connected(&self) -> bool {
         self.link.is_some()
@@ -92,7 +97,12 @@ impl Operated {
         // What waits for a lock must not wait longer than Spillway does; and what a proxy that vanished holds must not be
         // held for long.
         let handover = &self.cluster.handover;
-        let patience = (handover.freeze_timeout + handover.catch_up_timeout) * 2 + Duration::from_mins(1);
+        let waits = [
+            Some(handover.freeze_timeout),
+            Some(handover.catch_up_timeout),
+            handover.running_transactions_timeout,
+        ];
+        let patience = waits.into_iter().flatten().sum::<Duration>() * 2 + Duration::from_mins(1);
         let settings = format!(
             "SET SESSION sql_mode='', SESSION wait_timeout={}, SESSION lock_wait_timeout={}",
             patience.as_secs(),
@@ -117,8 +127,7 @@ impl Operated {
 
     /// The same for what is answered at once.
     async fn tell(&mut self, statement: &str) -> Result<Vec<Row>, String> {
-        let limit = self.cluster.connect_timeout.max(Duration::from_secs(1));
-        self.ask(statement, limit).await.map_err(|e| e.to_string())
+        self.ask(statement, self.limit()).await.map_err(|e| e.to_string())
     }
 
     // === looking ===
@@ -410,7 +419,7 @@ fn source(row: &Row, dialect: Dialect) -> Result<Source, String> {
 }
 
 /// A text as a literal of SQL, with backslashes as escapes.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

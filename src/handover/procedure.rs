@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::config::{Cluster, Failover};
-use crate::ids::{ClusterName, NodeName};
+use crate::ids::NodeName;
 use crate::topology::{Desired, TopologyStore};
 
 use super::agreement::{Agreement, is_free};
 use super::decision::{Action, Decision, Terms};
 use super::node::{GLANCE, Operated};
+use super::quiesce::{self, Quiesced};
 use super::report::{AGAIN, AGREE, Ending, FREE, Report, Steps};
 use super::sight::{Seen, Source, Survey};
 use super::{Begun, Handover, announce, is_enabled, operated};
@@ -40,22 +41,6 @@ pub(super) struct Procedure<'a> {
     steps: Steps,
     /// While nothing new begins on the writer.
     quiesced: Option<Quiesced<'a>>,
-}
-
-/// Nothing new begins on the writer of a cluster until it is dropped.
-struct Quiesced<'a>(&'a TopologyStore, &'a ClusterName);
-
-impl<'a> Quiesced<'a> {
-    fn new(topology: &'a TopologyStore, cluster: &'a ClusterName) -> Self {
-        topology.quiesce(cluster, true);
-        Self(topology, cluster)
-    }
-}
-
-impl Drop for Quiesced<'_> {
-    fn drop(&mut self) {
-        self.0.quiesce(self.1, false);
-    }
 }
 
 impl<'a> Procedure<'a> {
@@ -256,11 +241,19 @@ impl<'a> Procedure<'a> {
     async fn perform(&mut self, action: &Action, agreement: &mut Agreement) -> Result<String, String> {
         let quiet = |()| String::new();
         match action {
-            Action::Quiesce { node, limit } => Ok(self.quiesce(node, *limit).await),
+            Action::Quiesce { node, limit } => {
+                self.quiesced = Some(Quiesced::new(self.topology, &self.cluster.name));
+                let (cluster, handover) = (self.cluster, self.handover);
+                let operated = self.node(node.as_str())?;
+                Ok(quiesce::wait(operated, cluster, &*handover.sessions, *limit).await)
+            }
             Action::Freeze(node) => {
                 let frozen = self.set_read_only(node, true).await.map(quiet);
                 // From here on the node itself says that it takes no writes.
-                self.quiesced = None;
+                if self.quiesced.take().is_some() {
+                    let cluster = self.cluster;
+                    quiesce::release(self.node(node.as_str())?, cluster).await;
+                }
                 frozen
             }
             Action::CatchUp { node, source } => self.catch_up(node.as_str(), source.as_str()).await,
@@ -290,25 +283,6 @@ impl<'a> Procedure<'a> {
             }
             Action::Follow { node, primary } => self.follow(node.as_str(), primary.as_str()).await.map(quiet),
         }
-    }
-
-    /// Lets nothing new begin on the writer, and waits until what this Spillway's sessions run there has ended. What has not by
-    /// then is refused by the node.
-    async fn quiesce(&mut self, node: &NodeName, limit: Duration) -> String {
-        let start = Instant::now();
-        self.quiesced = Some(Quiesced::new(self.topology, &self.cluster.name));
-        let running = || self.handover.sessions.running(&self.cluster.name, node);
-        let first = running();
-        // Once more after the last one: a session may just have sent something when it was told.
-        let mut last = None;
-        while last != Some(0) || running() > 0 {
-            if start.elapsed() > limit {
-                return format!("{} of {first} still run", running());
-            }
-            sleep(GLANCE).await;
-            last = Some(running());
-        }
-        format!("{first} ended")
     }
 
     /// Waits until a node has applied all of another one, which must stand still.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::client::{AskError, Client, text};
 use super::verdict::{Findings, Heartbeat, Source, Values};
 use crate::backend::Row;
-use crate::config::{ClusterKind, Monitor};
+use crate::config::{Cluster, ClusterKind};
 use crate::grants::Product;
+use crate::topology::quiesce_lock;
 
 /// The state of a Galera node in one query. Of the ways to read status and variables together this is the cheapest for
 /// the server; the schema differs between products.
@@ -87,11 +88,8 @@ pub(super) fn replica_query(product: &Product) -> &'static str {
 }
 
 /// Asks all that a verdict needs.
-pub(super) async fn ask(
-    client: &mut Client,
-    kind: ClusterKind,
-    monitor: &Monitor,
-) -> Result<Findings, AskError> {
+pub(super) async fn ask(client: &mut Client, cluster: &Cluster) -> Result<Findings, AskError> {
+    let Cluster { kind, monitor, .. } = cluster;
     let limit = monitor.timeout;
     let product = Product::from_version(client.version());
     let is_mysql = matches!(product, Product::MySql { .. });
@@ -107,7 +105,9 @@ pub(super) async fn ask(
         ClusterKind::Static => findings.values = values(client, READ_ONLY, limit).await?,
         ClusterKind::Replication | ClusterKind::MultiPrimary => {
             let query = if is_mysql { MYSQL_REPLICATION } else { MARIADB_REPLICATION };
-            findings.values = values(client, query, limit).await?;
+            let lock = quiesce_lock(&cluster.name);
+            let query = format!("{query}, IS_USED_LOCK({lock}) IS NOT NULL AS quiesced");
+            findings.values = values(client, &query, limit).await?;
             findings.sources = Some(said(sources(client, replica_status(&product), limit).await)?);
             if let Some(table) = &monitor.heartbeat_table {
                 findings.heartbeats = Some(said(heartbeats(client, table, limit).await)?);

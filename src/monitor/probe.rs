@@ -191,7 +191,7 @@ impl Probe {
             self.whereabouts = Whereabouts::new();
             Client::connect(&self.cluster, &self.node, limit).await?
         };
-        let mut findings = asking::ask(&mut client, self.cluster.kind, &self.cluster.monitor).await?;
+        let mut findings = asking::ask(&mut client, &self.cluster).await?;
         self.client = Some(client);
         findings.paused = self.paused(&findings);
         let (at, took, facts) = (SystemTime::now(), begun.elapsed(), findings.facts());

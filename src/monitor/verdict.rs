@@ -219,6 +219,9 @@ fn group(f: &Findings, monitor: &Monitor) -> Observed {
 
 fn replication(f: &Findings, max_lag: Option<Duration>) -> Observed {
     if !f.read_only() {
+        if f.is_on("quiesced") {
+            return Observed::up(true, true, "read_only=OFF, quiesced for a change of the writer").quiesced();
+        }
         return Observed::up(true, true, "read_only=OFF");
     }
     let (readable, words) = match &f.sources {

@@ -148,6 +148,11 @@ impl Session {
         if !self.is_to_leave() {
             return Ok(());
         }
+        // Where the change of the writer is taken back, the session is at the right node still.
+        self.wait_in_silence(relay).await?;
+        if relay.is_silent() && !self.is_to_leave() {
+            return Ok(());
+        }
         let reason = wish.map_or("", |wish| wish.reason.as_str());
         let mut old = OldLink::Answers;
         match self.relocate_from(&mut old, relay, credential, reason).await {
@@ -357,7 +362,7 @@ impl Session {
         let topology = self.shared.topology.load();
         let cluster = self.cluster.as_ref().and_then(|cluster| topology.cluster(cluster.as_str()));
         let awaits =
-            cluster.is_some_and(|cluster| cluster.quiesced) && self.service.node == NodeChoice::Writer;
+            cluster.is_some_and(|cluster| cluster.is_quiesced()) && self.service.node == NodeChoice::Writer;
         awaits || !self.is_best_node(&topology)
     }
 

@@ -77,7 +77,7 @@ fn judge(entry: &Entry, topology: &Topology, config: &Config) -> Judgement {
         Desired::Drain => leave("drain", moves.drain_timeout, false),
         Desired::Enabled => match config.services.get(&entry.service).map(|service| service.node) {
             // It waits for the next writer before it begins anything else.
-            Some(NodeChoice::Writer) if found.quiesced => {
+            Some(NodeChoice::Writer) if found.is_quiesced() => {
                 leave("its cluster gets another writer", None, false)
             }
             Some(choice) if is_misplaced(found, node, choice) => {

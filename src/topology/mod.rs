@@ -41,7 +41,7 @@ pub struct Cluster {
     pub rules: RoleRules,
     /// Who serves writes.
     pub leadership: Leadership,
-    /// Whether the writer is about to be changed: nothing new begins on it.
+    /// Whether this Spillway is about to change the writer.
     pub quiesced: bool,
 }
 
@@ -67,6 +67,13 @@ impl Cluster {
         self.node(self.leadership.agreed.as_ref()?.as_str())
     }
 
+    /// Whether nothing new is to begin on the writer, because it is about to be changed.
+    pub fn is_quiesced(&self) -> bool {
+        let by_others =
+            |node: &Node| matches!(node.observed, Observed::Up { writable: true, quiesced: true, .. });
+        self.quiesced || self.agreed_node().is_some_and(by_others)
+    }
+
     /// Gives roles anew. A pure function of configuration, facts, the time and the writer before, so that every
     /// Spillway that sees the same gives the same.
     fn settle(&mut self, now: Instant) {
@@ -84,7 +91,7 @@ impl Cluster {
             node.spared = spares && is_strained(node);
         }
         self.leadership = leadership::decide(self, now);
-        self.leadership.serves &= !self.quiesced;
+        self.leadership.serves &= !self.is_quiesced();
         let alarms: Vec<String> =
             [self.leadership.alarm.take(), alarm, membership::doubles(self)].into_iter().flatten().collect();
         self.leadership.alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
@@ -148,6 +155,12 @@ pub struct NoNode {
     pub wanted: &'static str,
     /// Each node with its reason.
     pub reasons: String,
+}
+
+/// The lock that is held on the writer while it comes to rest, so that every Spillway sees it; its name as an expression of
+/// SQL.
+pub fn quiesce_lock(cluster: &ClusterName) -> String {
+    format!("CONCAT('spillway-quiesce:', LEFT(SHA2('{cluster}', 256), 40))")
 }
 
 /// All clusters, as they are at one moment.

@@ -70,6 +70,8 @@ pub enum Observed {
         group: Option<String>,
         /// The id by which servers that replicate tell their transactions apart, where its kind of cluster needs that.
         server_id: Option<u32>,
+        /// Whether somebody is about to change the writer, and has nothing new begin on this one.
+        quiesced: bool,
         /// In words, such as `Synced, Primary` or `read_only=ON, replica threads run`.
         detail: String,
     },
@@ -84,7 +86,8 @@ impl Observed {
     /// A node that serves without any strain.
     pub fn up(writable: bool, readable: bool, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self::Up { writable, readable, strain: None, share: 100, group: None, server_id: None, detail }
+        let (strain, group, server_id, quiesced) = (None, None, None, false);
+        Self::Up { writable, readable, strain, share: 100, group, server_id, quiesced, detail }
     }
 
     /// The same, a member of this set of nodes.
@@ -101,6 +104,15 @@ impl Observed {
     pub fn numbered(mut self, number: Option<u32>) -> Self {
         if let Self::Up { server_id, .. } = &mut self {
             *server_id = number;
+        }
+        self
+    }
+
+    /// The same, where nothing new is to begin.
+    #[must_use]
+    pub fn quiesced(mut self) -> Self {
+        if let Self::Up { quiesced, .. } = &mut self {
+            *quiesced = true;
         }
         self
     }

@@ -244,6 +244,7 @@ fn strained_nodes_are_spared_while_enough_others_serve() {
         share: 100,
         group: None,
         server_id: None,
+        quiesced: false,
         detail: "Synced".into(),
     };
     let store = trio("galera", "");
@@ -278,6 +279,7 @@ fn a_node_that_bears_less_gets_less() {
         share: 50,
         group: None,
         server_id: None,
+        quiesced: false,
         detail: "Synced".into(),
     };
     let store = trio("galera", "");
@@ -366,6 +368,13 @@ fn nothing_begins_on_a_writer_that_is_quiesced() {
     assert!(cluster.choose(NodeChoice::Writer).is_err() && cluster.node("n1").unwrap().readable());
     store.quiesce(&a(), false);
     assert_eq!(writer(&store).as_deref(), Some("n1"));
+    // The same by another Spillway, as long as the writer says so, and no longer than it is the writer.
+    store.observe(&a(), &name("n1"), Observed::up(true, true, "").quiesced());
+    assert_eq!((writer(&store), store.load().cluster("a").unwrap().is_quiesced()), (None, true));
+    store.observe(&a(), &name("n1"), read_only().quiesced());
+    assert!(!store.load().cluster("a").unwrap().is_quiesced());
+    store.observe(&a(), &name("n2"), up());
+    assert_eq!(writer(&store).as_deref(), Some("n2"));
 }
 
 #[test]
