@@ -390,6 +390,8 @@ pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
             format!("--group-replication-local-address=127.0.0.1:{port}"),
             format!("--group-replication-group-seeds={seeds}"),
             "--group-replication-recovery-get-public-key=ON".to_owned(),
+            // A donor that is not ready at once is asked again soon, not after a minute.
+            "--group-replication-recovery-reconnect-interval=1".to_owned(),
             "--group-replication-member-expel-timeout=0".to_owned(),
         ] {
             server.option(option);

@@ -35,7 +35,7 @@ fn stage(name: &str, options: &[&str], interval: &str, monitor: &str) -> Outcome
     let port = free_port()?;
     let nodes = format!("{{ only = \"{}\" }}", server.address());
     let configuration = lab::cluster_probed("lab", "static", &nodes, interval, "moves = { hold = \"0s\" }")
-        .replace("timeout = \"1s\"", &format!("timeout = \"500ms\"{monitor}"))
+        .replace("timeout = \"1s\"", monitor)
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
     Ok((server, spillway, port))
@@ -51,7 +51,7 @@ fn state(spillway: &Spillway) -> Outcome<String> {
 }
 
 fn a_node_comes_back_after_some_good_ones() -> Verdict {
-    let (mut server, spillway, _) = stage("rise", &[], "400ms", ", rise = 3, fall = 3")?;
+    let (mut server, spillway, _) = stage("rise", &[], "400ms", "timeout = \"500ms\", rise = 3, fall = 3")?;
     // Two answers that do not come are not enough: 500 ms each.
     let mut is_short = false;
     for _ in 0..5 {
@@ -98,7 +98,7 @@ fn a_node_comes_back_after_some_good_ones() -> Verdict {
 }
 
 fn trouble_of_a_session_wakes_one() -> Verdict {
-    let (mut server, spillway, port) = stage("woken", &[], "10m", "")?;
+    let (mut server, spillway, port) = stage("woken", &[], "10m", "timeout = \"1s\"")?;
     let mut there = session(port)?;
     server.kill();
     let lost = there.query("SELECT 1");
@@ -317,7 +317,7 @@ fn processor_time(pid: u32) -> Outcome<Duration> {
 fn a_full_node_serves_those_who_are_there() -> Verdict {
     const PLACES: usize = 10;
     let limit = format!("--max-connections={PLACES}");
-    let (server, spillway, port) = stage("full", &[&limit], "300ms", "")?;
+    let (server, spillway, port) = stage("full", &[&limit], "300ms", "timeout = \"1s\"")?;
     let mut there = session(port)?;
     // Everybody else's places, and at last the monitor's; whose connection ends does not leave at once.
     let mut others = Vec::new();

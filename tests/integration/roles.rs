@@ -140,9 +140,8 @@ fn promotion_followed() -> Verdict {
     let replication = pair.own_replication()?;
     front.spillway.wait_all_serve()?;
     // One interval of 200 ms with its jitter, and the probe itself; the rest is for a busy machine, which may yet be late.
-    const LIMIT: Duration = Duration::from_secs(1);
-    let mut seen = Vec::new();
-    while seen.iter().all(|took| *took >= LIMIT) {
+    let (limit, mut seen) = (Duration::from_secs(1), Vec::new());
+    while seen.iter().all(|took| *took >= limit) {
         ensure!(seen.len() < 3, "followed after {seen:?}");
         seen.push(followed(&front, &replication)?);
     }
