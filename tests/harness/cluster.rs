@@ -2,12 +2,12 @@
 //! other.
 
 use super::server::{MONITOR_USER, Server};
-use super::{Outcome, workspace};
+use super::{Outcome, PATIENCE, workspace};
 use std::path::Path;
 use std::time::Duration;
 
 /// How long a node may take to join; the state transfer copies a whole data directory.
-const JOIN_LIMIT: Duration = Duration::from_secs(90);
+const JOIN_LIMIT: Duration = Duration::from_mins(3);
 
 const SYNCED: &str = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
                       WHERE VARIABLE_NAME = 'WSREP_LOCAL_STATE_COMMENT'";
@@ -31,10 +31,10 @@ pub(crate) struct Galera {
 
 impl Galera {
     /// Starts three nodes: the first founds the cluster, the others join it at the same time. A node that died is
-    /// noticed by the others within about a second.
+    /// noticed by the others within about three seconds; one that a busy machine lets wait for a moment is not taken for dead.
     pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
         let prepare = |number: usize| Server::prepare(&format!("{name}{number}"), options);
-        Self::found(name, (1..=3).map(prepare).collect::<Outcome<_>>()?, 1)
+        Self::found(name, (1..=3).map(prepare).collect::<Outcome<_>>()?, 3)
     }
 
     /// The same with servers that are prepared already. `suspect`: the seconds of silence after which nodes take another
@@ -107,8 +107,18 @@ impl Galera {
         Ok(())
     }
 
+    /// Waits until the others that run have agreed that a node is gone. To meet it again before that can cost them their
+    /// primary component.
+    pub(crate) fn wait_left(&self, number: usize) -> Outcome<()> {
+        let others = self.nodes.iter().enumerate().filter(|(n, node)| *n != number && node.pid().is_some());
+        let others: Vec<&Server> = others.map(|(_, node)| node).collect();
+        let size = others.len().to_string();
+        others.iter().try_for_each(|node| node.wait_sql(CLUSTER_SIZE, &size, JOIN_LIMIT))
+    }
+
     /// Starts a node again that was killed or stopped; it fetches what it missed from another one.
     pub(crate) fn rejoin(&mut self, number: usize) -> Outcome<()> {
+        self.wait_left(number)?;
         self.nodes[number].launch(&[])?;
         self.wait_synced(number)
     }
@@ -139,7 +149,7 @@ impl Replication {
             nodes.push(logging(&format!("{name}-{role}"), options, read_only)?);
         }
         for node in &mut nodes {
-            node.wait_until_up(Duration::from_mins(1))?;
+            node.wait_until_up(JOIN_LIMIT)?;
         }
         nodes[0].sql(REPLICATION_USER)?;
         for replica in &nodes[1..] {
@@ -154,7 +164,7 @@ impl Replication {
     pub(crate) fn wait_caught_up(&self) -> Outcome<()> {
         let position = self.nodes[0].sql("SELECT @@gtid_binlog_pos")?;
         for replica in &self.nodes[1..] {
-            replica.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+            replica.wait_sql("SELECT @@gtid_slave_pos", &position, PATIENCE)?;
         }
         Ok(())
     }
@@ -179,7 +189,7 @@ impl TwoPrimaries {
             nodes.push(logging(&format!("{name}-{role}"), &DURABLE, read_only)?);
         }
         for node in &mut nodes {
-            node.wait_until_up(Duration::from_mins(1))?;
+            node.wait_until_up(JOIN_LIMIT)?;
         }
         let (active, inactive) = (&nodes[0], &nodes[1]);
         active.sql(REPLICATION_USER)?;
@@ -191,7 +201,7 @@ impl TwoPrimaries {
         };
         inactive.sql(&(follow(active, way) + "START SLAVE"))?;
         let position = active.sql("SELECT @@gtid_binlog_pos")?;
-        inactive.wait_sql("SELECT @@gtid_slave_pos", &position, Duration::from_secs(30))?;
+        inactive.wait_sql("SELECT @@gtid_slave_pos", &position, PATIENCE)?;
         let way = if by_gtid {
             active.sql("SET GLOBAL gtid_slave_pos = @@gtid_binlog_pos")?;
             way.to_owned()
@@ -221,7 +231,7 @@ pub(crate) fn two_sources(name: &str) -> Outcome<[Server; 3]> {
         let domain = format!("--gtid-domain-id={}", nodes.len() + 1);
         nodes.push(logging(&format!("{name}-{role}"), &["--skip-name-resolve", &domain], read_only)?);
     }
-    nodes.iter_mut().try_for_each(|node| node.wait_until_up(Duration::from_mins(1)))?;
+    nodes.iter_mut().try_for_each(|node| node.wait_until_up(JOIN_LIMIT))?;
     for source in &nodes[..2] {
         source.sql(&REPLICATION_USER.replace("CREATE USER", "CREATE USER IF NOT EXISTS"))?;
     }
@@ -232,7 +242,7 @@ pub(crate) fn two_sources(name: &str) -> Outcome<[Server; 3]> {
         nodes[2].sql(&format!("{named} START SLAVE '{connection}'"))?;
     }
     let accounts = "SELECT COUNT(*) FROM mysql.global_priv WHERE user IN ('replication', 'spillway')";
-    nodes[2].wait_sql(accounts, "2", Duration::from_secs(30))?;
+    nodes[2].wait_sql(accounts, "2", PATIENCE)?;
     nodes.try_into().map_err(|_| "not three nodes".to_owned())
 }
 
@@ -346,7 +356,7 @@ fn mysql_launched(name: &str, roles: &[(&str, &str)], options: &[&str]) -> Outco
         server.launch(&[])?;
         nodes.push(server);
     }
-    nodes.iter_mut().try_for_each(|node| node.wait_until_up(Duration::from_mins(1)))?;
+    nodes.iter_mut().try_for_each(|node| node.wait_until_up(JOIN_LIMIT))?;
     Ok(nodes)
 }
 
@@ -380,6 +390,8 @@ pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
             format!("--group-replication-local-address=127.0.0.1:{port}"),
             format!("--group-replication-group-seeds={seeds}"),
             "--group-replication-recovery-get-public-key=ON".to_owned(),
+            // A donor that is not ready at once is asked again soon, not after a minute.
+            "--group-replication-recovery-reconnect-interval=1".to_owned(),
             "--group-replication-member-expel-timeout=0".to_owned(),
         ] {
             server.option(option);
@@ -387,7 +399,7 @@ pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
         server.launch(&[])?;
         members.push(server);
     }
-    members.iter_mut().try_for_each(|member| member.wait_until_up(Duration::from_mins(1)))?;
+    members.iter_mut().try_for_each(|member| member.wait_until_up(JOIN_LIMIT))?;
     let recovery = "CHANGE REPLICATION SOURCE TO SOURCE_USER='replication', \
                     SOURCE_PASSWORD='replication-secret' FOR CHANNEL 'group_replication_recovery';";
     let primary = &members[0];

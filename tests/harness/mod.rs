@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 /// What the harness returns: an error is one text for a person.
 pub(crate) type Outcome<T> = Result<T, String>;
 
+/// How long is waited for what must come, where it is not the question how soon: the machine may be slow and busy.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Asks again every 50 ms until `probe` answers, and gives up after `limit` with the last reason.
 pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Outcome<T>) -> Outcome<T> {
     let start = Instant::now();

@@ -6,14 +6,13 @@
 //! swept by the next one.
 
 use super::process::{Process, RunAs, run};
-use super::{Outcome, wait_for, workspace};
+use super::{Outcome, PATIENCE, wait_for, workspace};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
 /// How names of namespaces and interfaces begin; an interface's name has room for 15 characters.
 const PREFIX: &str = "spw";
@@ -115,7 +114,7 @@ impl Host {
         let python = Path::new(PYTHON);
         let carrier = Process::start("a bad cable", python, &arguments, &[], &log, RunAs::Myself)?;
         let bad = BadCable { host: self.clone(), _carrier: carrier };
-        wait_for("the ends of a bad cable", Duration::from_secs(10), || {
+        wait_for("the ends of a bad cable", PATIENCE, || {
             ip(&["link", "show", &inside])?;
             ip(&["link", "show", &outside])
         })

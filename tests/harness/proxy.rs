@@ -1,7 +1,7 @@
 //! `spillway run` as a child process, its console and its HTTP API.
 
 use super::process::{Process, RunAs};
-use super::{Outcome, wait_for, workspace};
+use super::{Outcome, PATIENCE, wait_for, workspace};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,7 @@ pub(crate) const CONSOLE_PASSWORD: &str = "console-secret";
 /// The API's bearer token in configurations made here.
 pub(crate) const API_TOKEN: &str = "api-token-secret";
 
-const START_LIMIT: Duration = Duration::from_secs(30);
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = PATIENCE;
 const PROMPT: &str = "spillway> ";
 
 /// A running Spillway.
@@ -31,7 +30,7 @@ impl Spillway {
     /// Writes `configuration` with an `[admin]` section added, starts `binary` and waits until it is ready.
     pub(crate) fn start(binary: &Path, name: &str, configuration: &str) -> Outcome<Self> {
         let mut spillway = Self::launch(binary, name, configuration)?;
-        spillway.wait_ready(START_LIMIT)?;
+        spillway.wait_ready(PATIENCE)?;
         Ok(spillway)
     }
 
@@ -94,7 +93,7 @@ impl Spillway {
 
     /// Waits until the log has the words: a session is logged when it is over, a moment after its client was told.
     pub(crate) fn wait_log(&self, words: &str) -> Outcome<()> {
-        wait_for(&format!("{words:?} in the log"), Duration::from_secs(5), || {
+        wait_for(&format!("{words:?} in the log"), PATIENCE, || {
             if self.log().contains(words) { Ok(()) } else { Err(self.log_tail(30)) }
         })
     }
@@ -129,6 +128,15 @@ impl Spillway {
         self.console()?.command(command)
     }
 
+    /// Has the accounts of all clusters read again. Two readings must agree, and other tests may change accounts of the same
+    /// server meanwhile: then again.
+    pub(crate) fn reload_accounts(&self) -> Outcome<()> {
+        wait_for("accounts that are read", PATIENCE, || {
+            let answer = self.ask("reload accounts")?;
+            if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
+        })
+    }
+
     /// A request with the right token; any answer is returned.
     pub(crate) fn api(&self, method: &str, path: &str, body: Option<&str>) -> Outcome<Answer> {
         http(self.api_port, method, path, Some(API_TOKEN), body)
@@ -151,6 +159,25 @@ impl Spillway {
         found.cloned().ok_or_else(|| format!("no node {cluster}/{node} in {all}"))
     }
 
+    /// Waits until all nodes are up: a Spillway is ready as soon as it has one for every service.
+    pub(crate) fn wait_all_up(&self) -> Outcome<()> {
+        self.wait_all("are up", |entry| entry["observed"] == "up")
+    }
+
+    /// Waits until all nodes serve.
+    pub(crate) fn wait_all_serve(&self) -> Outcome<()> {
+        self.wait_all("serve", |entry| entry["role"] != "none")
+    }
+
+    fn wait_all(&self, what: &str, judge: impl Fn(&serde_json::Value) -> bool) -> Outcome<()> {
+        wait_for(&format!("all nodes {what}"), PATIENCE, || {
+            let all = self.get("/v1/nodes")?;
+            let content = all["nodes"].as_array().is_some_and(|entries| entries.iter().all(&judge));
+            if content { Ok(()) } else { Err(all.to_string()) }
+        })
+        .map_err(|reason| format!("{reason}\n{}", self.log_tail(30)))
+    }
+
     /// Waits until `judge` is content with the entry of a node in `GET /v1/nodes`.
     pub(crate) fn wait_node(
         &self,
@@ -159,7 +186,7 @@ impl Spillway {
         what: &str,
         judge: impl Fn(&serde_json::Value) -> bool,
     ) -> Outcome<()> {
-        wait_for(&format!("{cluster}/{node} {what}"), Duration::from_secs(30), || {
+        wait_for(&format!("{cluster}/{node} {what}"), PATIENCE, || {
             let entry = self.node(cluster, node)?;
             if judge(&entry) { Ok(()) } else { Err(entry.to_string()) }
         })

@@ -4,16 +4,17 @@ use super::network::Host;
 use super::process::{Process, RunAs};
 use super::resolver::Hosts;
 use super::root::{self, Root};
-use super::{Outcome, client, mysql, wait_for, workspace};
+use super::{Outcome, PATIENCE, client, mysql, wait_for, workspace};
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// How long a server may take from its start until it answers on its socket.
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// User and password of the account with which Spillway looks at the servers.
 pub(crate) const MONITOR_USER: &str = "spillway";
@@ -32,7 +33,8 @@ pub(crate) enum Make {
 /// Options of every server. Small and quick rather than durable: the data lives as long as the test.
 const OPTIONS: &[&str] = &[
     "--max-allowed-packet=128M",
-    "--max-connections=700",
+    // Tests that count connections have servers of their own; those that ended may not have left yet.
+    "--max-connections=1500",
     // The server speaks first: a connection that overflows its backlog hangs for ever.
     "--back-log=2048",
     "--local-infile=1",
@@ -232,7 +234,12 @@ impl Server {
         Ok(text.trim_end().to_owned())
     }
 
-    /// The same, passing over statements that the server refuses.
+    /// A client of the administrator that stays.
+    pub(crate) fn session(&self) -> Outcome<AdminSession> {
+        AdminSession::open(self.administrator()?, &self.name)
+    }
+
+    /// The same as [`Self::sql`], passing over statements that the server refuses.
     #[allow(dead_code, reason = "not every program of the harness makes statements at random")]
     pub(crate) fn sql_going_on(&self, statements: &str) -> Outcome<()> {
         let mut command = self.administrator()?;
@@ -282,7 +289,7 @@ impl Server {
     pub(crate) fn stop(&mut self) -> Outcome<()> {
         if let Some(mut process) = self.process.take() {
             process.terminate()?;
-            process.wait(Duration::from_secs(30))?;
+            process.wait(PATIENCE)?;
         }
         Ok(())
     }
@@ -347,6 +354,61 @@ impl Server {
             Make::MySql => mysql::monitor_statements(),
         };
         self.sql(&statements).map(drop)
+    }
+}
+
+/// The client program as administrator, connected until this is dropped: what it locked is locked so long.
+pub(crate) struct AdminSession {
+    client: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    server: String,
+}
+
+/// What is printed when everything before was done.
+const DONE: &str = "everything is done";
+
+impl AdminSession {
+    fn open(mut command: Command, server: &str) -> Outcome<Self> {
+        command.args(["--raw", "--skip-column-names", "--unbuffered"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut client = command.spawn().map_err(|e| format!("server {server}: no client: {e}"))?;
+        let (input, output) = (client.stdin.take(), client.stdout.take());
+        let (input, output) = input.zip(output).ok_or("no pipes")?;
+        let mut session = Self { client, input, output: BufReader::new(output), server: server.to_owned() };
+        // It is connected when this returns.
+        session.run("DO 1")?;
+        Ok(session)
+    }
+
+    /// Runs statements, and returns when they are done, with what they printed.
+    pub(crate) fn run(&mut self, statements: &str) -> Outcome<String> {
+        self.begin(&format!("{statements};\nSELECT '{DONE}'"))?;
+        let mut printed = String::new();
+        loop {
+            let mut line = String::new();
+            let size =
+                self.output.read_line(&mut line).map_err(|e| format!("server {}: {e}", self.server))?;
+            match line.trim_end() {
+                DONE => return Ok(printed.trim_end().to_owned()),
+                _ if size == 0 => return Err(format!("server {}: {statements}: refused", self.server)),
+                _ => printed.push_str(&line),
+            }
+        }
+    }
+
+    /// Sends a statement without waiting for its end.
+    pub(crate) fn begin(&mut self, statement: &str) -> Outcome<()> {
+        let sent =
+            self.input.write_all(format!("{statement};\n").as_bytes()).and_then(|()| self.input.flush());
+        sent.map_err(|e| format!("server {}: {e}", self.server))
+    }
+}
+
+impl Drop for AdminSession {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        let _ = self.client.wait();
     }
 }
 

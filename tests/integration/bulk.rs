@@ -1,7 +1,7 @@
 //! Much at once: large values, large files, clients that leave in the middle, many clients.
 
 use crate::harness::client::Login;
-use crate::harness::{Outcome, process, wait_for, workspace};
+use crate::harness::{Outcome, PATIENCE, process, wait_for, workspace};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, query};
 use crate::statements::{block_on, options};
@@ -45,7 +45,7 @@ fn blob(mebibytes: usize) -> Verdict {
 
 fn blob_on_galera() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
+    let galera = pair.share_galera()?;
     let ways = lab::Ways { direct: galera.nodes[0].port, proxied: pair.shop };
     ways.python("blobs.py", "app", "shop", &["big", "20"]).map(drop)
 }
@@ -133,7 +133,7 @@ fn threads_with(mark: &str) -> Outcome<String> {
 fn thread_gone(id: &str) -> Verdict {
     let server = &lab::solo()?.server;
     let count = format!("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID = {id}");
-    server.wait_sql(&count, "0", Duration::from_secs(20))
+    server.wait_sql(&count, "0", PATIENCE)
 }
 
 fn client_leaves_in_mid_result() -> Verdict {
@@ -269,7 +269,7 @@ fn five_hundred_clients() -> Verdict {
             Ok(threads)
         };
         let answers = block_on(async move {
-            let limit = Duration::from_mins(1);
+            let limit = 3 * PATIENCE;
             tokio::time::timeout(limit, clients)
                 .await
                 .unwrap_or_else(|_| Err(format!("not done within {limit:?}")))
@@ -300,7 +300,7 @@ fn many_short_connections() -> Verdict {
         worker.join().map_err(|_| "a worker panicked")??;
     }
     // Closed sessions leave nothing behind.
-    wait_for("the sessions end", Duration::from_secs(10), || {
+    wait_for("the sessions end", PATIENCE, || {
         let listed = solo.spillway.get("/v1/sessions")?;
         let all = listed["sessions"].as_array().map_or(0, Vec::len);
         if all < 600 { Ok(()) } else { Err(format!("{all} sessions are still listed")) }

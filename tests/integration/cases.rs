@@ -7,7 +7,7 @@
 use crate::differential::Stage;
 use crate::harness::client::run_with_input;
 use crate::harness::server::Make;
-use crate::harness::{Outcome, mysql, wait_for};
+use crate::harness::{Outcome, PATIENCE, mysql, wait_for};
 use crate::lab::{PASSWORD, Ways};
 use crate::proof::{Plugin, Way};
 use crate::raw::{self, Credentials, Login, Raw, Refusal, capability, first_value};
@@ -18,7 +18,6 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -323,7 +322,7 @@ fn make_accounts(stage: &Stage, of_make: &[OfDatabase]) -> Verdict {
     }
     script.push_str("FLUSH PRIVILEGES");
     stage.server.sql(&script)?;
-    stage.spillway.ask("reload accounts").map(drop)
+    stage.spillway.reload_accounts()
 }
 
 // === logins ===
@@ -454,7 +453,7 @@ fn masked(stage: &Stage, failures: &mut Vec<String>) -> Verdict {
     // Case 138: who is on Spillway's own machine is not on the server's.
     let statement = format!("CREATE USER c138@localhost IDENTIFIED BY '{PASSWORD}'");
     stage.server.sql(&statement)?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     for door in [Door::Plain, Door::Socket] {
         let expected = if door == Door::Socket { "c138@localhost" } else { "1045 YES" };
         compare("138", (expected, "1045 YES"), ways(stage), failures, |port| {
@@ -467,7 +466,7 @@ fn masked(stage: &Stage, failures: &mut Vec<String>) -> Verdict {
 /// Case 135: `''@'127.0.0.40'` concerns everybody who comes through Spillway, and so comes last.
 fn everybody_at_the_address_of_spillway(stage: &Stage, failures: &mut Vec<String>) -> Verdict {
     stage.server.sql(&format!("CREATE USER ''@'{SPILLWAY}'"))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     compare("135", ("c130@%", "1045 YES"), ways(stage), failures, |port| {
         came(login(stage, port, Door::Plain, Credentials::new("c130", PASSWORD, None).from(CLIENT))?)
     });
@@ -520,20 +519,20 @@ fn exchanges(stage: &Stage, failures: &mut Vec<String>) -> Verdict {
     stage
         .server
         .sql(&format!("CREATE USER c108@'%' IDENTIFIED BY '{PASSWORD}'; {not_loaded}; FLUSH PRIVILEGES"))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     compare("108", ("1524", "1045 YES"), ways(stage), failures, |port| {
         came(login(stage, port, Door::Plain, Credentials::new("c108", PASSWORD, None).from(CLIENT))?)
     });
     // Neither before nor longer: who has no account that can be verified is asked by the plugin of any other account.
     let (ed25519, plugin) = of_ed25519(make);
     stage.server.sql(&format!("{plugin}; CREATE USER c117@'%' IDENTIFIED {ed25519}; FLUSH PRIVILEGES"))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     compare("117", ("1251", "1251"), ways(stage), failures, |port| {
         let who = Credentials::new("c117", PASSWORD, None).without(capability::PLUGIN_AUTH);
         came(login(stage, port, Door::Plain, who.from(CLIENT))?)
     });
     stage.server.sql("DROP USER c117@'%'")?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     Ok(())
 }
 
@@ -564,7 +563,7 @@ fn of_mysql_alone(stage: &Stage, failures: &mut Vec<String>) -> Verdict {
          INSTALL PLUGIN auth_socket SONAME 'auth_socket.so'; CREATE USER c111@'%' IDENTIFIED WITH auth_socket; \
          CREATE USER c113@'%' IDENTIFIED BY '{PASSWORD}'; CREATE USER c114@'%' IDENTIFIED BY '{PASSWORD}'"
     ))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     for (password, expected) in [("old", "c106@%"), ("new", "c106@%"), ("older", "1045 YES")] {
         compare("106", (expected, expected), ways(stage), failures, |port| {
             came(login(stage, port, Door::Plain, Credentials::new("c106", password, None).from(CLIENT))?)
@@ -602,7 +601,7 @@ fn stale_accounts(stage: &Stage) -> Verdict {
     stage.server.sql(&format!(
         "CREATE USER c136@'%' IDENTIFIED BY '{PASSWORD}'; CREATE USER c137@'%' IDENTIFIED BY '{PASSWORD}'"
     ))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     for (user, statement) in
         [("c136", "DROP USER c136@'%'"), ("c137", "ALTER USER c137@'%' IDENTIFIED BY 'another'")]
     {
@@ -616,7 +615,7 @@ fn stale_accounts(stage: &Stage) -> Verdict {
         same!(again(stage.port)?, "1045 YES", "{user} through Spillway");
     }
     // At most once in a while: the accounts were just read.
-    wait_for("case 136: the accounts are read again", Duration::from_secs(5), || {
+    wait_for("case 136: the accounts are read again", PATIENCE, || {
         login(stage, stage.port, Door::Plain, Credentials::new("c136", PASSWORD, None).from(CLIENT))?.err();
         let answer = stage.spillway.ask(&format!("explain login c136 {CLIENT}"))?;
         if answer.contains("let in") { Err(answer) } else { Ok(()) }
@@ -629,7 +628,7 @@ fn settings(stage: &mut Stage, failures: &mut Vec<String>) -> Verdict {
     let of_mysql = stage.server.make == Make::MySql;
     let set = |stage: &Stage, statement: &str| {
         stage.server.sql(statement)?;
-        stage.spillway.ask("reload accounts").map(drop)
+        stage.spillway.reload_accounts()
     };
     set(stage, "SET GLOBAL require_secure_transport = ON")?;
     let first = stage.server.is_mariadb_at_least((11, 4))?;
@@ -657,7 +656,7 @@ fn settings(stage: &mut Stage, failures: &mut Vec<String>) -> Verdict {
     handles_expired_passwords(stage)?;
     stage.server.stop()?;
     stage.server.start(&["--lower-case-table-names=1"])?;
-    wait_for("the node after its restart", Duration::from_secs(20), || {
+    wait_for("the node after its restart", PATIENCE, || {
         stage.spillway.ask("reload accounts")?;
         session(stage, stage.port, "c84").map(drop)
     })?;

@@ -403,8 +403,7 @@ impl Stage {
         }
         // A few are refused, such as a default role that was not granted: as good as left out.
         self.server.sql_going_on(&script)?;
-        let answer = self.spillway.ask("reload accounts")?;
-        if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
+        self.spillway.reload_accounts()
     }
 
     fn directly(&self, client: &Client) -> Outcome<Came> {
@@ -584,8 +583,7 @@ impl Stage {
             script.push_str(";\n");
         }
         self.server.sql_going_on(&script)?;
-        let answer = self.spillway.ask("reload accounts")?;
-        if answer.to_lowercase().contains("error") { Err(answer) } else { Ok(()) }
+        self.spillway.reload_accounts()
     }
 }
 

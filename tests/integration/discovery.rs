@@ -6,8 +6,8 @@ use crate::harness::process::RunAs;
 use crate::harness::proxy::Spillway;
 use crate::harness::resolver::Hosts;
 use crate::harness::server::{MONITOR_USER, Server};
-use crate::harness::wait_for;
 use crate::harness::workspace::{directory, free_port};
+use crate::harness::{PATIENCE, wait_for};
 use crate::health::{served_by, session};
 use crate::lab::{self, PASSWORD};
 use crate::raw::first_value;
@@ -44,7 +44,7 @@ fn nodes(spillway: &Spillway, cluster: &str) -> Outcome<Vec<String>> {
 fn wait_nodes(spillway: &Spillway, cluster: &str, wanted: &[String]) -> Verdict {
     let mut wanted = wanted.to_vec();
     wanted.sort();
-    wait_for("the members", Duration::from_secs(30), || {
+    wait_for("the members", PATIENCE, || {
         let mut found = nodes(spillway, cluster)?;
         found.sort();
         if found == wanted { Ok(()) } else { Err(format!("{found:?}, not {wanted:?}")) }
@@ -76,7 +76,7 @@ fn start(
 
 fn galera() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
+    let galera = pair.share_galera()?;
     let ports: Vec<u16> = galera.nodes.iter().map(|node| node.port).collect();
     let others = [member(ports[1]), member(ports[2])];
     let state = directory("discovery-state")?.join("state.json");
@@ -93,12 +93,15 @@ fn galera() -> Verdict {
     }
     same!(spillway.node("c", "seed")?["discovered"], false, "the seed");
     same!(served_by(&mut session(writer, "shop")?)?, ports[0], "the writer is still the seed");
-    let mut sessions = (0..6).map(|_| session(any, "shop")).collect::<Outcome<Vec<_>>>()?;
-    let mut served = sessions.iter_mut().map(served_by).collect::<Outcome<Vec<_>>>()?;
-    served.sort_unstable();
-    served.dedup();
-    same!(served.len(), 3, "all three serve reads: {served:?}");
-    drop(sessions);
+    // Those that came grow to their share.
+    wait_for("all three serve reads", PATIENCE, || {
+        let mut sessions = (0..6).map(|_| session(any, "shop")).collect::<Outcome<Vec<_>>>()?;
+        let mut served = sessions.iter_mut().map(served_by).collect::<Outcome<Vec<_>>>()?;
+        served.sort_unstable();
+        served.dedup();
+        same!(served.len(), 3, "all three serve reads: {served:?}");
+        Ok(())
+    })?;
     let events = spillway.ask("show events c")?;
     ensure!(events.contains("joined at 127.0.0.1") && events.contains("listed by"), "{events}");
     let explained = spillway.ask(&format!("explain node c {}", others[0]))?;
@@ -107,16 +110,16 @@ fn galera() -> Verdict {
     // What operators want is kept, though the file does not name the node.
     spillway.ask(&format!("set node c {} drain", others[0]))?;
     spillway.ask(&format!("set writer c {}", others[1]))?;
-    wait_for("the writer in the state file", Duration::from_secs(5), || {
+    wait_for("the writer in the state file", PATIENCE, || {
         let text = std::fs::read_to_string(&state).map_err(|e| e.to_string())?;
         if text.contains(&format!("\"c\": \"{}\"", others[1])) { Ok(()) } else { Err(text) }
     })?;
     spillway.terminate()?;
-    spillway.wait(Duration::from_secs(20))?;
+    spillway.wait(PATIENCE)?;
     let (spillway, writer, _) = start("spillway-discovery-again", "galera", &seed, QUICK, Some(&state))?;
     wait_nodes(&spillway, "c", &all)?;
     same!(spillway.node("c", &others[0])?["desired"], "drain", "after the restart");
-    let mut open = wait_for("the writer", Duration::from_secs(10), || session(writer, "shop"))?;
+    let mut open = wait_for("the writer", PATIENCE, || session(writer, "shop"))?;
     same!(served_by(&mut open)?, ports[2], "the writer after the restart");
 
     // A reload that wants no discovery removes them; the session there goes on at the seed.
@@ -131,15 +134,16 @@ fn galera() -> Verdict {
 
 fn outside_the_networks() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
+    let galera = pair.share_galera()?;
     let seed = format!("{{ seed = \"127.0.0.1:{}\" }}", galera.nodes[0].port);
     let lines = "discover = { networks = [\"10.0.0.0/8\", \"fd00::/8\"], interval = \"200ms\" }";
     let (spillway, _, _) = start("spillway-discovery-outside", "galera", &seed, lines, None)?;
-    wait_for("a warning", Duration::from_secs(20), || {
+    wait_for("a warning", PATIENCE, || {
         let log = spillway.log();
         let outside =
             |port| log.contains(&format!("127.0.0.1:{port}")) && log.contains("outside the networks");
-        if outside(galera.nodes[1].port) { Ok(()) } else { Err(spillway.log_tail(10)) }
+        let both = outside(galera.nodes[1].port) && outside(galera.nodes[2].port);
+        if both { Ok(()) } else { Err(spillway.log_tail(10)) }
     })?;
     std::thread::sleep(Duration::from_secs(1));
     same!(nodes(&spillway, "c")?, ["seed"], "the nodes");
@@ -159,7 +163,7 @@ fn replication() -> Verdict {
     let seed = format!("{{ seed = \"127.0.0.1:{primary}\" }}");
     let (spillway, writer, any) = start("spillway-discovery-replica", "replication", &seed, QUICK, None)?;
     // Without the privilege the log says what is missing.
-    wait_for("a warning", Duration::from_secs(20), || {
+    wait_for("a warning", PATIENCE, || {
         let log = spillway.log();
         if log.contains("does not list members") { Ok(()) } else { Err(spillway.log_tail(10)) }
     })?;
@@ -168,28 +172,34 @@ fn replication() -> Verdict {
     wait_nodes(&spillway, "c", &["seed".to_owned(), found.clone()])?;
     spillway.wait_node("c", &found, "serves reads", |row| row["role"] == "reader")?;
     same!(served_by(&mut session(writer, "shop")?)?, primary, "the writer");
-    let mut sessions = (0..4).map(|_| session(any, "shop")).collect::<Outcome<Vec<_>>>()?;
-    let mut on_replica = None;
-    for session in &mut sessions {
-        if served_by(session)? == replica {
-            on_replica = Some(session);
+    // It has just come, and grows to its share.
+    let mut sessions = Vec::new();
+    let mut there = wait_for("a session on the replica", PATIENCE, || {
+        let mut session = session(any, "shop")?;
+        let at = served_by(&mut session)?;
+        if at == replica {
+            return Ok(session);
         }
-    }
-    let there = on_replica.ok_or("no session is on the replica")?;
+        // Stays there, so that the next one goes elsewhere.
+        sessions.push(session);
+        Err(format!("{} are on {at}", sessions.len()))
+    })?;
 
     // It goes: first down, then forgotten; the session goes on at the primary.
     pair.nodes[1].stop()?;
     // A primary that has nothing to send does not notice, and goes on listing it.
-    for write in 0..3 {
+    let mut write = 0;
+    wait_for("the replica is forgotten", PATIENCE, || {
+        write += 1;
         pair.nodes[0].sql(&format!("CREATE DATABASE noticed{write}"))?;
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    wait_nodes(&spillway, "c", &["seed".to_owned()])?;
-    same!(served_by(there)?, primary, "the session whose node left");
+        let left = nodes(&spillway, "c")?;
+        if left == ["seed"] { Ok(()) } else { Err(format!("{left:?}\n{}", spillway.log_tail(30))) }
+    })?;
+    same!(served_by(&mut there)?, primary, "the session whose node left");
     let events = spillway.ask("show events c")?;
     ensure!(events.contains("left"), "{events}");
     pair.nodes[1].launch(&[])?;
-    pair.nodes[1].wait_until_up(Duration::from_mins(1))?;
+    pair.nodes[1].wait_until_up(PATIENCE)?;
     wait_nodes(&spillway, "c", &["seed".to_owned(), found.clone()])?;
     spillway.wait_node("c", &found, "serves reads again", |row| row["role"] == "reader")?;
 
@@ -197,7 +207,7 @@ fn replication() -> Verdict {
     let seed = format!("{{ seed = \"127.0.0.1:{replica}\" }}");
     let (spillway, writer, _) = start_unready("spillway-discovery-source", &seed)?;
     wait_nodes(&spillway, "c", &["seed".to_owned(), member(primary)])?;
-    let mut open = wait_for("the writer", Duration::from_secs(10), || session(writer, "shop"))?;
+    let mut open = wait_for("the writer", PATIENCE, || session(writer, "shop"))?;
     same!(served_by(&mut open)?, primary, "the writer that was discovered");
     Ok(())
 }
@@ -252,7 +262,7 @@ fn a_name_that_leads_elsewhere() -> Verdict {
     let mut place = || first_value(&open.query("SELECT word FROM lab.place")?);
     same!(place()?, "127.9.1.1", "where the name leads at first");
     hosts.rewrite("127.9.1.2 db.corp.example")?;
-    wait_for("the move", Duration::from_secs(30), || {
+    wait_for("the move", PATIENCE, || {
         let events = spillway.ask("show events lab")?;
         let words = "db.corp.example leads to 127.9.1.2 now, no longer to 127.9.1.1";
         if events.contains(words) { Ok(()) } else { Err(events) }

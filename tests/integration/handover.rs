@@ -2,16 +2,16 @@
 
 use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, follow};
 use crate::harness::proxy::Spillway;
-use crate::harness::server::Server;
+use crate::harness::server::{AdminSession, Make, Server};
 use crate::harness::workspace::free_port;
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD, cluster_with, service_toml};
 use crate::raw::{self, Credentials, Raw};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,9 @@ pub(crate) fn replication_toml(more: &str) -> String {
 pub(crate) fn front(name: &str, kind: &str, nodes: &str, handover: &str, port: u16) -> Outcome<Spillway> {
     let configuration =
         cluster_with("shop", kind, nodes, handover) + &service_toml("shop", port, "route = \"cluster:shop\"");
-    Spillway::start(lab::binary(), name, &configuration)
+    let spillway = Spillway::start(lab::binary(), name, &configuration)?;
+    spillway.wait_all_up()?;
+    Ok(spillway)
 }
 
 pub(crate) fn session(port: u16) -> Outcome<Raw> {
@@ -85,6 +87,7 @@ pub(crate) fn write(port: u16, number: u32) -> Verdict {
 /// Writes numbered rows, one after the other, until it is told to stop.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
+    written: Arc<AtomicU32>,
     writer: JoinHandle<(u32, BTreeSet<u32>)>,
 }
 
@@ -97,6 +100,8 @@ impl Load {
     pub(crate) fn start_after(port: u16, last: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
+        let written = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&written);
         let writer = std::thread::spawn(move || {
             let (mut number, mut acknowledged) = (last, BTreeSet::new());
             let mut open: Option<Raw> = None;
@@ -111,13 +116,23 @@ impl Load {
                 let insert = format!("INSERT INTO shop.row SELECT {number}, @@server_id");
                 if execute(&mut session, &insert).is_ok() {
                     acknowledged.insert(number);
+                    count.fetch_add(1, Ordering::Relaxed);
                     open = Some(session);
                 }
                 std::thread::sleep(Duration::from_millis(3));
             }
             (number, acknowledged)
         });
-        Self { stop, writer }
+        Self { stop, written, writer }
+    }
+
+    /// Waits until so many more were acknowledged.
+    pub(crate) fn goes_on(&self, rows: u32) -> Verdict {
+        let wanted = self.written.load(Ordering::Relaxed) + rows;
+        wait_for("rows that are written", PATIENCE, || {
+            let written = self.written.load(Ordering::Relaxed);
+            if written >= wanted { Ok(()) } else { Err(format!("{written} of {wanted}")) }
+        })
     }
 
     /// How many were tried, and those that were acknowledged.
@@ -144,7 +159,7 @@ pub(crate) fn writer(spillway: &Spillway) -> Outcome<String> {
 }
 
 pub(crate) fn wait_writer(spillway: &Spillway, name: &str) -> Verdict {
-    wait_for("the writer", Duration::from_secs(20), || {
+    wait_for("the writer", PATIENCE, || {
         let now = writer(spillway)?;
         if now == name { Ok(()) } else { Err(format!("it is {now:?}")) }
     })
@@ -170,14 +185,14 @@ fn pair_switches(name: &str, by_gtid: bool) -> Verdict {
         same!((old.sql(READ_ONLY)?, new.sql(READ_ONLY)?), ("1".to_owned(), "0".to_owned()), "{done}");
         ensure!(took < Duration::from_secs(5), "it took {took:?}:\n{done}");
         wait_writer(&spillway, &new.name)?;
-        std::thread::sleep(Duration::from_millis(300));
+        load.goes_on(20)?;
     }
     let (tried, acknowledged) = load.end()?;
     ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
     let servers = pair.nodes[0].sql("SELECT COUNT(DISTINCT server) FROM shop.row")?;
     same!(servers, "2", "servers that wrote");
     let count = pair.nodes[0].sql("SELECT COUNT(*) FROM shop.row")?;
-    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", &count, PATIENCE)?;
     pair.nodes.iter().try_for_each(|node| all_there(node, &acknowledged))
 }
 
@@ -229,20 +244,17 @@ fn guards_refuse() -> Verdict {
     unchanged()?;
     inactive.sql("START SLAVE")?;
     // Another handover runs, somewhere.
-    let holder = "SELECT GET_LOCK(CONCAT('spillway:', LEFT(SHA2('shop', 256), 40)), 0); SELECT SLEEP(4)";
-    std::thread::scope(|scope| {
-        let held = scope.spawn(|| active.sql(holder));
-        let refused = wait_for("a refusal", Duration::from_secs(3), || {
-            let answer = spillway.ask("switch shop --dry-run")?;
-            if answer.contains("another handover") { Ok(()) } else { Err(answer) }
-        });
-        let really = spillway.ask("switch shop");
-        held.join().map_err(|_| "the holder panicked")??;
-        refused?;
-        let really = really?;
-        ensure!(really.contains("another handover of this cluster runs"), "{really}");
-        Ok::<_, String>(())
+    let mut holder = active.session()?;
+    let lock = "CONCAT('spillway:', LEFT(SHA2('shop', 256), 40))";
+    holder.run(&format!("SELECT GET_LOCK({lock}, 0)"))?;
+    wait_for("a refusal", PATIENCE, || {
+        let answer = spillway.ask("switch shop --dry-run")?;
+        if answer.contains("another handover") { Ok(()) } else { Err(answer) }
     })?;
+    let refused = spillway.ask("switch shop")?;
+    ensure!(refused.contains("another handover of this cluster runs"), "{refused}");
+    drop(holder);
+    active.wait_sql(&format!("SELECT IS_FREE_LOCK({lock})"), "1", PATIENCE)?;
     unchanged()?;
     // Both writable: nobody knows which one is right.
     inactive.sql("SET GLOBAL read_only = 0")?;
@@ -251,12 +263,23 @@ fn guards_refuse() -> Verdict {
     inactive.sql("SET GLOBAL read_only = 1")?;
     // An account that may not.
     active.sql("REVOKE READ_ONLY ADMIN ON *.* FROM operator@'%'")?;
-    let refused = wait_for("the revoke", Duration::from_secs(5), || {
+    let refused = wait_for("the revoke", PATIENCE, || {
         let answer = spillway.ask("switch shop --dry-run")?;
         if answer.contains("Access denied") { Ok(answer) } else { Err(answer) }
     })?;
     ensure!(refused.contains("read_only of"), "{refused}");
     unchanged()
+}
+
+/// A statement that runs and sleeps, of a client of the administrator, and the number of its connection.
+pub(crate) fn running(server: &Server, statement: &str) -> Outcome<(AdminSession, String)> {
+    let mut session = server.session()?;
+    let id = session.run("SELECT CONNECTION_ID()")?;
+    session.begin(statement)?;
+    let list = if server.make == Make::MySql { "performance_schema" } else { "information_schema" };
+    let count = format!("SELECT COUNT(*) FROM {list}.processlist WHERE ID = {id} AND STATE = 'User sleep'");
+    server.wait_sql(&count, "1", PATIENCE)?;
+    Ok((session, id))
 }
 
 fn what_fails_is_taken_back() -> Verdict {
@@ -268,47 +291,43 @@ fn what_fails_is_taken_back() -> Verdict {
     let as_before = |answer: &str| {
         ensure!(answer.contains("taken back, all is as it was"), "{answer}");
         same!(active.sql(READ_ONLY)?, "0", "the old writer: {answer}");
-        wait_for("the topology", Duration::from_secs(5), || write(port, 0))
+        wait_for("the topology", PATIENCE, || write(port, 0))
     };
     // A statement on the active node that does not end in time.
-    std::thread::scope(|scope| {
-        scope.spawn(|| active.sql("INSERT INTO shop.row SELECT SLEEP(4), 1"));
-        std::thread::sleep(Duration::from_millis(500));
-        let answer = spillway.ask("switch shop")?;
-        ensure!(answer.contains("did not end within 1s"), "{answer}");
-        as_before(&answer)
-    })?;
+    let (mut slow, id) = running(active, "INSERT INTO shop.row SELECT SLEEP(600), 1")?;
+    let answer = spillway.ask("switch shop")?;
+    ensure!(answer.contains("did not end within 1s"), "{answer}");
+    as_before(&answer)?;
+    active.sql(&format!("KILL {id}"))?;
+    ensure!(slow.run("DO 1").is_err(), "it is still there");
     same!(inactive.sql(READ_ONLY)?, "1", "the new writer");
     // The inactive one applies nothing, though its threads run.
-    std::thread::scope(|scope| {
-        let hold = scope.spawn(|| inactive.sql("LOCK TABLES shop.row READ; SELECT SLEEP(8)"));
-        std::thread::sleep(Duration::from_millis(300));
-        write(port, 1)?;
-        let answer = spillway.ask("switch shop")?;
-        ensure!(answer.contains("not within 3s"), "{answer}");
-        as_before(&answer)?;
-        hold.join().map_err(|_| "the holder panicked")??;
-        Ok::<_, String>(())
-    })?;
+    let mut holder = inactive.session()?;
+    holder.run("LOCK TABLES shop.row READ")?;
+    write(port, 1)?;
+    let answer = spillway.ask("switch shop")?;
+    ensure!(answer.contains("not within 3s"), "{answer}");
+    as_before(&answer)?;
+    drop(holder);
     // It stops in its tracks after the old writer was frozen.
     let count = active.sql("SELECT COUNT(*) FROM shop.row")?;
-    inactive.wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+    inactive.wait_sql("SELECT COUNT(*) FROM shop.row", &count, PATIENCE)?;
+    let mut holder = inactive.session()?;
+    holder.run("LOCK TABLES shop.row READ")?;
+    write(port, 2)?;
     let answer = std::thread::scope(|scope| {
-        let hold = scope.spawn(|| inactive.sql("LOCK TABLES shop.row READ; SELECT SLEEP(3)"));
-        std::thread::sleep(Duration::from_millis(300));
-        write(port, 2)?;
         let switch = scope.spawn(|| spillway.ask("switch shop"));
-        active.wait_sql(READ_ONLY, "1", Duration::from_secs(5))?;
-        inactive.freeze(true)?;
+        let frozen = active.wait_sql(READ_ONLY, "1", PATIENCE).and_then(|()| inactive.freeze(true));
         let answer = switch.join().map_err(|_| "the switch panicked".to_owned());
         inactive.freeze(false)?;
-        let _ = hold.join();
+        frozen?;
         answer?
     })?;
+    drop(holder);
     as_before(&answer)?;
     same!(inactive.sql(READ_ONLY)?, "1", "the new writer");
     // And when nothing is in the way, it succeeds.
-    let done = wait_for("a switch", Duration::from_secs(15), || {
+    let done = wait_for("a switch", PATIENCE, || {
         let answer = spillway.ask("switch shop")?;
         if answer.contains("error") { Err(answer) } else { Ok(answer) }
     })?;
@@ -324,9 +343,9 @@ fn pair_fails_over_by_hand() -> Verdict {
     let refused = spillway.ask("failover shop")?;
     ensure!(refused.contains("no node is writable: duo-lost-a is"), "{refused}");
     write(port, 1)?;
-    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", "1", Duration::from_secs(10))?;
+    pair.nodes[1].wait_sql("SELECT COUNT(*) FROM shop.row", "1", PATIENCE)?;
     pair.nodes[0].kill();
-    let plan = wait_for("the loss", Duration::from_secs(10), || {
+    let plan = wait_for("the loss", PATIENCE, || {
         let plan = spillway.ask("failover shop --dry-run")?;
         if plan.contains("failed") { Err(plan) } else { Ok(plan) }
     })?;
@@ -340,12 +359,12 @@ fn pair_fails_over_by_hand() -> Verdict {
     // It comes back, writable as its configuration says.
     pair.nodes[0].start(&[])?;
     pair.nodes[0]
-        .wait_sql(READ_ONLY, "1", Duration::from_secs(20))
+        .wait_sql(READ_ONLY, "1", PATIENCE)
         .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     same!(pair.nodes[1].sql(READ_ONLY)?, "0", "the writer stays");
     wait_writer(&spillway, "duo-lost-b")?;
     write(port, 3)?;
-    pair.nodes[0].wait_sql("SELECT COUNT(*) FROM shop.row", "3", Duration::from_secs(20))
+    pair.nodes[0].wait_sql("SELECT COUNT(*) FROM shop.row", "3", PATIENCE)
 }
 
 /// A primary and two replicas, which lose nothing when they are killed.
@@ -368,7 +387,7 @@ fn source_port(server: &Server) -> Outcome<String> {
 }
 
 pub(crate) fn follows(server: &Server, primary: &Server) -> Verdict {
-    wait_for(&format!("{} follows {}", server.name, primary.name), Duration::from_secs(20), || {
+    wait_for(&format!("{} follows {}", server.name, primary.name), PATIENCE, || {
         let port = source_port(server)?;
         if port == primary.port.to_string() { Ok(()) } else { Err(format!("it follows {port}")) }
     })
@@ -388,13 +407,13 @@ fn replication_switches() -> Verdict {
         follows(old, new)?;
         follows(other, new)?;
         wait_writer(&spillway, &new.name)?;
-        std::thread::sleep(Duration::from_millis(300));
+        load.goes_on(20)?;
     }
     let (tried, acknowledged) = load.end()?;
     ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
     let count = r1.sql("SELECT COUNT(*) FROM shop.row")?;
     for node in &cluster.nodes {
-        node.wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+        node.wait_sql("SELECT COUNT(*) FROM shop.row", &count, PATIENCE)?;
         all_there(node, &acknowledged)?;
     }
     Ok(())
@@ -414,7 +433,7 @@ fn lost_primary_is_replaced_once() -> Verdict {
     cluster.wait_caught_up()?;
     cluster.nodes[0].kill();
     let replicas = || cluster.nodes[1..].iter();
-    let new = wait_for("a new primary", Duration::from_secs(30), || {
+    let new = wait_for("a new primary", PATIENCE, || {
         let writable: Vec<&Server> =
             replicas().filter(|node| node.sql(READ_ONLY).is_ok_and(|value| value == "0")).collect();
         match writable[..] {
@@ -431,12 +450,18 @@ fn lost_primary_is_replaced_once() -> Verdict {
     let index = cluster.nodes.iter().position(|node| node.name == new).ok_or("no such node")?;
     let other = 3 - index;
     follows(&cluster.nodes[other], &cluster.nodes[index])?;
-    let promotions = |proxy: &Spillway| proxy.log().matches("ending=\"done\"").count();
-    same!(promotions(&first) + promotions(&second), 1, "promotions by both proxies");
+    let promotions = || {
+        let of = |proxy: &Spillway| proxy.log().matches("ending=\"done\"").count();
+        of(&first) + of(&second)
+    };
+    wait_for("the promotion in a log", PATIENCE, || {
+        if promotions() > 0 { Ok(()) } else { Err(first.log_tail(20) + &second.log_tail(20)) }
+    })?;
+    same!(promotions(), 1, "promotions by both proxies");
     // It comes back, writable as its configuration says: fenced, and a replica again.
     cluster.nodes[0].start(&[])?;
     let (old, primary) = (&cluster.nodes[0], &cluster.nodes[index]);
-    old.wait_sql(READ_ONLY, "1", Duration::from_secs(20))
+    old.wait_sql(READ_ONLY, "1", PATIENCE)
         .and_then(|()| follows(old, primary))
         .map_err(|reason| format!("{reason}\n{}\n{}", first.log_tail(40), second.log_tail(40)))?;
     same!(primary.sql(READ_ONLY)?, "0", "the primary stays");
@@ -444,10 +469,12 @@ fn lost_primary_is_replaced_once() -> Verdict {
     let count = primary.sql("SELECT COUNT(*) FROM shop.row")?;
     same!(count, "4", "rows");
     for node in &cluster.nodes {
-        node.wait_sql("SELECT COUNT(*) FROM shop.row", &count, Duration::from_secs(10))?;
+        node.wait_sql("SELECT COUNT(*) FROM shop.row", &count, PATIENCE)?;
     }
     wait_writer(&first, &new)?;
-    wait_writer(&second, &new)
+    wait_writer(&second, &new)?;
+    same!(promotions(), 1, "promotions by both proxies in the end");
+    Ok(())
 }
 
 fn errant_primary_stays_fenced() -> Verdict {
@@ -462,16 +489,16 @@ fn errant_primary_stays_fenced() -> Verdict {
     cluster.nodes[0].sql("INSERT INTO shop.row VALUES (7, 7)")?;
     let errant = cluster.nodes[0].sql("SELECT @@gtid_binlog_pos")?;
     cluster.nodes[0].kill();
-    wait_for("a new primary", Duration::from_secs(30), || {
+    wait_for("a new primary", PATIENCE, || {
         let name = writer(&spillway)?;
         if cluster.nodes[1..].iter().any(|node| node.name == name) { Ok(()) } else { Err(name) }
     })
     .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     write(port, 8)?;
     cluster.nodes[0].start(&[])?;
-    cluster.nodes[0].wait_sql(READ_ONLY, "1", Duration::from_secs(20))?;
+    cluster.nodes[0].wait_sql(READ_ONLY, "1", PATIENCE)?;
     let number = errant.rsplit('-').next().unwrap_or_default();
-    wait_for("the alarm", Duration::from_secs(20), || {
+    wait_for("the alarm", PATIENCE, || {
         let log = spillway.log();
         let named = log.lines().any(|line| line.contains("lacks") && line.contains(&format!(":{number}")));
         if named { Ok(()) } else { Err(format!("no word of {errant}\n{}", spillway.log_tail(20))) }
@@ -499,28 +526,24 @@ fn primary_that_lost_its_own() -> Verdict {
     cluster.nodes[0].start(&[])?;
     spillway.ask("set node shop tail-primary enabled")?;
     wait_writer(&spillway, "tail-primary")?;
-    wait_for("a row", Duration::from_secs(10), || write(port, 2))?;
+    wait_for("a row", PATIENCE, || write(port, 2))?;
     for replica in &cluster.nodes[1..] {
-        replica.wait_sql("SELECT COUNT(*) FROM shop.row", "2", Duration::from_secs(10))?;
+        replica.wait_sql("SELECT COUNT(*) FROM shop.row", "2", PATIENCE)?;
     }
     cluster.nodes[0].kill();
     cluster.nodes[0].lose_data()?;
-    let new = wait_for("a new primary", Duration::from_secs(30), || {
+    let new = wait_for("a new primary", PATIENCE, || {
         let name = writer(&spillway)?;
         cluster.nodes[1..].iter().position(|node| node.name == name).ok_or(name)
     })
     .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     write(port, 3)?;
-    ensure!(
-        spillway.log().contains("no replica did (asynchronous replication)"),
-        "{}",
-        spillway.log_tail(40)
-    );
+    spillway.wait_log("no replica did (asynchronous replication)")?;
     let (old, others) = cluster.nodes.split_at_mut(1);
     let (old, new) = (&mut old[0], &others[new]);
     old.start(&[])?;
-    old.wait_sql(READ_ONLY, "1", Duration::from_secs(20))?;
-    wait_for("the alarm", Duration::from_secs(20), || {
+    old.wait_sql(READ_ONLY, "1", PATIENCE)?;
+    wait_for("the alarm", PATIENCE, || {
         let log = spillway.log();
         if log.contains("has lost transactions that it wrote itself") {
             Ok(())
@@ -536,14 +559,14 @@ fn primary_that_lost_its_own() -> Verdict {
     old.start(&["--read-only=1"])?;
     old.sql("SET GLOBAL gtid_slave_pos = @@gtid_current_pos")?;
     old.sql(&(follow(new, "MASTER_USE_GTID=slave_pos") + "START SLAVE"))?;
-    old.wait_sql(rows, "1,3", Duration::from_secs(20))?;
+    old.wait_sql(rows, "1,3", PATIENCE)?;
     old.kill();
     old.lose_data()?;
     old.start(&["--read-only=1"])?;
     // With this it takes them from others.
     old.sql("SET GLOBAL rpl_semi_sync_slave_enabled = ON")?;
     follows(old, new).map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
-    old.wait_sql(rows, "1,2,3", Duration::from_secs(20))
+    old.wait_sql(rows, "1,2,3", PATIENCE)
 }
 
 /// With parallel replication the SQL thread is idle while its workers have not applied what it gave to them.
@@ -559,36 +582,41 @@ fn workers_are_waited_for() -> Verdict {
     let spillway = front("spillway-workers", "replication", &nodes, &keys, free_port()?)?;
     let (primary, replicas) = cluster.nodes.split_at_mut(1);
     let (primary, replicas) = (&mut primary[0], &*replicas);
-    std::thread::scope(|scope| {
-        const LOCK: &str = "LOCK TABLES shop.row READ; SELECT SLEEP(6)";
-        let held: Vec<_> = replicas.iter().map(|replica| scope.spawn(|| replica.sql(LOCK))).collect();
-        std::thread::sleep(Duration::from_millis(300));
-        let rows = |number: u32| format!("INSERT INTO shop.row VALUES ({number}, 0);");
-        primary.sql(&(0..40).map(rows).collect::<String>())?;
-        let written = primary.sql("SELECT @@gtid_binlog_pos")?;
-        for replica in replicas {
-            wait_for("what was written is received", Duration::from_secs(5), || {
-                let status = replica.sql("SHOW ALL SLAVES STATUS")?;
-                if status.split('\t').any(|column| column == written) { Ok(()) } else { Err(status) }
-            })?;
-            same!(replica.sql(ROWS)?, "0", "rows that are applied");
-        }
-        primary.kill();
-        wait_for("the loss", Duration::from_secs(10), || {
-            let plan = spillway.ask("failover shop --dry-run")?;
-            if plan.contains("failed") { Err(plan) } else { Ok(()) }
+    let mut holders = Vec::new();
+    for replica in replicas {
+        let mut holder = replica.session()?;
+        holder.run("LOCK TABLES shop.row READ")?;
+        holders.push(holder);
+    }
+    let rows = |number: u32| format!("INSERT INTO shop.row VALUES ({number}, 0);");
+    primary.sql(&(0..40).map(rows).collect::<String>())?;
+    let written = primary.sql("SELECT @@gtid_binlog_pos")?;
+    for replica in replicas {
+        wait_for("what was written is received", PATIENCE, || {
+            let status = replica.sql("SHOW ALL SLAVES STATUS")?;
+            if status.split('\t').any(|column| column == written) { Ok(()) } else { Err(status) }
         })?;
-        let done = spillway.ask("failover shop")?;
-        for held in held {
-            held.join().map_err(|_| "a holder panicked")??;
-        }
-        ensure!(!done.contains("error") && !done.contains("failed"), "{done}");
-        let new = writer(&spillway)?;
-        let new = replicas.iter().find(|node| node.name == new).ok_or("no such node")?;
-        same!(new.sql(ROWS)?, "40", "rows on the new primary: {done}");
-        Ok::<_, String>(())
+        same!(replica.sql(ROWS)?, "0", "rows that are applied");
+    }
+    primary.kill();
+    wait_for("the loss", PATIENCE, || {
+        let plan = spillway.ask("failover shop --dry-run")?;
+        if plan.contains("failed") { Err(plan) } else { Ok(()) }
     })?;
-    replicas.iter().try_for_each(|replica| replica.wait_sql(ROWS, "40", Duration::from_secs(10)))
+    let done = std::thread::scope(|scope| {
+        let failover = scope.spawn(|| spillway.ask("failover shop"));
+        std::thread::sleep(Duration::from_secs(2));
+        let waits = !failover.is_finished();
+        holders.clear();
+        let done = failover.join().map_err(|_| "the failover panicked")??;
+        ensure!(waits, "it did not wait: {done}");
+        Ok::<_, String>(done)
+    })?;
+    ensure!(!done.contains("error") && !done.contains("failed"), "{done}");
+    let new = writer(&spillway)?;
+    let new = replicas.iter().find(|node| node.name == new).ok_or("no such node")?;
+    same!(new.sql(ROWS)?, "40", "rows on the new primary: {done}");
+    replicas.iter().try_for_each(|replica| replica.wait_sql(ROWS, "40", PATIENCE))
 }
 
 fn equal_server_ids() -> Verdict {
@@ -599,7 +627,7 @@ fn equal_server_ids() -> Verdict {
     let alarm = || Ok::<_, String>(spillway.get("/v1/clusters")?["clusters"][0]["alarm"].clone());
     ensure!(alarm()?.is_null(), "{}", alarm()?);
     r2.sql(&format!("SET GLOBAL server_id = {}", r1.port))?;
-    wait_for("the alarm", Duration::from_secs(10), || {
+    wait_for("the alarm", PATIENCE, || {
         let words = alarm()?.as_str().unwrap_or_default().to_owned();
         let wanted = format!("{} and {} have the same server_id {}", r1.name, r2.name, r1.port);
         if words.contains(&wanted) { Ok(()) } else { Err(words) }
@@ -609,7 +637,7 @@ fn equal_server_ids() -> Verdict {
     same!(primary.sql(READ_ONLY)?, "0", "nothing was changed");
     wait_writer(&spillway, &primary.name)?;
     r2.sql(&format!("SET GLOBAL server_id = {}", r2.port))?;
-    wait_for("the end of the alarm", Duration::from_secs(10), || {
+    wait_for("the end of the alarm", PATIENCE, || {
         if alarm()?.is_null() { Ok(()) } else { Err(alarm()?.to_string()) }
     })
 }

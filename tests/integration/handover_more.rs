@@ -8,7 +8,7 @@ use crate::harness::cluster::{DURABLE, Replication, TwoPrimaries, follow};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_USER, Server};
 use crate::harness::workspace::{directory, free_port};
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, cluster_with, service_toml};
 use crate::{Verdict, ensure, raw, same, trial};
 use libtest_mimic::Trial;
@@ -111,30 +111,34 @@ fn what_was_cut_off_is_taken_back() -> Verdict {
         + &service_toml("shop", port, "route = \"cluster:shop\"")
         + &format!("[runtime]\nstate_file = \"{}\"\n", state.display());
     let spillway = Spillway::start(lab::binary(), "spillway-cut", &configuration)?;
+    spillway.wait_all_up()?;
     // The new writer applies nothing for a while, so that Spillway is killed while both are read-only.
-    let again = std::thread::scope(|scope| {
-        let hold = scope.spawn(|| inactive.sql("LOCK TABLES shop.row READ; SELECT SLEEP(4)"));
-        std::thread::sleep(Duration::from_millis(300));
-        write(port, 1)?;
+    let mut holder = inactive.session()?;
+    holder.run("LOCK TABLES shop.row READ")?;
+    write(port, 1)?;
+    std::thread::scope(|scope| {
         let switch = scope.spawn(|| spillway.ask("switch shop"));
-        active.wait_sql(READ_ONLY, "1", Duration::from_secs(5))?;
-        let kept = std::fs::read_to_string(&state).map_err(|e| e.to_string())?;
-        ensure!(kept.contains("handovers") && kept.contains(&active.name), "{kept}");
+        let frozen = active.wait_sql(READ_ONLY, "1", PATIENCE);
+        let kept = std::fs::read_to_string(&state).map_err(|e| e.to_string());
         crate::harness::process::run(
             std::process::Command::new("kill").args(["-KILL", &spillway.pid().to_string()]),
         )?;
         let answer = switch.join().map_err(|_| "the switch panicked")?;
+        frozen?;
+        let kept = kept?;
+        ensure!(kept.contains("handovers") && kept.contains(&active.name), "{kept}");
         ensure!(answer.is_err(), "{answer:?}");
-        let _ = hold.join();
-        same!(active.sql(READ_ONLY)?, "1", "what was cut off");
-        Spillway::start(lab::binary(), "spillway-cut-again", &configuration)
+        Ok::<_, String>(())
     })?;
+    drop(holder);
+    same!(active.sql(READ_ONLY)?, "1", "what was cut off");
+    let again = Spillway::start(lab::binary(), "spillway-cut-again", &configuration)?;
     active
-        .wait_sql(READ_ONLY, "0", Duration::from_secs(15))
+        .wait_sql(READ_ONLY, "0", PATIENCE)
         .map_err(|reason| format!("{reason}\n{}", again.log_tail(30)))?;
     same!(inactive.sql(READ_ONLY)?, "1", "the other one");
-    wait_for("a writer", Duration::from_secs(10), || write(port, 2))?;
-    wait_for("the event", Duration::from_secs(5), || {
+    wait_for("a writer", PATIENCE, || write(port, 2))?;
+    wait_for("the event", PATIENCE, || {
         let events = again.ask("show events shop")?;
         if events.contains("switch was cut off") && events.contains("is writable again") {
             Ok(())
@@ -142,9 +146,11 @@ fn what_was_cut_off_is_taken_back() -> Verdict {
             Err(events)
         }
     })?;
-    let kept = std::fs::read_to_string(&state).map_err(|e| e.to_string())?;
-    ensure!(!kept.contains("handovers"), "{kept}");
-    inactive.wait_sql("SELECT COUNT(*) FROM shop.row", "2", Duration::from_secs(10))?;
+    wait_for("the state file", PATIENCE, || {
+        let kept = std::fs::read_to_string(&state).map_err(|e| e.to_string())?;
+        if kept.contains("handovers") { Err(kept) } else { Ok(()) }
+    })?;
+    inactive.wait_sql("SELECT COUNT(*) FROM shop.row", "2", PATIENCE)?;
     // Nothing is in the way of the next one.
     let done = again.ask("switch shop")?;
     same!(inactive.sql(READ_ONLY)?, "0", "{done}");
@@ -190,7 +196,7 @@ fn a_discovered_replica_follows_too() -> Verdict {
     follows(found, known)?;
     wait_writer(&spillway, &known.name)?;
     write(port, 2)?;
-    found.wait_sql("SELECT COUNT(*) FROM shop.row", "2", Duration::from_secs(10))?;
+    found.wait_sql("SELECT COUNT(*) FROM shop.row", "2", PATIENCE)?;
     // It can become the writer itself.
     let done = spillway.ask(&format!("switch shop {guest}"))?;
     same!(found.sql(READ_ONLY)?, "0", "{done}");
@@ -204,7 +210,7 @@ const ROWS: &str = "SELECT COUNT(*) FROM shop.row";
 /// Waits until a replica has received what the primary wrote, applied or not.
 fn wait_received(replica: &Server, primary: &Server) -> Verdict {
     let written = primary.sql("SELECT @@gtid_binlog_pos")?;
-    wait_for("what was written is received", Duration::from_secs(10), || {
+    wait_for("what was written is received", PATIENCE, || {
         let status = replica.sql("SHOW ALL SLAVES STATUS")?;
         if status.split('\t').any(|column| column == written) { Ok(()) } else { Err(status) }
     })
@@ -219,13 +225,13 @@ fn replica_is_passed_over() -> Verdict {
     cluster.nodes[1].sql("STOP SLAVE SQL_THREAD")?;
     write(port, 1)?;
     wait_received(&cluster.nodes[1], &cluster.nodes[0])?;
-    cluster.nodes[2].wait_sql(ROWS, "1", Duration::from_secs(10))?;
+    cluster.nodes[2].wait_sql(ROWS, "1", PATIENCE)?;
     cluster.nodes[0].kill();
     wait_writer(&spillway, &cluster.nodes[2].name)?;
     ensure!(!spillway.log().contains("rolled back"), "{}", spillway.log_tail(40));
     write(port, 2)?;
     follows(&cluster.nodes[1], &cluster.nodes[2])?;
-    cluster.nodes[1].wait_sql(ROWS, "2", Duration::from_secs(10))
+    cluster.nodes[1].wait_sql(ROWS, "2", PATIENCE)
 }
 
 /// What fails on every node is an alarm, is tried again more and more rarely, and leaves the list of events to others.
@@ -240,9 +246,7 @@ fn what_fails_again_is_told_once() -> Verdict {
     }
     cluster.nodes[0].kill();
     let attempts = || spillway.log().matches("handover ended").count();
-    wait_for("four attempts", Duration::from_secs(40), || {
-        if attempts() < 4 { Err(spillway.log_tail(20)) } else { Ok(()) }
-    })?;
+    wait_for("four attempts", PATIENCE, || if attempts() < 4 { Err(spillway.log_tail(20)) } else { Ok(()) })?;
     let log = spillway.log();
     for replica in &cluster.nodes[1..] {
         let alarm = format!("and {} could not replace it: read_only of", replica.name);
@@ -255,7 +259,7 @@ fn what_fails_again_is_told_once() -> Verdict {
     for replica in &cluster.nodes[1..] {
         replica.sql(&format!("SET sql_log_bin = 0; GRANT {RIGHT} TO operator@'%'"))?;
     }
-    wait_for("a new writer", Duration::from_secs(40), || write(port, 1))
+    wait_for("a new writer", PATIENCE, || write(port, 1))
 }
 
 /// Three nodes of which the second one alone has received the last row, stopped like this; then the first one is lost.
@@ -271,11 +275,11 @@ fn lost_after(name: &str, stop: &str, is_applied: bool) -> Outcome<(Replication,
     write(port, 1)?;
     wait_received(&cluster.nodes[1], &cluster.nodes[0])?;
     if is_applied {
-        cluster.nodes[1].wait_sql(ROWS, "1", Duration::from_secs(10))?;
+        cluster.nodes[1].wait_sql(ROWS, "1", PATIENCE)?;
     }
     cluster.nodes[1].sql(stop)?;
     cluster.nodes[0].kill();
-    wait_for("the loss", Duration::from_secs(10), || {
+    wait_for("the loss", PATIENCE, || {
         let plan = spillway.ask("failover shop --dry-run")?;
         if plan.contains("no node is writable") && plan.contains("lost their primary") {
             Ok(())
@@ -287,14 +291,14 @@ fn lost_after(name: &str, stop: &str, is_applied: bool) -> Outcome<(Replication,
 }
 
 fn becomes_writer(cluster: &Replication, spillway: &Spillway) -> Verdict {
-    let done = wait_for("a failover", Duration::from_secs(15), || {
+    let done = wait_for("a failover", PATIENCE, || {
         let answer = spillway.ask("failover shop")?;
         if answer.contains("error") { Err(answer) } else { Ok(answer) }
     })?;
     let [_, new, other] = &cluster.nodes[..] else { return Err("three nodes".to_owned()) };
     same!((new.sql(READ_ONLY)?, new.sql(ROWS)?), ("0".to_owned(), "1".to_owned()), "{done}");
     follows(other, new)?;
-    other.wait_sql(ROWS, "1", Duration::from_secs(10))
+    other.wait_sql(ROWS, "1", PATIENCE)
 }
 
 fn what_was_received_is_applied() -> Verdict {
@@ -349,7 +353,7 @@ fn front_after_cut(
 }
 
 fn wait_ended(spillway: &Spillway, state: &Path, words: &str) -> Verdict {
-    wait_for("the end of what was cut off", Duration::from_secs(20), || {
+    wait_for("the end of what was cut off", PATIENCE, || {
         let events = spillway.ask("show events shop")?;
         let kept = std::fs::read_to_string(state).map_err(|e| e.to_string())?;
         if events.contains(words) && !kept.contains("handovers") { Ok(()) } else { Err(events + &kept) }
@@ -370,7 +374,7 @@ fn cut_off_switch_is_completed() -> Verdict {
     follows(old, new)?;
     follows(other, new)?;
     wait_writer(&spillway, &new.name)?;
-    [old, other].iter().try_for_each(|node| node.wait_sql(ROWS, "1", Duration::from_secs(10)))
+    [old, other].iter().try_for_each(|node| node.wait_sql(ROWS, "1", PATIENCE))
 }
 
 /// Somebody promoted the third node meanwhile, which does not answer at first.
@@ -384,7 +388,7 @@ fn a_writer_since_then_is_respected() -> Verdict {
     third.freeze(true)?;
     let started = front_after_cut("spillway-since", &cluster, old, new);
     let waited = started.and_then(|(spillway, state)| {
-        wait_for("a look at the nodes", Duration::from_secs(20), || {
+        wait_for("a look at the nodes", PATIENCE, || {
             let log = spillway.log();
             let waits = log.lines().any(|l| l.contains("can not be taken back") && l.contains(&third.name));
             if waits { Ok(()) } else { Err(spillway.log_tail(20)) }
@@ -401,7 +405,7 @@ fn a_writer_since_then_is_respected() -> Verdict {
     let (spillway, state) = waited?;
     wait_ended(&spillway, &state, "which was not to be the writer")?;
     same!((old.sql(READ_ONLY)?, third.sql(READ_ONLY)?), ("1".to_owned(), "0".to_owned()), "the writer");
-    ensure!(spillway.log().contains("a person must look at this cluster"), "{}", spillway.log_tail(20));
+    spillway.wait_log("a person must look at this cluster")?;
     wait_writer(&spillway, &third.name)
 }
 
@@ -425,5 +429,5 @@ fn a_node_in_maintenance_may_be_writable() -> Verdict {
     wait_writer(&spillway, &opened.name)?;
     // Enabled again it counts, and one of the two is fenced.
     spillway.ask(&format!("set node shop {} enabled", primary.name))?;
-    opened.wait_sql(READ_ONLY, "1", Duration::from_secs(20))
+    opened.wait_sql(READ_ONLY, "1", PATIENCE)
 }

@@ -1,17 +1,17 @@
 //! The servers that tests share, each set started at its first use.
 
-use crate::harness::Outcome;
 use crate::harness::client::{Login, Printed};
 use crate::harness::cluster::{Galera, Replication};
 use crate::harness::proxy::Spillway;
 use crate::harness::root;
 use crate::harness::server::{MONITOR_PASSWORD, MONITOR_USER, Server};
 use crate::harness::workspace::free_port;
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::tls::Authority;
 use rustls::ClientConfig;
 use rustls::version::TLS13;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Password of every account here that has one.
 pub(crate) const PASSWORD: &str = "app-secret";
@@ -187,6 +187,22 @@ pub(crate) struct MySql {
     pub(crate) server: Server,
     /// A client that trusts the server's certificate.
     pub(crate) client: Arc<ClientConfig>,
+    memory: RwLock<()>,
+}
+
+impl MySql {
+    /// While this is held no test has the server forget what it keeps in memory: passwords that it has seen, and how often
+    /// accounts came and failed.
+    pub(crate) fn remembers(&self) -> RwLockReadGuard<'_, ()> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it forget that: `FLUSH PRIVILEGES` does. What the test then takes for granted holds for as long as this is held.
+    pub(crate) fn forgets(&self, statements: &str) -> Outcome<RwLockWriteGuard<'_, ()>> {
+        let alone = self.memory.write().unwrap_or_else(PoisonError::into_inner);
+        self.server.sql(&format!("{statements}; FLUSH PRIVILEGES"))?;
+        Ok(alone)
+    }
 }
 
 static MYSQL: OnceLock<Outcome<MySql>> = OnceLock::new();
@@ -213,7 +229,7 @@ fn start_mysql() -> Outcome<MySql> {
     server.sql(
         "CREATE DATABASE lab; CREATE DATABASE lab2; CREATE TABLE lab.greeting (word VARCHAR(20)); INSERT INTO lab.greeting VALUES ('hello');",
     )?;
-    Ok(MySql { server, client: authority.trusted_by(&TLS13, None)? })
+    Ok(MySql { server, client: authority.trusted_by(&TLS13, None)?, memory: RwLock::new(()) })
 }
 
 // === two clusters ===
@@ -221,7 +237,7 @@ fn start_mysql() -> Outcome<MySql> {
 /// A Galera cluster with the schema `shop`, a primary and a replica with the schema `crm`, and one Spillway in
 /// front of both.
 pub(crate) struct Pair {
-    /// Tests that only use the nodes read; one that stops a node writes.
+    /// Tests that only use the nodes read; one that stops a node writes. Whoever gets them finds all nodes serving.
     pub(crate) galera: RwLock<Galera>,
     /// See `galera`.
     pub(crate) replication: RwLock<Replication>,
@@ -247,23 +263,49 @@ pub(crate) fn pair() -> Outcome<&'static Pair> {
 
 impl Pair {
     /// The Galera cluster for a test that stops no node.
-    pub(crate) fn share_galera(&self) -> RwLockReadGuard<'_, Galera> {
-        self.galera.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(crate) fn share_galera(&self) -> Outcome<RwLockReadGuard<'_, Galera>> {
+        let nodes = self.galera.read().unwrap_or_else(PoisonError::into_inner);
+        self.settle("shop", "shop1")?;
+        Ok(nodes)
     }
 
     /// The Galera cluster for one test alone.
-    pub(crate) fn own_galera(&self) -> RwLockWriteGuard<'_, Galera> {
-        self.galera.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(crate) fn own_galera(&self) -> Outcome<RwLockWriteGuard<'_, Galera>> {
+        let nodes = self.galera.write().unwrap_or_else(PoisonError::into_inner);
+        self.settle("shop", "shop1")?;
+        Ok(nodes)
     }
 
     /// The primary and its replica for a test that stops no node.
-    pub(crate) fn share_replication(&self) -> RwLockReadGuard<'_, Replication> {
-        self.replication.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(crate) fn share_replication(&self) -> Outcome<RwLockReadGuard<'_, Replication>> {
+        let nodes = self.replication.read().unwrap_or_else(PoisonError::into_inner);
+        self.settle("crm", "crm-primary")?;
+        Ok(nodes)
     }
 
     /// The primary and its replica for one test alone.
-    pub(crate) fn own_replication(&self) -> RwLockWriteGuard<'_, Replication> {
-        self.replication.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(crate) fn own_replication(&self) -> Outcome<RwLockWriteGuard<'_, Replication>> {
+        let nodes = self.replication.write().unwrap_or_else(PoisonError::into_inner);
+        self.settle("crm", "crm-primary")?;
+        Ok(nodes)
+    }
+
+    /// Waits until all nodes of a cluster serve again, as the shared Spillway sees it, and the first one is the writer: a test
+    /// that hurt some may have ended before they were back.
+    fn settle(&self, cluster: &str, writer: &str) -> Outcome<()> {
+        wait_for(&format!("{cluster} at rest"), PATIENCE, || {
+            let all = self.spillway.get("/v1/nodes")?;
+            let entries = all["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let ours = || entries.iter().filter(|entry| entry["cluster"] == cluster);
+            if ours().any(|entry| entry["role"] == "none") {
+                return Err(all.to_string());
+            }
+            if ours().any(|entry| entry["node"] == writer && entry["role"] == "writer") {
+                return Ok(());
+            }
+            // The role does not return by itself.
+            Err(self.spillway.ask(&format!("set writer {cluster} {writer}"))?)
+        })
     }
 }
 

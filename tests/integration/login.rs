@@ -1,9 +1,9 @@
 //! Who gets in, and what the others are told: number, SQLSTATE and text as the server's own.
 
-use crate::harness::Outcome;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_USER, Server};
 use crate::harness::workspace::free_port;
+use crate::harness::{Outcome, PATIENCE};
 use crate::lab::{self, PASSWORD, Ways};
 use crate::raw::{self, Credentials, Refusal, Shape, capability, first_value};
 use crate::{Verdict, ensure, same, trial};
@@ -329,7 +329,7 @@ fn random_bytes_do_no_harm() -> Verdict {
     for bytes in garbage {
         let mut stream =
             std::net::TcpStream::connect(("127.0.0.1", ways.proxied)).map_err(|e| e.to_string())?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(15))).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
         stream.write_all(bytes).map_err(|e| e.to_string())?;
         stream.shutdown(std::net::Shutdown::Write).map_err(|e| e.to_string())?;
         // A reset is as good an end as a close; what must not happen is that nothing happens.

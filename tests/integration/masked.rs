@@ -54,7 +54,7 @@ fn error(session: &mut Raw, sql: &str) -> Outcome<Option<u16>> {
 
 fn fewer_rights_and_not_more(server: &Server, spillway: &Spillway, port: u16) -> Verdict {
     server.sql(ACCOUNTS)?;
-    spillway.ask("reload accounts")?;
+    spillway.reload_accounts()?;
     let insert = "INSERT INTO lab.greeting SELECT 'x' FROM DUAL WHERE FALSE";
     let account = "narrow@127.0.0.0/255.255.255.0";
 

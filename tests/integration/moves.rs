@@ -3,8 +3,8 @@
 use crate::harness::cluster::{Galera, Replication};
 use crate::harness::proxy::Spillway;
 use crate::harness::workspace::free_port;
-use crate::harness::{Outcome, wait_for};
-use crate::lab::{self, PASSWORD, Pair};
+use crate::harness::{Outcome, PATIENCE, wait_for};
+use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, Shape, first_value};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
@@ -34,7 +34,9 @@ fn front(name: &str, kind: &str, nodes: &str, moves: &str) -> Outcome<Front> {
     let port = free_port()?;
     let configuration = lab::cluster_with("shop", kind, nodes, &format!("moves = {{ {moves} }}\n"))
         + &lab::service_toml("shop", port, "route = \"cluster:shop\"");
-    Ok(Front { spillway: Spillway::start(lab::binary(), name, &configuration)?, port })
+    let spillway = Spillway::start(lab::binary(), name, &configuration)?;
+    spillway.wait_all_serve()?;
+    Ok(Front { spillway, port })
 }
 
 fn galera_front(name: &str, galera: &Galera, moves: &str) -> Outcome<Front> {
@@ -102,11 +104,27 @@ impl Front {
         if answer.contains("rror") { Err(answer) } else { Ok(()) }
     }
 
-    /// The pin of the only session.
-    fn pin(&self) -> Outcome<Option<String>> {
-        let answer = self.spillway.api("GET", "/v1/sessions", None)?;
-        let parsed: serde_json::Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
-        Ok(parsed["sessions"][0]["pin"].as_str().map(ToOwned::to_owned))
+    /// Waits until the pin of the only session is told to be one with this word, or none.
+    fn wait_pin(&self, wanted: Option<&str>) -> Outcome<()> {
+        wait_for(&format!("the pin {wanted:?}"), PATIENCE, || {
+            let sessions = self.spillway.get("/v1/sessions")?;
+            let pin = sessions["sessions"][0]["pin"].as_str();
+            let is_it = match wanted {
+                None => pin.is_none(),
+                Some(word) => pin.is_some_and(|pin| pin.contains(word)),
+            };
+            if is_it { Ok(()) } else { Err(sessions.to_string()) }
+        })
+    }
+
+    /// Waits until so many sessions are held.
+    fn wait_held(&self, wanted: u64) -> Outcome<()> {
+        wait_for("the number of those who wait", PATIENCE, || {
+            let metrics = self.spillway.api("GET", "/metrics", None)?.body;
+            let held = metrics.lines().find(|line| line.starts_with("spillway_cluster_sessions_held"));
+            let held = held.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0);
+            if held == wanted { Ok(()) } else { Err(format!("{held}, not {wanted}")) }
+        })
     }
 }
 
@@ -117,7 +135,7 @@ fn node_at(pair: &Galera, port: u16) -> Outcome<String> {
 
 /// Waits until the only session is on another node than `not`, without a word of its client.
 fn wait_moved_in_silence(front: &Front, not: &str) -> Outcome<()> {
-    wait_for("the session moves", Duration::from_secs(10), || {
+    wait_for("the session moves", PATIENCE, || {
         let sessions = front.spillway.get("/v1/sessions")?;
         let node = sessions["sessions"][0]["node"].as_str().unwrap_or(not).to_owned();
         if node == not { Err(sessions.to_string()) } else { Ok(()) }
@@ -132,19 +150,15 @@ fn wait_moved(front: &Front, session: &mut Raw, not: u16) -> Outcome<u16> {
         if now != not {
             return Ok(now);
         }
-        if start.elapsed() > Duration::from_secs(10) {
+        if start.elapsed() > PATIENCE {
             return Err(format!("still on {not}; {}", front.spillway.ask("show sessions")?));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn shared(pair: &Pair) -> std::sync::RwLockWriteGuard<'_, Galera> {
-    pair.own_galera()
-}
-
 fn a_drained_session_takes_everything_along() -> Verdict {
-    let galera = shared(lab::pair()?);
+    let galera = lab::pair()?.own_galera()?;
     let front = galera_front("spillway-moves", &galera, "")?;
     let mut session = session(front.port, "shop")?;
     let first = served_by(&mut session)?;
@@ -201,7 +215,7 @@ fn a_drained_session_takes_everything_along() -> Verdict {
 }
 
 fn what_is_pinned_stays_and_is_named() -> Verdict {
-    let galera = shared(lab::pair()?);
+    let galera = lab::pair()?.own_galera()?;
     let front = galera_front("spillway-pinned", &galera, "")?;
     let mut session = session(front.port, "shop")?;
     let first = served_by(&mut session)?;
@@ -214,15 +228,14 @@ fn what_is_pinned_stays_and_is_named() -> Verdict {
         run(&mut session, pinned)?;
         let at = served_by_if_free(&mut session, pin)?;
         front.set(&name, "drain")?;
-        let seen = front.pin()?.unwrap_or_default();
-        ensure!(seen.contains(pin), "{pinned}: the pin is {seen:?}");
+        front.wait_pin(Some(pin)).map_err(|reason| format!("{pinned}: {reason}"))?;
         std::thread::sleep(Duration::from_millis(300));
         if let Some(at) = at {
             same!(served_by(&mut session)?, at, "a session with a pin has moved");
         }
         run(&mut session, released)?;
         let second = wait_moved(&front, &mut session, first)?;
-        same!(front.pin()?, None::<String>, "no pin any more");
+        front.wait_pin(None)?;
         front.set(&name, "enabled")?;
         front.set(&node_at(&galera, second)?, "drain")?;
         let back = wait_moved(&front, &mut session, second)?;
@@ -242,7 +255,7 @@ fn served_by_if_free(session: &mut Raw, pin: &str) -> Outcome<Option<u16>> {
 }
 
 fn maintenance_ends_what_cannot_move() -> Verdict {
-    let galera = shared(lab::pair()?);
+    let galera = lab::pair()?.own_galera()?;
     let front = galera_front("spillway-maintained", &galera, "maintenance_timeout = \"1s\"")?;
     let (mut free, mut pinned) = (session(front.port, "shop")?, session(front.port, "shop")?);
     let first = served_by(&mut free)?;
@@ -261,7 +274,7 @@ fn maintenance_ends_what_cannot_move() -> Verdict {
 }
 
 fn a_killed_node_is_not_noticed() -> Verdict {
-    let mut galera = shared(lab::pair()?);
+    let mut galera = lab::pair()?.own_galera()?;
     let front = galera_front("spillway-unnoticed", &galera, "")?;
     let mut idle = session(front.port, "shop")?;
     let mut busy = session(front.port, "shop")?;
@@ -270,8 +283,8 @@ fn a_killed_node_is_not_noticed() -> Verdict {
     run(&mut idle, "SET @word = 'kept'")?;
     run(&mut writing, "BEGIN")?;
     // A read of which nothing has come back yet is run again.
-    busy.command(&raw::query("SELECT SLEEP(0.7), 'read'"))?;
-    std::thread::sleep(Duration::from_millis(200));
+    busy.command(&raw::query("SELECT SLEEP(2), 'read'"))?;
+    std::thread::sleep(Duration::from_millis(300));
     let number = galera.nodes.iter().position(|node| node.port == first).ok_or("no such node")?;
     galera.nodes[number].kill();
     let verdict = (|| {
@@ -293,8 +306,8 @@ fn a_killed_node_is_not_noticed() -> Verdict {
 
 fn a_demoted_primary_is_left() -> Verdict {
     let pair = lab::pair()?;
-    let replication = pair.own_replication();
-    let front = replication_front("spillway-demoted", &replication, "")?;
+    let replication = pair.own_replication()?;
+    let front = replication_front("spillway-demoted", &replication, "hold = \"30s\"")?;
     let (primary, replica) = (&replication.nodes[0], &replication.nodes[1]);
     let mut session = session(front.port, "crm")?;
     same!(served_by(&mut session)?, primary.port, "on the primary");
@@ -325,26 +338,30 @@ fn a_demoted_primary_is_left() -> Verdict {
 
 fn writes_wait_for_a_writer() -> Verdict {
     let pair = lab::pair()?;
-    let replication = pair.own_replication();
-    let front = replication_front("spillway-held", &replication, "hold = \"3s\", max_held = 1")?;
+    let replication = pair.own_replication()?;
+    let front = replication_front("spillway-held", &replication, "hold = \"30s\", max_held = 1")?;
     let primary = &replication.nodes[0];
     let verdict = (|| {
         primary.sql("SET GLOBAL read_only = 1")?;
-        wait_for("no writer", Duration::from_secs(5), || {
+        wait_for("no writer", PATIENCE, || {
             let node = front.spillway.node("shop", &primary.name)?;
             if node["role"] == "writer" { Err(node.to_string()) } else { Ok(()) }
         })?;
-        let start = Instant::now();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| session(front.port, "crm").and_then(|mut s| served_by(&mut s)));
-            std::thread::sleep(Duration::from_millis(500));
-            // One may wait; the next one hears at once that there is no node.
-            let second = raw::login(front.port, &Credentials::new("app", PASSWORD, Some("crm")))?;
-            let refusal = second.err().ok_or("two sessions were held where one may be")?;
-            same!(refusal.code, 1040, "{refusal:?}");
-            ensure!(start.elapsed() < Duration::from_secs(2), "it was held for {:?}", start.elapsed());
+            let verdict = (|| {
+                front.wait_held(1)?;
+                // One may wait; the next one hears at once that there is no node.
+                let start = Instant::now();
+                let second = raw::login(front.port, &Credentials::new("app", PASSWORD, Some("crm")))?;
+                let refusal = second.err().ok_or("two sessions were held where one may be")?;
+                same!(refusal.code, 1040, "{refusal:?}");
+                ensure!(start.elapsed() < Duration::from_secs(10), "it was held for {:?}", start.elapsed());
+                Ok(())
+            })();
             primary.sql("SET GLOBAL read_only = 0")?;
             let served = waiting.join().map_err(|_| "a session panicked".to_owned())??;
+            verdict?;
             same!(served, primary.port, "held until there was a writer");
             Ok(())
         })
@@ -354,7 +371,7 @@ fn writes_wait_for_a_writer() -> Verdict {
 }
 
 fn what_stayed_behind_is_refused() -> Verdict {
-    let galera = shared(lab::pair()?);
+    let galera = lab::pair()?.own_galera()?;
     let front = galera_front("spillway-forgotten", &galera, "")?;
     let mut session = session(front.port, "shop")?;
     let mut node = node_at(&galera, served_by(&mut session)?)?;
@@ -401,8 +418,8 @@ fn what_stayed_behind_is_refused() -> Verdict {
 
 fn a_client_that_goes_frees_its_place() -> Verdict {
     let pair = lab::pair()?;
-    let replication = pair.own_replication();
-    let front = replication_front("spillway-held-gone", &replication, "hold = \"20s\", max_held = 1")?;
+    let replication = pair.own_replication()?;
+    let front = replication_front("spillway-held-gone", &replication, "hold = \"1m\", max_held = 1")?;
     let primary = &replication.nodes[0];
     let (mut goes, mut stays) = (session(front.port, "crm")?, session(front.port, "crm")?);
     let write = "UPDATE customer SET name = name WHERE id = -1";
@@ -410,19 +427,12 @@ fn a_client_that_goes_frees_its_place() -> Verdict {
     let verdict = (|| {
         primary.sql("SET GLOBAL read_only = 1")?;
         goes.command(&raw::query(write))?;
-        let held = |wanted: u64| {
-            wait_for("the number of those who wait", Duration::from_secs(5), || {
-                let metrics = front.spillway.api("GET", "/metrics", None)?.body;
-                let held = metrics.lines().find(|line| line.starts_with("spillway_cluster_sessions_held"));
-                let held = held.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0);
-                if held == wanted { Ok(()) } else { Err(format!("{held}, not {wanted}")) }
-            })
-        };
+        let held = |wanted| front.wait_held(wanted);
         held(1)?;
         drop(goes);
         held(0)?;
         // So with one that has not even logged in.
-        wait_for("no writer", Duration::from_secs(5), || {
+        wait_for("no writer", PATIENCE, || {
             let node = front.spillway.node("shop", &primary.name)?;
             if node["role"] == "writer" { Err(node.to_string()) } else { Ok(()) }
         })?;
@@ -451,15 +461,19 @@ fn a_client_that_goes_frees_its_place() -> Verdict {
 
 fn waiting_is_nobodys_slowness() -> Verdict {
     let pair = lab::pair()?;
-    let replication = pair.own_replication();
-    let port = free_port()?;
-    let configuration =
-        lab::cluster_with("shop", "replication", &replication.toml_nodes(), "moves = { hold = \"2s\" }\n")
+    let replication = pair.own_replication()?;
+    let start = |name: &str, hold: &str| {
+        let port = free_port()?;
+        let moves = format!("moves = {{ hold = \"{hold}\" }}\n");
+        let configuration = lab::cluster_with("shop", "replication", &replication.toml_nodes(), &moves)
             + &lab::service_toml("shop", port, "route = \"cluster:shop\"")
-            + "[runtime]\nhandshake_timeout = \"1s\"\n";
-    let spillway = Spillway::start(lab::binary(), "spillway-held-long", &configuration)?;
+            + "[runtime]\nhandshake_timeout = \"2s\"\n";
+        Ok::<_, String>(Front { spillway: Spillway::start(lab::binary(), name, &configuration)?, port })
+    };
+    let front = start("spillway-held-long", "2s")?;
+    let patient = start("spillway-held-longer", "1m")?;
     let primary = &replication.nodes[0];
-    let mut there = session(port, "crm")?;
+    let (mut there, mut changes) = (session(front.port, "crm")?, session(patient.port, "crm")?);
     let write = "UPDATE customer SET name = name WHERE id = -1";
     run(&mut there, write)?;
     let verdict = (|| {
@@ -473,17 +487,20 @@ fn waiting_is_nobodys_slowness() -> Verdict {
         }
         std::thread::scope(|scope| {
             let start = Instant::now();
-            let login = scope.spawn(|| session(port, "crm"));
-            let change = scope.spawn(|| there.change_user("app", PASSWORD, "crm"));
-            std::thread::sleep(Duration::from_millis(1400));
+            let login = scope.spawn(|| session(patient.port, "crm"));
+            let change = scope.spawn(|| changes.change_user("app", PASSWORD, "crm"));
+            std::thread::sleep(Duration::from_millis(2600));
+            let held = patient.wait_held(2);
             primary.sql("SET GLOBAL read_only = 0")?;
             login.join().map_err(|_| "a login panicked".to_owned())??;
-            ensure!(start.elapsed() > Duration::from_secs(1), "it did not wait");
+            ensure!(start.elapsed() > Duration::from_millis(2500), "it did not wait");
             let change = change.join().map_err(|_| "a change panicked".to_owned())??;
             ensure!(change.is_ok(), "COM_CHANGE_USER: {change:?}");
-            Ok(())
+            held
         })
     })();
     primary.sql("SET GLOBAL read_only = 0")?;
-    verdict.map_err(|reason| format!("{reason}\n{}", spillway.log_tail(10)))
+    verdict.map_err(|reason| {
+        format!("{reason}\n{}\n{}", front.spillway.log_tail(10), patient.spillway.log_tail(10))
+    })
 }

@@ -71,6 +71,7 @@ fn cold_and_warm_cache(user: &str, tls: bool) -> Verdict {
     let lab = lab::mysql()?;
     let tls = tls.then(|| Arc::clone(&lab.client));
     account(user, PASSWORD)?;
+    let _memory = lab.remembers();
     cold_and_warm(user, lab.server.port, tls.as_ref(), &|| Ok(()))
 }
 
@@ -81,10 +82,12 @@ fn caches_of_spillway_and_node(user: &str, tls: bool) -> Verdict {
     let (spillway, port) = spillway(&format!("spillway-{user}"), &lines)?;
     let tls = if tls { Some(authority.trusted_by(&TLS13, None)?) } else { None };
     account(user, PASSWORD)?;
-    let reload = || spillway.ask("reload accounts").map(drop);
+    let reload = || spillway.reload_accounts();
     reload()?;
+    let lab = lab::mysql()?;
+    let memory = lab.remembers();
     cold_and_warm(user, port, tls.as_ref(), &reload)?;
-    let server = &lab::mysql()?.server;
+    let server = &lab.server;
     server.sql(&format!("ALTER USER {user}@'%' IDENTIFIED BY '{PASSWORD}'"))?;
     reload()?;
     let login = |password: &str| -> Result<Result<Way, u16>, String> {
@@ -94,7 +97,8 @@ fn caches_of_spillway_and_node(user: &str, tls: bool) -> Verdict {
     };
     let cold = if tls.is_some() { Way::Cleartext } else { Way::PublicKey };
     same!((login(PASSWORD)?, login(PASSWORD)?), (Ok(cold), Ok(Way::Cache)), "a changed password");
-    server.sql("FLUSH PRIVILEGES")?;
+    drop(memory);
+    let _memory = lab.forgets("DO 1")?;
     same!((login(PASSWORD)?, login(PASSWORD)?), (Ok(cold), Ok(Way::Cache)), "the node forgot");
     let mut session =
         raw::login(port, &Credentials { tls: tls.clone(), ..Credentials::new(user, PASSWORD, None) })?
@@ -152,6 +156,7 @@ fn client_that_names_another_plugin() -> Verdict {
     let port = lab::mysql()?.server.port;
     account("switched", PASSWORD)?;
     let who = Credentials { plugin: Some(Plugin::Native), ..Credentials::new("switched", PASSWORD, None) };
+    let _memory = lab::mysql()?.remembers();
     for way in [Way::PublicKey, Way::Cache] {
         let session = raw::login(port, &who)?.map_err(|refusal| format!("{refusal:?}"))?;
         same!(session.way, way, "after the switch");
@@ -173,6 +178,7 @@ fn change_user() -> Verdict {
     let port = lab::mysql()?.server.port;
     account("early", PASSWORD)?;
     account("late", PASSWORD)?;
+    let _memory = lab::mysql()?.remembers();
     let mut session = raw::login(port, &Credentials::new("early", PASSWORD, None))?
         .map_err(|refusal| format!("{refusal:?}"))?;
     for way in [Way::PublicKey, Way::Cache] {
@@ -216,7 +222,7 @@ fn logins_through_spillway() -> Verdict {
     let (spillway, port) = spillway("spillway-mysql", "")?;
     account("through", PASSWORD)?;
     lab::mysql()?.server.sql("CREATE USER throughempty@'%'; GRANT ALL ON lab.* TO throughempty@'%'")?;
-    spillway.ask("reload accounts")?;
+    spillway.reload_accounts()?;
     for (user, password) in [("through", PASSWORD), ("throughempty", ""), ("through", PASSWORD)] {
         let login = raw::login(port, &Credentials::new(user, password, Some("lab")))?;
         let mut session = login.map_err(|refusal| format!("{user}: {refusal:?}\n{}", spillway.log()))?;
@@ -253,7 +259,8 @@ fn logins_through_spillway_over_tls() -> Verdict {
     let tls = tls_lines("mysql-front-tls", &authority)?;
     let (spillway, port) = spillway("spillway-mysql-tls", &tls)?;
     account("throughtls", PASSWORD)?;
-    spillway.ask("reload accounts")?;
+    let _memory = lab::mysql()?.remembers();
+    spillway.reload_accounts()?;
     let client = authority.trusted_by(&TLS13, None)?;
     for way in [Way::Cleartext, Way::Cache] {
         let tls = Some(Arc::clone(&client));
@@ -276,7 +283,7 @@ fn refusals_through_spillway() -> Verdict {
          CREATE USER refusedtls@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE SSL;
          CREATE USER refusedfar@'10.9.8.7' IDENTIFIED BY '{PASSWORD}';"
     ))?;
-    spillway.ask("reload accounts")?;
+    spillway.reload_accounts()?;
     for (user, password, schema, code) in [
         ("refused", "wrong", None, 1045),
         ("refused", "", None, 1045),
@@ -307,12 +314,13 @@ fn refusals_through_spillway() -> Verdict {
 /// Case 104: a server that blocks an account after some wrong passwords does so for those that Spillway refused.
 fn wrong_passwords_are_counted_by_the_server() -> Verdict {
     let (spillway, port) = spillway("spillway-mysql-counted", "")?;
+    let _memory = lab::mysql()?.remembers();
     let server = &lab::mysql()?.server;
     server.sql(&format!(
         "CREATE USER counteddirect@'%' IDENTIFIED BY '{PASSWORD}' FAILED_LOGIN_ATTEMPTS 2 PASSWORD_LOCK_TIME 1;
          CREATE USER countedthrough@'%' IDENTIFIED BY '{PASSWORD}' FAILED_LOGIN_ATTEMPTS 2 PASSWORD_LOCK_TIME 1;"
     ))?;
-    spillway.ask("reload accounts")?;
+    spillway.reload_accounts()?;
     let mut codes = Vec::new();
     for (user, port) in [("counteddirect", server.port), ("countedthrough", port)] {
         for password in ["wrong", "wrong", PASSWORD] {

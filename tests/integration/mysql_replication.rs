@@ -1,13 +1,13 @@
 //! Changes of the writer among `MySQL` servers: planned, lost primaries, and primaries that come back.
 
 use crate::handover::{
-    Load, READ_ONLY, all_there, front, handover_toml, replication_toml, wait_writer, write, writer,
+    Load, READ_ONLY, all_there, front, handover_toml, replication_toml, running, wait_writer, write, writer,
 };
 use crate::harness::cluster::{mysql_caught_up, mysql_replication, mysql_two_primaries, toml_nodes};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::PASSWORD;
 use crate::{Verdict, ensure, mysql_trial, same};
 use libtest_mimic::Trial;
@@ -25,6 +25,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
     ]
 }
+
+/// Clients wait for the next writer for as long as a slow machine may take.
+const PATIENT: &str = "\nmoves = { hold = \"30s\" }";
 
 /// Both in one row.
 const READ_ONLY_AT_ALL: &str = "SELECT @@global.read_only, @@global.super_read_only";
@@ -71,16 +74,16 @@ fn make_semi_synchronous(primary: &Server, replicas: &[&Server]) -> Verdict {
     )?;
     let clients = "SELECT VARIABLE_VALUE FROM performance_schema.global_status \
                    WHERE VARIABLE_NAME = 'Rpl_semi_sync_source_clients'";
-    primary.wait_sql(clients, &replicas.len().to_string(), Duration::from_secs(10))
+    primary.wait_sql(clients, &replicas.len().to_string(), PATIENCE)
 }
 
 fn follows(server: &Server, primary: &Server) -> Verdict {
-    server.wait_sql(SOURCE, &format!("{}\tON\tON", primary.port), Duration::from_secs(20))
+    server.wait_sql(SOURCE, &format!("{}\tON\tON", primary.port), PATIENCE)
 }
 
 /// The one of these nodes that is writable.
 fn promoted<'a>(spillway: &Spillway, nodes: &'a [Server]) -> Outcome<&'a Server> {
-    wait_for("a new primary", Duration::from_secs(30), || {
+    wait_for("a new primary", PATIENCE, || {
         let open = |node: &&Server| node.sql(READ_ONLY).is_ok_and(|value| value == "0");
         let writable: Vec<&Server> = nodes.iter().filter(open).collect();
         match writable[..] {
@@ -92,7 +95,7 @@ fn promoted<'a>(spillway: &Spillway, nodes: &'a [Server]) -> Outcome<&'a Server>
 }
 
 fn same_rows(nodes: &[Server]) -> Verdict {
-    wait_for("all have the same rows", Duration::from_secs(20), || {
+    wait_for("all have the same rows", PATIENCE, || {
         let rows = nodes.iter().map(|node| node.sql(ROWS)).collect::<Outcome<Vec<_>>>()?;
         if rows.windows(2).all(|pair| pair[0] == pair[1]) { Ok(()) } else { Err(format!("{rows:?}")) }
     })
@@ -100,7 +103,8 @@ fn same_rows(nodes: &[Server]) -> Verdict {
 
 fn switches_and_fails_over() -> Verdict {
     let mut nodes = three("mys")?;
-    let (port, keys) = (free_port()?, replication_toml(", failover = \"manual\", freeze_timeout = \"2s\""));
+    let keys = replication_toml(", failover = \"manual\", freeze_timeout = \"2s\"") + PATIENT;
+    let port = free_port()?;
     let spillway = front("spillway-mys", "replication", &toml_nodes(&nodes), &keys, port)?;
     let load = Load::start(port);
     let [primary, r1, r2] = &nodes[..] else { return Err("three nodes".to_owned()) };
@@ -119,22 +123,22 @@ fn switches_and_fails_over() -> Verdict {
         follows(old, new)?;
         follows(other, new)?;
         wait_writer(&spillway, &new.name)?;
-        std::thread::sleep(Duration::from_millis(500));
+        load.goes_on(30)?;
     }
     let (tried, mut before) = load.end()?;
     ensure!(before.len() > 50, "only {} of {tried} rows were written", before.len());
     same!(tried, u32::try_from(before.len()).unwrap_or_default(), "rows that were tried and acknowledged");
+    let servers = primary.sql("SELECT COUNT(DISTINCT server) FROM shop.row WHERE server <> 0")?;
+    same!(servers, "2", "servers that wrote");
     let refused = spillway.ask("failover shop")?;
     ensure!(refused.contains("no node is writable: mys-primary is"), "{refused}");
     // A statement that does not end in time: all is as it was.
-    std::thread::scope(|scope| {
-        let slow = scope.spawn(|| primary.sql("INSERT INTO shop.row SELECT -1 - SLEEP(4), 0"));
-        std::thread::sleep(Duration::from_millis(300));
-        let answer = spillway.ask("switch shop")?;
-        ensure!(answer.contains("did not end within 2s"), "{answer}");
-        same!(primary.sql(READ_ONLY_AT_ALL)?, WRITABLE, "taken back: {answer}");
-        slow.join().map_err(|_| "the slow one panicked")?
-    })?;
+    let (slow, id) = running(primary, "INSERT INTO shop.row SELECT -1 - SLEEP(600), 0")?;
+    let answer = spillway.ask("switch shop")?;
+    ensure!(answer.contains("did not end within 2s"), "{answer}");
+    same!(primary.sql(READ_ONLY_AT_ALL)?, WRITABLE, "taken back: {answer}");
+    primary.sql(&format!("KILL {id}"))?;
+    drop(slow);
     let plan = spillway.ask(&format!("switch shop {} --dry-run", r1.name))?;
     ensure!(plan.contains("mys-primary waits for none: should it be lost"), "{plan}");
     // The primary is lost in the middle of the load, which has nothing but what a replica has, too.
@@ -142,9 +146,9 @@ fn switches_and_fails_over() -> Verdict {
     let plan = spillway.ask(&format!("switch shop {} --dry-run", r1.name))?;
     ensure!(plan.contains("mys-primary waits for 1 of 2 replicas, 600000 ms at most"), "{plan}");
     let load = Load::start_after(port, tried);
-    std::thread::sleep(Duration::from_millis(500));
+    load.goes_on(30)?;
     nodes[0].kill();
-    let plan = wait_for("the loss", Duration::from_secs(10), || {
+    let plan = wait_for("the loss", PATIENCE, || {
         let plan = spillway.ask("failover shop --dry-run")?;
         if plan.contains("failed") { Err(plan) } else { Ok(plan) }
     })?;
@@ -153,10 +157,12 @@ fn switches_and_fails_over() -> Verdict {
     ensure!(!done.contains("error") && !done.contains("failed"), "{plan}\n{done}\n{}", spillway.log_tail(40));
     let new = promoted(&spillway, &nodes[1..])?;
     wait_writer(&spillway, &new.name)?;
-    std::thread::sleep(Duration::from_millis(500));
+    load.goes_on(30)?;
     before.append(&mut load.end()?.1);
-    let servers = new.sql("SELECT COUNT(DISTINCT server) FROM shop.row WHERE server <> 0")?;
-    same!(servers, "3", "servers that wrote");
+    // Whichever of the two had more.
+    let written =
+        format!("SELECT COUNT(*) >= 30 FROM shop.row WHERE number > {tried} AND server = @@server_id");
+    same!(new.sql(&written)?, "1", "rows that the new primary wrote");
     same_rows(&nodes[1..])?;
     nodes[1..].iter().try_for_each(|node| all_there(node, &before))
 }
@@ -178,7 +184,7 @@ fn lost_primary_is_replaced() -> Verdict {
     let [primary, others @ ..] = &nodes[..] else { return Err("no node".to_owned()) };
     for other in others {
         follows(other, primary)
-            .and_then(|()| other.wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(5)))
+            .and_then(|()| other.wait_sql(READ_ONLY_AT_ALL, FENCED, PATIENCE))
             .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     }
     same!(primary.sql(READ_ONLY_AT_ALL)?, WRITABLE, "the primary stays");
@@ -196,9 +202,9 @@ fn lost_primary_is_replaced() -> Verdict {
     wait_writer(&spillway, &next.name)?;
     write(port, 8)?;
     nodes[0].start(&[])?;
-    nodes[0].wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(20))?;
+    nodes[0].wait_sql(READ_ONLY_AT_ALL, FENCED, PATIENCE)?;
     let uuid = nodes[0].sql("SELECT @@server_uuid")?;
-    wait_for("the alarm", Duration::from_secs(20), || {
+    wait_for("the alarm", PATIENCE, || {
         let log = spillway.log();
         let named = |line: &str| line.contains("transactions that") && line.contains(&uuid);
         if log.lines().any(named) { Ok(()) } else { Err(spillway.log_tail(20)) }
@@ -222,7 +228,7 @@ fn pair(name: &str, by_gtid: bool) -> Verdict {
         let refused = spillway.ask("switch shop")?;
         ensure!(refused.contains("nothing was changed") && refused.contains("GTID"), "{refused}");
     }
-    let (port, keys) = (free_port()?, handover_toml(", failover = \"manual\""));
+    let (port, keys) = (free_port()?, handover_toml(", failover = \"manual\"") + PATIENT);
     let spillway = front(&proxy, "multi-primary", &listed, &keys, port)?;
     let load = Load::start(port);
     for round in 0..2 {
@@ -232,7 +238,7 @@ fn pair(name: &str, by_gtid: bool) -> Verdict {
         same!(old.sql(READ_ONLY_AT_ALL)?, FENCED, "{done}");
         same!(new.sql(READ_ONLY_AT_ALL)?, WRITABLE, "{done}");
         wait_writer(&spillway, &new.name)?;
-        std::thread::sleep(Duration::from_millis(500));
+        load.goes_on(30)?;
     }
     let (tried, acknowledged) = load.end()?;
     ensure!(acknowledged.len() > 50, "only {} of {tried} rows were written", acknowledged.len());
@@ -244,7 +250,7 @@ fn pair(name: &str, by_gtid: bool) -> Verdict {
     same_rows(&nodes)?;
     nodes.iter().try_for_each(|node| all_there(node, &acknowledged))?;
     nodes[0].kill();
-    wait_for("the loss", Duration::from_secs(10), || {
+    wait_for("the loss", PATIENCE, || {
         let plan = spillway.ask("failover shop --dry-run")?;
         if plan.contains("failed") { Err(plan) } else { Ok(plan) }
     })?;
@@ -254,7 +260,7 @@ fn pair(name: &str, by_gtid: bool) -> Verdict {
     write(port, 1_000_000)?;
     nodes[0].start(&[])?;
     nodes[0]
-        .wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(20))
+        .wait_sql(READ_ONLY_AT_ALL, FENCED, PATIENCE)
         .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(40)))?;
     same!(writer(&spillway)?, second, "the writer stays");
     same_rows(&nodes)
@@ -280,8 +286,8 @@ fn primary_that_lost_its_own() -> Verdict {
     let (old, others) = nodes.split_at_mut(1);
     let old = &mut old[0];
     old.start(&[])?;
-    old.wait_sql(READ_ONLY_AT_ALL, FENCED, Duration::from_secs(20))?;
-    wait_for("the alarm", Duration::from_secs(20), || {
+    old.wait_sql(READ_ONLY_AT_ALL, FENCED, PATIENCE)?;
+    wait_for("the alarm", PATIENCE, || {
         let named = format!("{name} has lost transactions that it wrote itself");
         if spillway.log().contains(&named) { Ok(()) } else { Err(spillway.log_tail(20)) }
     })?;
@@ -289,7 +295,7 @@ fn primary_that_lost_its_own() -> Verdict {
     // What would come of it: it gets what others wrote, and silently not what it wrote itself.
     old.sql(&follow_by_hand(new))?;
     let rows = "SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row";
-    old.wait_sql(rows, "3", Duration::from_secs(20))?;
+    old.wait_sql(rows, "3", PATIENCE)?;
     same!(
         others.iter().find(|node| node.port == new).ok_or("no such node")?.sql(rows)?,
         "2,3",

@@ -4,7 +4,7 @@ use crate::harness::cluster::Replication;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::{MONITOR_USER, Server};
 use crate::harness::workspace::free_port;
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, first_value};
 use crate::{Verdict, ensure, same, trial};
@@ -35,7 +35,7 @@ fn stage(name: &str, options: &[&str], interval: &str, monitor: &str) -> Outcome
     let port = free_port()?;
     let nodes = format!("{{ only = \"{}\" }}", server.address());
     let configuration = lab::cluster_probed("lab", "static", &nodes, interval, "moves = { hold = \"0s\" }")
-        .replace("timeout = \"1s\"", &format!("timeout = \"500ms\"{monitor}"))
+        .replace("timeout = \"1s\"", monitor)
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
     Ok((server, spillway, port))
@@ -51,16 +51,28 @@ fn state(spillway: &Spillway) -> Outcome<String> {
 }
 
 fn a_node_comes_back_after_some_good_ones() -> Verdict {
-    let (mut server, spillway, _) = stage("rise", &[], "400ms", ", rise = 3, fall = 3")?;
+    let (mut server, spillway, _) = stage("rise", &[], "400ms", "timeout = \"500ms\", rise = 3, fall = 3")?;
     // Two answers that do not come are not enough: 500 ms each.
+    let mut is_short = false;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        server.freeze(true)?;
+        sleep(Duration::from_millis(900));
+        let state = state(&spillway)?;
+        server.freeze(false)?;
+        // A machine that is too busy may have made it three.
+        is_short = begun.elapsed() < Duration::from_millis(1400);
+        if is_short {
+            same!(state, "up", "after less than two time-outs");
+            sleep(Duration::from_millis(700));
+            ensure!(!spillway.log().contains("now=\"down"), "{}", spillway.log_tail(10));
+            break;
+        }
+        spillway.wait_all_up()?;
+    }
+    ensure!(is_short, "this machine is too busy for silence of a second");
     server.freeze(true)?;
-    sleep(Duration::from_millis(900));
-    same!(state(&spillway)?, "up", "after less than two time-outs");
-    server.freeze(false)?;
-    sleep(Duration::from_millis(700));
-    ensure!(!spillway.log().contains("now=\"down"), "{}", spillway.log_tail(10));
-    server.freeze(true)?;
-    wait_for("three that do not come", Duration::from_secs(5), || {
+    wait_for("three that do not come", PATIENCE, || {
         let state = state(&spillway)?;
         if state == "down" { Ok(()) } else { Err(state) }
     })?;
@@ -68,7 +80,7 @@ fn a_node_comes_back_after_some_good_ones() -> Verdict {
     server.stop()?;
     server.launch(&[])?;
     let (mut seen, begun) = (Vec::new(), Instant::now());
-    while begun.elapsed() < Duration::from_secs(30) {
+    while begun.elapsed() < 2 * PATIENCE {
         let told = spillway.ask("explain node lab only")?;
         if state(&spillway)? == "up" {
             break;
@@ -86,18 +98,16 @@ fn a_node_comes_back_after_some_good_ones() -> Verdict {
 }
 
 fn trouble_of_a_session_wakes_one() -> Verdict {
-    let (mut server, spillway, port) = stage("woken", &[], "30s", "")?;
+    let (mut server, spillway, port) = stage("woken", &[], "10m", "timeout = \"1s\"")?;
     let mut there = session(port)?;
-    let begun = Instant::now();
     server.kill();
     let lost = there.query("SELECT 1");
-    wait_for("the verdict", Duration::from_secs(5), || {
+    wait_for("the verdict", PATIENCE, || {
         let state = state(&spillway)?;
         if state == "down" { Ok(()) } else { Err(state) }
     })?;
-    ensure!(begun.elapsed() < Duration::from_secs(3), "after {:?}; {lost:?}", begun.elapsed());
     let told = spillway.ask("explain node lab only")?;
-    ensure!(told.contains("a connection was"), "no evidence in {told}");
+    ensure!(told.contains("a connection was"), "no evidence in {told}; {lost:?}");
     Ok(())
 }
 
@@ -225,23 +235,31 @@ fn fifty_nodes() -> Verdict {
             &lab::cluster_probed(&name, "replication", &nodes, "1s", "accounts_refresh = \"0s\"");
         configuration += &lab::service_toml(&name, free_port()?, &format!("route = \"cluster:{name}\""));
     }
+    // A probe that is late is none that failed, which would be asked for again by another connection.
+    let configuration = configuration.replace("timeout = \"1s\"", "timeout = \"10s\"");
     let spillway = Spillway::start(lab::binary(), "spillway-fifty", &configuration)?;
     let up = |entry: &serde_json::Value| entry["observed"] == "up";
-    wait_for("fifty nodes", Duration::from_secs(10), || {
+    wait_for("fifty nodes", PATIENCE, || {
         let all = spillway.get("/v1/nodes")?;
         let entries = all["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
         let (up, all) = (entries.iter().filter(|entry| up(entry)).count(), entries.len());
         if (up, all) == (50, 50) { Ok(()) } else { Err(format!("{up} of {all} are up")) }
     })?;
-    // What was there before all were up is over.
-    sleep(Duration::from_secs(1));
     let connections = || servers.nodes.iter().map(connections).collect::<Outcome<Vec<_>>>();
+    // What was there before all were up is over.
+    wait_for("the monitors alone", PATIENCE, || {
+        let monitors: Vec<u32> = connections()?.iter().map(|(seen, _)| seen.monitors).collect();
+        if monitors.iter().all(|n| *n == u32::from(ADDRESSES)) {
+            Ok(())
+        } else {
+            Err(format!("{monitors:?}"))
+        }
+    })?;
     let (before, spent, begun) = (connections()?, processor_time(spillway.pid())?, Instant::now());
     sleep(WHILE);
     let (took, spent) = (begun.elapsed(), processor_time(spillway.pid())?.saturating_sub(spent));
-    let share = spent.as_secs_f64() / took.as_secs_f64();
-    say(&format!("\nfifty nodes probed once a second: {:.2} % of a core over {took:.1?}\n", share * 100.0))?;
     let least = u32::from(ADDRESSES) * WHILE.as_secs() as u32 * 8 / 10;
+    let mut most = 0;
     for ((node, before), (after, asked)) in servers.nodes.iter().zip(before).zip(connections()?) {
         let (before, asked) = (before.0, asked - before.1);
         same!(before.monitors, u32::from(ADDRESSES), "monitors of {}", node.name);
@@ -249,7 +267,13 @@ fn fifty_nodes() -> Verdict {
         let wanted = Connections { made: before.made + 1, ..before };
         same!(after, wanted, "connections of {}", node.name);
         ensure!(asked >= least, "{} was asked {asked} times in {WHILE:?}", node.name);
+        most = most.max(asked);
     }
+    let share = spent.as_secs_f64() / took.as_secs_f64();
+    say(&format!(
+        "\nfifty nodes probed once a second, {most} questions to one of them: {:.2} % of a core over {took:.1?}\n",
+        share * 100.0
+    ))?;
     // The target is 1 %, of a program that is built for use on a machine that does nothing else.
     ensure!(spent * 50 < took, "{:.2} % of a core", share * 100.0);
     Ok(())
@@ -293,12 +317,12 @@ fn processor_time(pid: u32) -> Outcome<Duration> {
 fn a_full_node_serves_those_who_are_there() -> Verdict {
     const PLACES: usize = 10;
     let limit = format!("--max-connections={PLACES}");
-    let (server, spillway, port) = stage("full", &[&limit], "300ms", "")?;
+    let (server, spillway, port) = stage("full", &[&limit], "300ms", "timeout = \"1s\"")?;
     let mut there = session(port)?;
     // Everybody else's places, and at last the monitor's; whose connection ends does not leave at once.
     let mut others = Vec::new();
     let monitor = format!("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{MONITOR_USER}'");
-    wait_for("all places are taken", Duration::from_secs(10), || {
+    wait_for("all places are taken", PATIENCE, || {
         while let Ok(other) = raw::login(server.port, &Credentials::new("app", PASSWORD, None))? {
             others.push(other);
         }
@@ -316,17 +340,21 @@ fn a_full_node_serves_those_who_are_there() -> Verdict {
         let metrics = spillway.api("GET", "/metrics", None)?.body;
         Ok(metrics.lines().find_map(|line| line.strip_prefix(failed)?.parse().ok()).unwrap_or(0))
     };
-    wait_for("probes that find no room", Duration::from_secs(10), || {
+    wait_for("probes that find no room", PATIENCE, || {
         let failures = failures()?;
         if failures >= 4 { Ok(()) } else { Err(format!("{failures} failures")) }
     })?;
     same!(state(&spillway)?, "up", "it is only full");
     same!(first_value(&there.query("SELECT 1")?)?, "1", "who is there");
     drop(others);
-    let before = failures()?;
-    sleep(Duration::from_secs(1));
-    same!((state(&spillway)?.as_str(), failures()? - before <= 1), ("up", true), "with room again");
-    Ok(())
+    // The server notices their end a moment later.
+    wait_for("room again", PATIENCE, || {
+        let before = failures()?;
+        sleep(Duration::from_secs(1));
+        same!(state(&spillway)?, "up", "with room again");
+        let more = failures()? - before;
+        if more <= 1 { Ok(()) } else { Err(format!("{more} failures")) }
+    })
 }
 
 fn a_refusal_in_a_transaction_wakes_one() -> Verdict {
@@ -338,7 +366,7 @@ fn a_refusal_in_a_transaction_wakes_one() -> Verdict {
     ))?;
     let port = free_port()?;
     let nodes = format!("{{ only = \"{}\" }}", server.address());
-    let configuration = lab::cluster_probed("lab", "replication", &nodes, "30s", "")
+    let configuration = lab::cluster_probed("lab", "replication", &nodes, "10m", "")
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let spillway = Spillway::start(lab::binary(), "spillway-refusing", &configuration)?;
     spillway.wait_node("lab", "only", "is the writer", |row| row["role"] == "writer")?;

@@ -3,15 +3,14 @@
 use crate::harness::Outcome;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
-use crate::harness::wait_for;
 use crate::harness::workspace::free_port;
+use crate::harness::{PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Login, Raw, first_value};
 use crate::{Verdict, ensure, mysql_trial, same, trial};
 use libtest_mimic::Trial;
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -112,13 +111,12 @@ fn a_node_without_is_guarded() -> Verdict {
     same!(refusal.code, 1045, "{refusal:?}");
     let mut bob = stage.session("bob", NEAR)?;
     same!(value(&mut bob, "SELECT USER()")?, format!("bob@{SOURCE}"), "without a header");
-    let log = stage.spillway.log();
-    ensure!(log.contains("does not take PROXY headers"), "{log}");
+    stage.spillway.wait_log("does not take PROXY headers")?;
     let answer = stage.spillway.ask(&format!("explain login ann {NEAR}"))?;
     ensure!(answer.contains("grants differ by host"), "{answer}");
     // Once the server is told, it is proved without a restart.
     stage.server.sql(&format!("SET GLOBAL proxy_protocol_networks = '{SOURCE}'"))?;
-    wait_for("the proof", Duration::from_secs(30), || stage.session("ann", NEAR).map(drop))
+    wait_for("the proof", PATIENCE, || stage.session("ann", NEAR).map(drop))
 }
 
 fn trust_is_explicit() -> Verdict {
@@ -130,9 +128,7 @@ fn trust_is_explicit() -> Verdict {
         "the account of Spillway's address"
     );
     ensure!(stage.login("ann", OTHER)?.is_err(), "an address without an account is let in");
-    let log = stage.spillway.log();
-    ensure!(log.contains("gets what the nodes allow this machine's address"), "{log}");
-    Ok(())
+    stage.spillway.wait_log("gets what the nodes allow this machine's address")
 }
 
 const BALANCER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
@@ -205,7 +201,7 @@ fn balancers_must_announce() -> Verdict {
         raw::login_over(stream, &Credentials::new("bob", PASSWORD, None)).is_err(),
         "greeted without a header"
     );
-    wait_for("the log", Duration::from_secs(5), || {
+    wait_for("the log", PATIENCE, || {
         let count = stage.spillway.log().matches("its client is not known").count();
         if count == 4 { Ok(()) } else { Err(format!("{count} of 4 in the log")) }
     })
@@ -220,7 +216,7 @@ fn headers_as_the_server_takes_them() -> Verdict {
     stage.server.sql(&format!(
         "CREATE USER lou@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; CREATE USER lou@localhost IDENTIFIED BY '{PASSWORD}';"
     ))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     let v1 = |line: &str| format!("PROXY {line}\r\n").into_bytes();
     let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[0; 216]].concat();
     let ann = format!("ann@{NEAR} ann@{NEAR}");
@@ -270,10 +266,9 @@ fn mysql_takes_none() -> Verdict {
     let configuration = lab::cluster_with("lab", "static", &nodes, &lines)
         + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
     let spillway = Spillway::start(lab::binary(), "spillway-headers-mysql", &configuration)?;
-    let log = spillway.log();
-    ensure!(log.contains("does not take PROXY headers"), "{log}");
+    spillway.wait_log("does not take PROXY headers")?;
     server.sql(&format!("CREATE USER ann126@'{NEAR}' IDENTIFIED BY '{PASSWORD}'"))?;
-    spillway.ask("reload accounts")?;
+    spillway.reload_accounts()?;
     let login = raw::login(port, &Credentials::new("ann126", PASSWORD, None).from(NEAR))?;
     same!(
         login.err().map(|refusal| refusal.code),
@@ -292,7 +287,7 @@ fn the_account_is_asserted() -> Verdict {
     stage.server.sql(&format!("CREATE USER bob@'{SOURCE}' IDENTIFIED BY '{PASSWORD}'"))?;
     let refusal = stage.login("bob", NEAR)?.err().ok_or("bob has got an account of Spillway's address")?;
     same!(refusal.code, 1045, "{refusal:?}");
-    wait_for("both accounts in the log", Duration::from_secs(5), || {
+    wait_for("both accounts in the log", PATIENCE, || {
         let log = stage.spillway.log();
         let found = log.contains(&format!("the account bob@{SOURCE}")) && log.contains("is bob@127.%");
         if found { Ok(()) } else { Err(log) }

@@ -172,7 +172,10 @@ impl<'a> Credentials<'a> {
 /// Connects, without a word.
 pub(crate) fn connect(port: u16, source: Ipv4Addr) -> Outcome<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(|e| e.to_string())?;
-    socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|e| format!("bind: {e}"))?;
+    // A port that is bound is not free again for a minute after its connection; without that the kernel can do better.
+    if source != Ipv4Addr::LOCALHOST {
+        socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|e| format!("bind: {e}"))?;
+    }
     socket
         .connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
         .map_err(|e| format!("connect: {e}"))?;

@@ -3,13 +3,12 @@
 use crate::harness::client::Login;
 use crate::harness::proxy::Spillway;
 use crate::harness::workspace::free_port;
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, first_value};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -38,8 +37,8 @@ fn served_by(session: &mut Raw) -> Outcome<u16> {
 
 fn by_database() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
-    let replication = pair.share_replication();
+    let galera = pair.share_galera()?;
+    let replication = pair.share_replication()?;
     let on_galera = |port: u16| galera.nodes.iter().any(|node| node.port == port);
     let port = served_by(&mut session(pair.app, "app", Some("shop"))?)?;
     ensure!(on_galera(port), "shop is served at {port}");
@@ -70,8 +69,8 @@ fn by_database() -> Verdict {
 
 fn first_use_picks_the_cluster() -> Verdict {
     let pair = lab::pair()?;
-    let _galera = pair.share_galera();
-    let replication = pair.share_replication();
+    let _galera = pair.share_galera()?;
+    let replication = pair.share_replication()?;
     let primary = replication.nodes[0].port;
     let mut by_statement = session(pair.app, "app", None)?;
     let answer = by_statement.query("USE crm")?;
@@ -93,8 +92,8 @@ fn first_use_picks_the_cluster() -> Verdict {
 
 fn accounts_stay_with_their_cluster() -> Verdict {
     let pair = lab::pair()?;
-    let _galera = pair.share_galera();
-    let _replication = pair.share_replication();
+    let _galera = pair.share_galera()?;
+    let _replication = pair.share_replication()?;
     session(pair.app, "clerk", Some("crm"))?;
     session(pair.app, "seller", Some("shop"))?;
     session(pair.crm, "clerk", None)?;
@@ -115,8 +114,8 @@ fn accounts_stay_with_their_cluster() -> Verdict {
 
 fn one_writer_per_cluster() -> Verdict {
     let pair = lab::pair()?;
-    let _galera = pair.share_galera();
-    let replication = pair.share_replication();
+    let _galera = pair.share_galera()?;
+    let replication = pair.share_replication()?;
     let mut ports = Vec::new();
     for _ in 0..6 {
         ports.push(served_by(&mut session(pair.shop, "app", Some("shop"))?)?);
@@ -140,13 +139,13 @@ fn one_writer_per_cluster() -> Verdict {
 fn any_spreads() -> Verdict {
     let pair = lab::pair()?;
     // Alone, since sessions of other tests count as load of their node.
-    let galera = pair.own_galera();
-    let replication = pair.own_replication();
+    let galera = pair.own_galera()?;
+    let replication = pair.own_replication()?;
     for (port, nodes, schema) in
         [(pair.shop_any, &galera.nodes, "shop"), (pair.crm_any, &replication.nodes, "crm")]
     {
         // A node that another test took away comes back a moment later, and grows to its share (slow_start).
-        wait_for("every node bears its share", Duration::from_secs(40), || {
+        wait_for("every node bears its share", PATIENCE, || {
             let mut open = Vec::new();
             let mut counts = BTreeMap::new();
             for _ in 0..4 * nodes.len() {
@@ -165,8 +164,8 @@ fn any_spreads() -> Verdict {
 
 fn explicit_map_and_no_default() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
-    let replication = pair.share_replication();
+    let galera = pair.share_galera()?;
+    let replication = pair.share_replication()?;
     let port = free_port()?;
     // `shop` is really on the cluster shop; the map sends it to crm, where it does not exist.
     let configuration = lab::pair_clusters_toml(&galera, &replication)
@@ -189,8 +188,8 @@ fn explicit_map_and_no_default() -> Verdict {
 
 fn same_schema_on_two_clusters() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
-    let replication = pair.share_replication();
+    let galera = pair.share_galera()?;
+    let replication = pair.share_replication()?;
     let primary = &replication.nodes[0];
     // Two configured clusters that are the same servers have every schema twice.
     let port = free_port()?;
@@ -200,7 +199,7 @@ fn same_schema_on_two_clusters() -> Verdict {
     let ambiguous = clusters.clone()
         + &lab::service_toml("app", port, "route = \"by-database\"\ndefault_cluster = \"one\"");
     let mut spillway = Spillway::launch(lab::binary(), "spillway-ambiguous", &ambiguous)?;
-    let status = spillway.wait(std::time::Duration::from_secs(20))?;
+    let status = spillway.wait(PATIENCE)?;
     same!(status.code(), Some(64), "exit code; {}", spillway.log_tail(20));
     let log = spillway.log();
     ensure!(

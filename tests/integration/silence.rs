@@ -5,7 +5,7 @@ use crate::harness::process::run;
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::free_port;
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, first_value};
 use crate::{Verdict, ensure, same, trial};
@@ -20,7 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("silence::a_dead_connection_is_noticed", a_dead_connection_is_noticed)]
 }
 
-/// Two nodes, of which the writer has a cable of its own; its probes may miss two answers.
+/// Two nodes, of which the writer has a cable of its own; its probes may miss five answers.
 struct Stage {
     server: Server,
     host: Host,
@@ -47,7 +47,7 @@ impl Stage {
             other.address()
         );
         let configuration = lab::cluster_with("lab", "static", &nodes, "")
-            .replace("timeout = \"1s\"", "timeout = \"500ms\", fall = 3")
+            .replace("timeout = \"1s\"", "timeout = \"500ms\", fall = 6")
             + &lab::service_toml("lab", port, "route = \"cluster:lab\"");
         let spillway = Spillway::start(lab::binary(), &format!("spillway-{name}"), &configuration)?;
         spillway.wait_node("lab", "far", "is the writer", |row| row["role"] == "writer")?;
@@ -105,7 +105,8 @@ fn a_dead_connection_is_noticed() -> Verdict {
     let (mut sound, sound_before, sound_port) = stage.session()?;
     quiet.query("SET @kept = 42")?;
     pinned.query("CREATE TEMPORARY TABLE lab.mine (n INT)")?;
-    ensure!(keepalive(sound_port)? > Duration::from_secs(2), "it is watched for no reason");
+    // A busy machine may have been a reason.
+    not_watched(sound_port)?;
     let ports = [quiet_port, asking_port, writing_port, pinned_port];
     for port in ports {
         stage.host.mute(port, true)?;
@@ -115,7 +116,10 @@ fn a_dead_connection_is_noticed() -> Verdict {
         let asked = scope.spawn(|| connection(&mut asking));
         let written = scope.spawn(|| error(&mut writing, "INSERT INTO lab.row VALUES (1)"));
         stage.hiccup()?;
-        ensure!(keepalive(sound_port)? <= Duration::from_secs(1), "it is not watched closely");
+        wait_for("a close watch", Duration::from_secs(5), || {
+            let next = keepalive(sound_port)?;
+            if next <= Duration::from_secs(1) { Ok(()) } else { Err(format!("{next:?}")) }
+        })?;
         let lost = error(&mut pinned, "SELECT 1")?;
         let moved = asked.join().map_err(|_| "a panic")??;
         let unknown = written.join().map_err(|_| "a panic")??;
@@ -135,8 +139,13 @@ fn a_dead_connection_is_noticed() -> Verdict {
     same!(first_value(&sound.query("SELECT CONNECTION_ID()")?)?, sound_before, "a sound connection");
     stage.spillway.wait_log("its connection died")?;
     ensure!(!stage.spillway.log().contains("now=\"down"), "{}", stage.spillway.log_tail(20));
-    wait_for("an end of the close watch", Duration::from_secs(20), || {
-        let next = keepalive(sound_port)?;
+    not_watched(sound_port)
+}
+
+/// Waits until the connection from this port is not watched closely.
+fn not_watched(port: u16) -> Verdict {
+    wait_for("an end of the close watch", PATIENCE, || {
+        let next = keepalive(port)?;
         if next > Duration::from_secs(2) { Ok(()) } else { Err(format!("{next:?}")) }
     })
 }

@@ -4,12 +4,11 @@ use crate::harness::client::{Printed, run_with_input};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::{directory, free_port};
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, first_value};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -62,7 +61,7 @@ fn wrong_configuration_opens_nothing() -> Verdict {
     let port = free_port()?;
     let configuration = lab::solo_toml(port, "[log]\nlevel = 7\n")?;
     let mut spillway = Spillway::launch(lab::binary(), "spillway-wrong", &configuration)?;
-    let status = spillway.wait(Duration::from_secs(10))?;
+    let status = spillway.wait(PATIENCE)?;
     same!(status.code(), Some(64), "exit code; {}", spillway.log_tail(20));
     ensure!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "the port is open");
     Ok(())
@@ -113,7 +112,7 @@ fn address_in_use() -> Verdict {
     let solo = lab::solo()?;
     let mut spillway =
         Spillway::launch(lab::binary(), "spillway-in-use", &lab::solo_toml(solo.ways.proxied, "")?)?;
-    let status = spillway.wait(Duration::from_secs(20))?;
+    let status = spillway.wait(PATIENCE)?;
     same!(status.code(), Some(69), "exit code; {}", spillway.log_tail(20));
     let log = spillway.log();
     ensure!(log.contains(&solo.ways.proxied.to_string()), "the address is not named: {log}");
@@ -132,7 +131,7 @@ fn half_there(port: u16, missing: u16, runtime: &str) -> Outcome<String> {
 fn unreachable_cluster() -> Verdict {
     let configuration = half_there(free_port()?, free_port()?, "start_timeout = \"3s\"\n")?;
     let mut spillway = Spillway::launch(lab::binary(), "spillway-unreachable", &configuration)?;
-    let status = spillway.wait(Duration::from_secs(20))?;
+    let status = spillway.wait(PATIENCE)?;
     same!(status.code(), Some(69), "exit code; {}", spillway.log_tail(20));
     let log = spillway.log();
     ensure!(log.contains("later"), "the cluster is not named: {log}");
@@ -149,7 +148,7 @@ fn without_accounts_until_they_come() -> Verdict {
         + "[runtime]\nstart_without_accounts = true\nstart_timeout = \"3s\"\n";
     let mut spillway = Spillway::launch(lab::binary(), "spillway-later", &configuration)?;
     // The cluster that is there serves; the other refuses, and says why.
-    wait_for("the other cluster serves", Duration::from_secs(15), || {
+    wait_for("the other cluster serves", PATIENCE, || {
         let session = raw::login(port, &Credentials::new("app", PASSWORD, None))?;
         first_value(&session.map_err(|refusal| format!("{refusal:?}"))?.query("SELECT 1")?)
     })
@@ -161,7 +160,7 @@ fn without_accounts_until_they_come() -> Verdict {
     server.start(&[])?;
     server.create_monitor()?;
     server.sql("CREATE USER app@'%' IDENTIFIED BY 'app-secret'")?;
-    wait_for("accounts come", Duration::from_secs(20), || {
+    wait_for("accounts come", PATIENCE, || {
         let session = raw::login(later, &Credentials::new("app", PASSWORD, None))?;
         first_value(&session.map_err(|refusal| format!("{refusal:?}"))?.query("SELECT 1")?)
     })

@@ -276,7 +276,7 @@ fn binlog_dump() -> Verdict {
 
 fn on_galera() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.share_galera();
+    let galera = pair.share_galera()?;
     let ways = lab::Ways { direct: galera.nodes[0].port, proxied: pair.shop };
     // What Galera answers differently from a plain server it must answer both ways; auto-increment steps depend
     // on the node, so no generated keys here.
@@ -291,7 +291,7 @@ fn on_galera() -> Verdict {
 
 fn on_replication() -> Verdict {
     let pair = lab::pair()?;
-    let replication = pair.share_replication();
+    let replication = pair.share_replication()?;
     let ways = lab::Ways { direct: replication.nodes[0].port, proxied: pair.crm };
     let sql = "SELECT * FROM customer; SELECT @@read_only, @@port;
         CREATE OR REPLACE TABLE behaviour (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20));

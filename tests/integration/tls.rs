@@ -2,7 +2,7 @@
 
 use crate::harness::client::Login;
 use crate::harness::proxy::Spillway;
-use crate::harness::{Outcome, wait_for, workspace};
+use crate::harness::{Outcome, PATIENCE, wait_for, workspace};
 use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, Shape, capability, first_value};
 use crate::{Verdict, ensure, same, trial};
@@ -24,7 +24,6 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -255,7 +254,7 @@ impl Own {
 
     /// Waits until nobody is there.
     fn wait_empty(&self) -> Outcome<()> {
-        wait_for("the sessions are gone", Duration::from_secs(5), || {
+        wait_for("the sessions are gone", PATIENCE, || {
             let sessions = self.spillway.get("/v1/sessions")?;
             let is_empty = sessions["sessions"].as_array().is_some_and(Vec::is_empty);
             if is_empty { Ok(()) } else { Err(sessions.to_string()) }
@@ -528,7 +527,7 @@ fn renewed_certificate() -> Verdict {
     same!((enters(&own.servers)?, enters(&successor)?), (true, false), "after half of it");
     write(&own.directory, "tls.key", &issued.key)?;
     own.spillway.hang_up()?;
-    wait_for("the new certificate", Duration::from_secs(10), || {
+    wait_for("the new certificate", PATIENCE, || {
         if enters(&successor)? { Ok(()) } else { Err(own.spillway.log_tail(5)) }
     })?;
     same!(enters(&own.servers)?, false, "the old certificate is still served");
@@ -551,7 +550,7 @@ fn rest(stream: &mut impl Read) -> Vec<u8> {
 
 fn greeted(port: u16) -> Outcome<std::net::TcpStream> {
     let mut stream = raw::connect(port, Ipv4Addr::LOCALHOST)?;
-    stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(text)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
     let mut header = [0; 4];
     stream.read_exact(&mut header).map_err(text)?;
     let size = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
@@ -583,7 +582,7 @@ fn plaintext_behind_the_request_fails_closed() -> Verdict {
         // An alert of TLS or nothing: no packet of the protocol.
         ensure!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{what}: {said:?}");
     }
-    wait_for("five lines of the log", Duration::from_secs(5), || {
+    wait_for("five lines of the log", PATIENCE, || {
         let log = own.spillway.log();
         if log.matches("TLS handshake").count() == 5 { Ok(()) } else { Err(log) }
     })?;

@@ -5,14 +5,13 @@ use crate::harness::process::{Process, RunAs};
 use crate::harness::proxy::Spillway;
 use crate::harness::server::Server;
 use crate::harness::workspace::{directory, free_port};
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::{self, PASSWORD, Ways};
 use crate::raw::{self, Credentials, Raw, first_value};
 use crate::{Verdict, ensure, same, users_trial};
 use libtest_mimic::Trial;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -33,8 +32,6 @@ const NEWS: u32 = 9;
 const BACKUP: u32 = 34;
 /// None of them.
 const BIN: u32 = 2;
-
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// The accounts, each with another set of ways.
 fn accounts() -> String {
@@ -144,7 +141,7 @@ impl Client {
         let log = directory("relays")?.join(format!("{user}.log"));
         let relay = Process::start("relay", Path::new("setpriv"), &arguments, &[], &log, RunAs::Myself)?;
         for &port in &ports {
-            wait_for("the relay", LIMIT, || {
+            wait_for("the relay", PATIENCE, || {
                 TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|e| e.to_string())
             })?;
         }
@@ -323,8 +320,7 @@ fn an_entry_is_taken_back() -> Verdict {
     // A password that is not the account's: told, and of no use.
     reload(&entries(&[("daemon", DAEMON, "another")]))?;
     ensure!(came(port, "daemon", "")?.is_err(), "let in with a wrong password in unix_accounts");
-    let log = stage.spillway.log();
-    ensure!(log.contains("the password in unix_accounts is not right"), "{log}");
+    stage.spillway.wait_log("the password in unix_accounts is not right")?;
     let answer = reload("")?;
     ensure!(answer.contains("unix account daemon removed"), "{answer}");
     let refusal = came(port, "daemon", "")?.err();
@@ -337,7 +333,7 @@ fn an_entry_is_taken_back() -> Verdict {
     stage.server.sql(&format!(
         "ALTER USER daemon@'%' IDENTIFIED VIA mysql_native_password USING PASSWORD('{PASSWORD}')"
     ))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     ensure!(came(port, "daemon", "")?.is_err(), "let in by a way that the account does not know");
     for secret in [PASSWORD, "another"] {
         ensure!(!stage.spillway.log().contains(&format!("\"{secret}\"")), "{secret} is in the log");
@@ -389,7 +385,7 @@ fn each_cluster_has_its_own() -> Verdict {
         ensure!(first == a || first == b, "{user} after USE is on {first}");
         let (node, other) = if first == a { ("a", &b) } else { ("b", &a) };
         spillway.ask(&format!("set node two {node} drain"))?;
-        wait_for("the other node of the second cluster", LIMIT, || {
+        wait_for("the other node of the second cluster", PATIENCE, || {
             let now = port(&mut session)?;
             if now == *other { Ok(()) } else { Err(format!("it is on {now}")) }
         })?;

@@ -126,7 +126,7 @@ fn plugins(home: &'static Root) -> Verdict {
     stage.server.sql(&format!(
         "INSTALL SONAME 'auth_ed25519'; {of_parsec} SET GLOBAL disconnect_on_expired_password = ON; {accounts}"
     ))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     let by_parsec = if with_parsec { LOGINS_BY_PARSEC } else { &[] };
     for &(user, password, expected) in LOGINS.iter().chain(by_parsec) {
         let printed = ways(&stage).agree(&format!("{user} {password:?}"), |port| {
@@ -175,7 +175,7 @@ fn tls(home: &Root, stage: &Stage, with_parsec: bool) -> Verdict {
 /// Case 105.
 fn counted(stage: &Stage) -> Verdict {
     stage.server.sql("SET GLOBAL max_password_errors = 2")?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     for (user, port) in [("counted", stage.server.port), ("countedthrough", stage.port)] {
         let mut codes = Vec::new();
         for password in ["wrong", "wrong", PASSWORD] {
@@ -215,7 +215,7 @@ fn privileges(home: &'static Root) -> Verdict {
     // Of SHOW CREATE ROUTINE on a procedure, 11.8 keeps nothing in its table.
     script.push_str("FLUSH PRIVILEGES");
     stage.server.sql_going_on(&script)?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     let mut let_in = 0;
     for user in &users {
         for database in DATABASES {
@@ -258,7 +258,7 @@ fn of_public(stage: &Stage) -> Verdict {
         "SELECT ON *.*",
     ] {
         stage.server.sql(&format!("GRANT {privilege} TO PUBLIC; FLUSH PRIVILEGES"))?;
-        stage.spillway.ask("reload accounts")?;
+        stage.spillway.reload_accounts()?;
         for database in DATABASES {
             if is_let_in(stage, "plain", database)? {
                 opened.push(format!("{database} by {privilege}"));
@@ -277,7 +277,7 @@ fn names_of_full_length(stage: &Stage) -> Verdict {
     let longest: usize = longest.parse().map_err(|_| format!("length {longest:?}"))?;
     let name = "n".repeat(longest);
     stage.server.sql(&format!("CREATE USER {name}@'%'"))?;
-    stage.spillway.ask("reload accounts")?;
+    stage.spillway.reload_accounts()?;
     let login = |port, name: &str| -> Outcome<u16> {
         Ok(raw::login(port, &Credentials::new(name, "", None))?.err().map_or(0, |refusal| refusal.code))
     };
@@ -361,7 +361,7 @@ fn columns(home: &'static Root) -> Verdict {
     ensure!(answer.contains("let in as clerk@%") && answer.contains("'clerks'@''"), "{answer}");
     // A change is seen in the columns as well.
     server.sql("ALTER USER native@'%' IDENTIFIED BY 'another'")?;
-    spillway.ask("reload accounts")?;
+    spillway.reload_accounts()?;
     all("another")?;
     check_live(&server, port)
 }

@@ -6,7 +6,7 @@ use super::load::{Load, Role, SET_UP};
 use crate::harness::cluster::Galera;
 use crate::harness::network::{self, Impairment};
 use crate::harness::server::Server;
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::{Verdict, ensure, same};
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -80,6 +80,7 @@ impl Stage {
     /// meanwhile.
     fn rejoin(&mut self, number: usize, from: usize) -> Verdict {
         let donor = format!("--wsrep-sst-donor={},", self.galera.nodes[from].name);
+        self.galera.wait_left(number)?;
         self.galera.nodes[number].launch(&[&donor])?;
         self.is_back(number)
     }
@@ -91,7 +92,7 @@ impl Stage {
         self.galera.wait_size(3)?;
         for node in &self.galera.nodes {
             // Applied everywhere, and not only replicated; a node that was frozen may not know yet that it was away.
-            wait_for("a node has all", Duration::from_secs(30), || {
+            wait_for("a node has all", PATIENCE, || {
                 node.sql("SET SESSION wsrep_sync_wait = 1; SELECT COUNT(*) FROM chaos.ledger")
             })?;
             records.check(node)?;
@@ -218,8 +219,11 @@ pub(super) fn rolling_restart() -> Verdict {
     for number in 0..stage.galera.nodes.len() {
         let name = stage.galera.nodes[number].name.clone();
         load.phase(["first", "second", "third"][number]);
-        let (is_writer, asked) = (stage.front.writer()? == name, Instant::now());
-        stage.front.set(&name, "drain")?;
+        // Logged in before: transactions are short, and those that are open meanwhile are looked for.
+        let (is_writer, mut console) = (stage.front.writer()? == name, stage.front.spillway.console()?);
+        let asked = Instant::now();
+        let answer = console.command(&format!("set node chaos {name} drain"))?;
+        ensure!(!answer.contains("rror"), "{answer}");
         if is_writer {
             writers += 1;
             drains.push((asked, Instant::now()));
@@ -258,7 +262,7 @@ pub(super) fn writer_set_aside() -> Verdict {
         let writer = stage.galera.nodes.iter().find(|node| node.name == name).ok_or("an unknown writer")?;
         load.phase(phase);
         writer.sql(&format!("SET GLOBAL {aside}"))?;
-        let left = wait_for("another writer", Duration::from_secs(10), || {
+        let left = wait_for("another writer", PATIENCE, || {
             let now = stage.front.writer()?;
             if now == name { Err(now) } else { Ok(()) }
         });

@@ -3,9 +3,9 @@
 use super::load::{Load, SET_UP};
 use super::{Front, round};
 use crate::harness::cluster::mysql_group;
-use crate::harness::wait_for;
+use crate::harness::{PATIENCE, wait_for};
 use crate::{Verdict, ensure, same};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A group takes five seconds to notice that a member is gone, and elects then.
 const PATIENT: &str = "moves = { hold = \"20s\" }";
@@ -34,7 +34,7 @@ pub(super) fn primary_killed() -> Verdict {
     same!(front.writer()?, elected, "the role does not return");
     let records = load.stop()?;
     records.print("group: the primary is killed", Some(killed))?;
-    wait_for("all members have the same", Duration::from_secs(10), || {
+    wait_for("all members have the same", PATIENCE, || {
         let executed = members.iter().map(|member| member.sql(EXECUTED)).collect::<Result<Vec<_>, _>>()?;
         if executed.windows(2).all(|pair| pair[0] == pair[1]) { Ok(()) } else { Err(format!("{executed:?}")) }
     })?;

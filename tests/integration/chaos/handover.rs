@@ -4,7 +4,7 @@ use super::load::{Load, SET_UP};
 use super::{Front, replication, round};
 use crate::harness::cluster::{Replication, TwoPrimaries};
 use crate::harness::server::{Server, monitor_statements};
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::{Verdict, ensure};
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ pub(super) fn pair_switched() -> Verdict {
     records.print("pair: switched by Spillway", None)?;
     let count = |node: &Server| node.sql("SELECT COUNT(*) FROM chaos.ledger");
     let [a, b] = &pair.nodes[..] else { return Err("not two nodes".to_owned()) };
-    wait_for("both have the same rows", Duration::from_secs(10), || {
+    wait_for("both have the same rows", PATIENCE, || {
         let (here, there) = (count(a)?, count(b)?);
         if here == there { Ok(()) } else { Err(format!("{here} and {there}")) }
     })?;
@@ -99,7 +99,7 @@ fn failed_over(failover: Failover) -> Verdict {
     let killed = Instant::now();
     cluster.nodes[0].kill();
     let mut asked = killed;
-    let promoted = wait_for("a failover", Duration::from_secs(10), || match failover {
+    let promoted = wait_for("a failover", PATIENCE, || match failover {
         Failover::Manual => {
             asked = Instant::now();
             let report = front.operate("failover chaos")?;
@@ -116,8 +116,11 @@ fn failed_over(failover: Failover) -> Verdict {
     load.goes_on(100)?;
     if failover == Failover::Auto {
         ensure!(promoted - killed >= AFTER, "a failover {:.2?} after the loss", promoted - killed);
-        let events = front.spillway.ask("show events chaos")?;
-        ensure!(events.contains("failover begun") && events.contains("done"), "{events}");
+        wait_for("the end of the failover", PATIENCE, || {
+            let events = front.spillway.ask("show events chaos")?;
+            let is_told = events.contains("failover begun") && events.contains("done");
+            if is_told { Ok(()) } else { Err(events) }
+        })?;
     }
     load.phase("rejoining");
     cluster.nodes[0].start(replication::FORMER)?;

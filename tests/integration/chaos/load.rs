@@ -1,6 +1,6 @@
 //! Clients that write numbered rows and read them, each with a diary of what it saw.
 
-use crate::harness::{Outcome, wait_for};
+use crate::harness::{Outcome, PATIENCE, wait_for};
 use crate::lab::PASSWORD;
 use crate::moves::{execute, prepare, run, value};
 use crate::raw::{self, Credentials, Raw, Refusal, Shape, first_value};
@@ -144,7 +144,7 @@ impl Load {
         let clients = || self.clients.iter().filter(|client| client.role != Role::Direct);
         let wanted: Vec<u64> =
             clients().map(|client| client.done.load(Ordering::Relaxed) + statements).collect();
-        wait_for("every client is served", Duration::from_secs(40), || {
+        wait_for("every client is served", PATIENCE, || {
             let done: Vec<u64> = clients().map(|client| client.done.load(Ordering::Relaxed)).collect();
             let served = done.iter().zip(&wanted).all(|(done, wanted)| done >= wanted);
             if served { Ok(()) } else { Err(format!("{done:?} of {wanted:?} statements")) }
