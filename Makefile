@@ -5,6 +5,8 @@
 # make differential CASES=100000   random accounts and logins, the server against Spillway
 # make chaos MINUTES=60   nodes killed, frozen, cut off, badly connected, drained and promoted under load, at
 #                    random; SEED=7 in another order
+# make fuzz MINUTES=60   every parser of bytes from outside, with what nobody would send, each for its share of the time;
+#                    ONLY=sql one of them
 # make servers       installs the servers and clients that demo and test need (Debian; as root); MySQL 9.7, MariaDB 11.8 and
 #                    MariaDB 10.5 come into roots of their own under ~/.cache/spillway, and the tests of one that cannot be
 #                    made are skipped
@@ -12,7 +14,7 @@
 CARGO ?= cargo
 export CASES SEED MINUTES ONCE ONLY PEERS ROUNDS SECONDS_EACH SERVER_PORT
 
-.PHONY: demo bench test differential chaos programs servers
+.PHONY: demo bench test differential chaos fuzz programs servers
 
 programs:
 	@tests/setup/install.sh valgrind
@@ -34,6 +36,9 @@ differential: servers
 
 chaos: servers
 	MINUTES=$${MINUTES:-10} $(CARGO) test --quiet --test integration -- chaos --nocapture
+
+fuzz:
+	@CARGO="$(CARGO)" tests/fuzz/run.sh
 
 test: servers
 	$(CARGO) fmt --check

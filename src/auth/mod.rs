@@ -9,8 +9,10 @@ mod proof;
 pub mod rsa;
 pub mod sha256_crypt;
 pub mod sha256_password;
+mod signature;
 
 pub use proof::Proof;
+pub use signature::{Heard, is_signed};
 
 use std::cell::RefCell;
 

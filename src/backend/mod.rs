@@ -38,7 +38,7 @@ pub use pool::{Claim, Keep, Key, LeaseError, Pool, Reuse};
 pub use rows::Row;
 
 use crate::auth::rsa::ServerKey;
-use crate::auth::{self, Privacy, Proof, caching_sha2, ed25519, native, sha256_password};
+use crate::auth::{self, Heard, Privacy, Proof, caching_sha2, native, sha256_password};
 use crate::config::HeaderVersion;
 use crate::ids::NodeAddr;
 use crate::net::{PacketStream, ReadError, Stream, connect_tls, write_header};
@@ -77,6 +77,13 @@ pub enum Announce {
 pub trait Exchange: std::fmt::Debug + Send + Sync {
     /// Whether nobody can read what comes from the client.
     fn is_private(&self) -> bool;
+
+    /// Whether the node may be told a wrong answer for a client that gives none: where wrong ones block the account in the
+    /// end, a client that only leaves must not be counted.
+    fn may_fail_for_it(&self) -> bool;
+
+    /// Whether what it signed is wrong for certain, so that the node need not be told.
+    fn is_hopeless(&self, heard: &Heard) -> bool;
 
     /// Puts a question of the node to the client, as it is, and gives its answer. Not cancel safe.
     ///
@@ -123,6 +130,8 @@ pub struct Origin {
     pub thread_id: u32,
     /// The payload of the OK packet that ended the login.
     pub ok: Bytes,
+    /// What the client answered the node, if it did so itself; for whoever verifies it.
+    pub heard: Option<Heard>,
     /// The scramble that the node sent last.
     scramble: Scramble,
     /// The link's place among those of its node; none for links outside the pool, such as the monitor's.
@@ -180,6 +189,9 @@ pub enum LinkError {
     /// The client did not answer the node.
     #[error("the client's part of the login: {0}")]
     Client(io::Error),
+    /// The client's signature is not right by the key that the node and Spillway know.
+    #[error("the client's signature is not right by the stored key")]
+    Unsigned,
     /// The client had not answered yet when the node closed the connection.
     #[error("the client's part of the login took longer than the server waits")]
     ClientLate,
@@ -347,7 +359,8 @@ async fn login(
     };
     clock.of_node(packets.write(&response.encode())).await?;
     let asked = (plugin.as_bytes().to_vec(), greeting.scramble);
-    let ok = authenticate(&mut packets, who, approach.tls.map(|trust| &**trust), asked, clock).await?;
+    let (ok, heard) =
+        authenticate(&mut packets, who, approach.tls.map(|trust| &**trust), asked, clock).await?;
     let (stream, ahead) = packets.into_parts();
     if !ahead.is_empty() {
         return Err(Malformed("bytes behind the OK packet of a login").into());
@@ -361,7 +374,7 @@ async fn login(
         takes_header: false,
     };
     let (thread_id, scramble) = (greeting.thread_id, greeting.scramble);
-    let origin = Box::new(Origin { facts, thread_id, ok, scramble, lease: None });
+    let origin = Box::new(Origin { facts, thread_id, ok, heard, scramble, lease: None });
     Ok(Link { stream, capabilities, origin })
 }
 
@@ -400,34 +413,36 @@ fn link_capabilities(server: Capabilities, who: &Credentials<'_>) -> Result<Capa
 }
 
 /// Answers the node until it says OK or no. `asked`: the plugin that was answered already, and its scramble. Returns the
-/// payload of the OK packet.
+/// payload of the OK packet, and what a client answered that the node asked itself.
 async fn authenticate(
     packets: &mut PacketStream<Stream>,
     who: &Credentials<'_>,
     tls: Option<&Trust>,
     asked: (Vec<u8>, Scramble),
     clock: &mut Clock,
-) -> Result<Bytes, LinkError> {
+) -> Result<(Bytes, Option<Heard>), LinkError> {
     let (mut plugin, mut scramble) = asked;
+    let mut heard = Heard::default();
     let privacy = Privacy::of(who.exchange.is_some_and(Exchange::is_private), tls);
     // One auth switch is normal, and a few packets of a plugin; an endless row of them is an attack.
     for _ in 0..8 {
         let payload = clock.of_node(packets.read(HANDSHAKE_LIMIT)).await?;
         match payload.first() {
-            Some(0) => return Ok(payload),
+            Some(0) => return Ok((payload, who.exchange.map(|_| heard))),
             Some(0xFF) => return Err(LinkError::Refused(ErrPacket::decode(&payload)?)),
             Some(0xFE) => {
                 let switch = AuthSwitch::decode(&payload)?;
                 let named = if switch.plugin.is_empty() { b"mysql_old_password" } else { switch.plugin };
+                heard.asked(&payload);
                 let reply = match who.exchange {
                     Some(client) if auth::may_be_relayed(named, privacy) => {
-                        Some(clock.of_client(client, &payload, packets).await?)
+                        Some(relay(client, &payload, packets, &mut heard, clock).await?)
                     }
                     Some(_) => None,
                     // An account may have several plugins: what this one takes for wrong leads to the next.
                     None => whole_password(who.proof, named, tls.is_some())
                         .or_else(|| who.proof.reply(named, switch.data))
-                        .or_else(|| (named == ed25519::PLUGIN.as_bytes()).then(|| vec![0; ed25519::REPLY])),
+                        .or_else(|| heard.wrong()),
                 };
                 let Some(reply) = reply else {
                     return Err(LinkError::Plugin(String::from_utf8_lossy(named).into_owned()));
@@ -438,7 +453,8 @@ async fn authenticate(
                 scramble = switch.scramble().unwrap_or_default();
             }
             Some(_) if let Some(client) = who.exchange.filter(|_| auth::may_be_relayed(&plugin, privacy)) => {
-                let reply = Zeroizing::new(clock.of_client(client, &payload, packets).await?);
+                heard.asked(&payload);
+                let reply = Zeroizing::new(relay(client, &payload, packets, &mut heard, clock).await?);
                 clock.of_node(packets.write(&reply)).await?;
             }
             Some(1) => {
@@ -450,6 +466,34 @@ async fn authenticate(
         }
     }
     Err(Malformed("endless authentication").into())
+}
+
+/// Puts a question of the node to the client, and gives what the node is to be told.
+async fn relay(
+    client: &dyn Exchange,
+    question: &[u8],
+    node: &mut PacketStream<Stream>,
+    heard: &mut Heard,
+    clock: &mut Clock,
+) -> Result<Vec<u8>, LinkError> {
+    match clock.of_client(client, question, node).await {
+        Ok(answer) => {
+            let answer = heard.answered(answer);
+            if client.is_hopeless(heard) { Err(LinkError::Unsigned) } else { Ok(answer) }
+        }
+        Err(error) => {
+            // A connection that ends here is a failed handshake to the node, and after `max_connect_errors` of those in a
+            // row it would take none of Spillway's any more.
+            if let Some(wrong) = heard.wrong()
+                && matches!(error, LinkError::Client(_))
+                && client.may_fail_for_it()
+                && clock.of_node(node.write(&wrong)).await.is_ok()
+            {
+                let _ = clock.of_node(node.read(HANDSHAKE_LIMIT)).await;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// The password itself, where the plugin takes it under TLS in place of a reply.
@@ -499,7 +543,14 @@ impl Link {
         Self {
             stream,
             capabilities,
-            origin: Box::new(Origin { facts, thread_id, ok, scramble: [0; SCRAMBLE], lease: None }),
+            origin: Box::new(Origin {
+                facts,
+                thread_id,
+                ok,
+                heard: None,
+                scramble: [0; SCRAMBLE],
+                lease: None,
+            }),
         }
     }
 

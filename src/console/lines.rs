@@ -4,7 +4,7 @@
 //! none. A line ends with LF, CR LF, or the CR NUL of telnet.
 
 /// The longest line in bytes, without its end.
-pub(super) const LONGEST: usize = 4096;
+pub const LONGEST: usize = 4096;
 
 const IAC: u8 = 255;
 const SUBNEGOTIATION: u8 = 250;
@@ -14,7 +14,7 @@ const NEGOTIATIONS: std::ops::RangeInclusive<u8> = 251..=254;
 
 /// What a line's end brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
     /// The bytes of the line.
     Bytes(Vec<u8>),
     /// There were more than [`LONGEST`]; they are dropped.
@@ -33,7 +33,7 @@ enum Telnet {
 
 /// The state between bytes.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     telnet: Telnet,
     pending: Vec<u8>,
     too_long: bool,
@@ -42,7 +42,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes the next byte; gives the line if it ends with it.
-    pub(super) fn push(&mut self, byte: u8) -> Option<Line> {
+    pub fn push(&mut self, byte: u8) -> Option<Line> {
         let (next, data) = match (self.telnet, byte) {
             (Telnet::Data, IAC) => (Telnet::AfterIac, None),
             (Telnet::Data, byte) => (Telnet::Data, Some(byte)),
@@ -63,7 +63,7 @@ impl Lines {
     }
 
     /// What stands without a line's end, when no more bytes come.
-    pub(super) fn finish(&mut self) -> Option<Line> {
+    pub fn finish(&mut self) -> Option<Line> {
         if self.pending.is_empty() && !self.too_long { None } else { Some(self.end()) }
     }
 

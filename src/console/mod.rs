@@ -31,7 +31,7 @@ use crate::ids::ClientAddr;
 use crate::lifecycle::Phase;
 use crate::net::{Listener, Stream, own_uid};
 pub use ctl::{CtlError, Said, ctl};
-use lines::{Line, Lines};
+pub use lines::{LONGEST as LONGEST_LINE, Line, Lines};
 
 /// The most consoles of one listener at a time.
 const MOST: usize = 16;

@@ -243,7 +243,7 @@ fn steps(
                 "exchange",
                 match verified {
                     Some(way) => format!("the credential is verified here, by {}", way.plugin),
-                    None => "the credential is relayed: the node asks the client itself".to_owned(),
+                    None => relayed(account, privacy),
                 },
             ));
         }
@@ -300,6 +300,17 @@ fn steps(
         },
     ));
     rows
+}
+
+/// How the password of an account is found right that only its node asks for.
+fn relayed(account: &Account, privacy: Privacy) -> String {
+    let mut ways = account.authentication.iter().filter(|a| auth::is_relayed(&a.plugin, privacy));
+    let verified = if ways.all(|way| auth::is_signed(&way.plugin)) {
+        "; what it signs is verified here, too, from the stored key"
+    } else {
+        ""
+    };
+    format!("the credential is relayed: the node asks the client itself{verified}")
 }
 
 /// Accounts that Spillway refuses although their server would not, or that have less through it, each tried from an address of

@@ -9,6 +9,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::wire::packet::{HEADER, MAX_PAYLOAD, header, put_packet};
 
+/// Most bytes for which room is made before they come: a peer may say that its packet is long, and leave it at that.
+const ROOM: usize = 16 << 10;
+
 /// Why a packet could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -71,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
                     self.sequence = self.sequence.wrapping_add(1);
                     return Ok(self.ahead.split_to(len).freeze());
                 }
-                self.ahead.reserve(HEADER + len - self.ahead.len());
+                self.ahead.reserve((HEADER + len - self.ahead.len()).min(ROOM));
             }
             if self.io.read_buf(&mut self.ahead).await? == 0 {
                 return Err(ReadError::Closed);
@@ -161,6 +164,19 @@ mod tests {
         drop(peer);
         assert!(tokio::time::timeout(wait, stream.closed(10)).await.is_err());
         assert!(stream.has_read_ahead());
+    }
+
+    #[tokio::test]
+    async fn a_long_packet_takes_the_memory_of_what_has_come() {
+        let (mut peer, ours) = tokio::io::duplex(1 << 20);
+        let mut stream = PacketStream::new(ours, BytesMut::new(), 0);
+        peer.write_all(b"\xFE\xFF\xFF\0a").await.unwrap();
+        let wait = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(wait, stream.read(MAX_PAYLOAD)).await.is_err());
+        assert!(stream.ahead.capacity() <= 2 * ROOM, "{}", stream.ahead.capacity());
+        peer.write_all(&vec![b'a'; 100_000]).await.unwrap();
+        assert!(tokio::time::timeout(wait, stream.read(MAX_PAYLOAD)).await.is_err());
+        assert!((100_000..400_000).contains(&stream.ahead.capacity()), "{}", stream.ahead.capacity());
     }
 
     #[tokio::test]

@@ -72,12 +72,10 @@ pub async fn read_header<S: AsyncRead + Unpin>(
     if buffer.is_empty() {
         return Err(HeaderError::Missing);
     }
+    // None is longer than [`LONGEST`], as far as it says how long it is.
     loop {
         if let Some((announced, length)) = parse(&buffer)? {
             return if length == buffer.len() { Ok(announced) } else { Err(HeaderError::Ahead) };
-        }
-        if buffer.len() >= LONGEST {
-            return Err(HeaderError::Malformed("too long".to_owned()));
         }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Err(HeaderError::Missing);
@@ -91,6 +89,9 @@ fn parse(bytes: &[u8]) -> Result<Option<(Announced, usize)>, HeaderError> {
     if begins(V2_START) {
         let Some(length) = bytes.get(14..16) else { return Ok(None) };
         let length = 16 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+        if length > LONGEST {
+            return Err(HeaderError::Malformed("too long".to_owned()));
+        }
         return match bytes.get(..length) {
             Some(header) => Ok(Some((version_2(header)?, length))),
             None => Ok(None),
@@ -172,6 +173,7 @@ fn mapped(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -218,6 +220,27 @@ mod tests {
         unix.extend([0; 216]);
         assert!(matches!(read(&unix, true).await, Err(HeaderError::Kind)));
         assert!(matches!(read(&[LOCAL, &[1]].concat(), true).await, Err(HeaderError::Ahead)));
+    }
+
+    #[tokio::test]
+    async fn a_header_that_is_too_long_is_refused_however_it_comes() {
+        let of = |length: usize| {
+            let mut header = LOCAL.to_vec();
+            header[14..16].copy_from_slice(&u16::try_from(length - 16).unwrap().to_be_bytes());
+            header.resize(length, 0);
+            header
+        };
+        assert_eq!(read(&of(LONGEST), true).await.unwrap(), Announced::Itself);
+        let long = of(LONGEST + 1);
+        // Even if all of it is there at the first look; and from its sixteenth byte on it is known to be.
+        let (mut ours, mut theirs) = tokio::io::duplex(4096);
+        theirs.write_all(&long[..16]).await.unwrap();
+        assert!(matches!(read_header(&mut ours, true).await, Err(HeaderError::Malformed(_))));
+        assert!(matches!(parse(&long), Err(HeaderError::Malformed(_))));
+        assert!(matches!(read(&long, true).await, Err(HeaderError::Malformed(_))));
+        assert!(matches!(read(&[b'P'; 4096], true).await, Err(HeaderError::Missing)));
+        let endless = [&b"PROXY "[..], &[b'x'; 4096]].concat();
+        assert!(matches!(read(&endless, true).await, Err(HeaderError::Malformed(_))));
     }
 
     #[tokio::test(start_paused = true)]

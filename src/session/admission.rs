@@ -103,11 +103,21 @@ impl Credential {
     pub(super) fn password_use(&self) -> PasswordUse {
         if self.by_uid { PasswordUse::Unmentioned } else { (!self.proof.is_empty()).into() }
     }
+
+    /// The same in the words in which a node would say that the password is wrong.
+    pub(super) fn said_of_password(&self) -> PasswordUse {
+        let silent = |way: &Authentication| !auth::tells_of_passwords(&way.plugin);
+        match self.proof {
+            Proof::Relayed if self.account.authentication.iter().all(silent) => PasswordUse::NotGiven,
+            Proof::Relayed => PasswordUse::Given,
+            Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => self.password_use(),
+        }
+    }
 }
 
 /// What a client says to know.
 #[derive(Clone, Copy)]
-enum Claimed<'a> {
+pub(super) enum Claimed<'a> {
     /// What it was asked for.
     Shown(&'a Shown),
     /// What it proved when it logged in to another cluster.
@@ -127,15 +137,15 @@ impl Claimed<'_> {
 }
 
 /// What a login proved.
-struct Admitted {
-    account: Arc<Account>,
-    judged_by: [u8; 32],
-    proof: Proof,
-    view: View,
-    current_user: Option<String>,
-    reuse: Option<Reuse>,
+pub(super) struct Admitted {
+    pub(super) account: Arc<Account>,
+    pub(super) judged_by: [u8; 32],
+    pub(super) proof: Proof,
+    pub(super) view: View,
+    pub(super) current_user: Option<String>,
+    pub(super) reuse: Option<Reuse>,
     /// What the client is told once the node has found its credential right.
-    then: Option<Fault>,
+    pub(super) then: Option<Fault>,
 }
 
 impl Session {
@@ -367,7 +377,7 @@ impl Session {
     }
 
     /// Finds the account, verifies the credential, and tells the reasons in the server's order.
-    async fn judge(
+    pub(super) async fn judge(
         &self,
         cluster: &ClusterName,
         accounts: &ClusterAccounts,
@@ -471,17 +481,7 @@ impl Session {
             plugins: &[],
         };
         let checked = accounts.snapshot.accepts_transport(request.user, &client, request.transport);
-        checked.map_err(|refusal| {
-            let silent = |way: &Authentication| !auth::tells_of_passwords(&way.plugin);
-            let said = match credential.proof {
-                Proof::Relayed if credential.account.authentication.iter().all(silent) => {
-                    PasswordUse::NotGiven
-                }
-                Proof::Relayed => PasswordUse::Given,
-                Proof::Native(_) | Proof::Fast(_) | Proof::Password(_) => credential.password_use(),
-            };
-            refused(&refusal, &request, said)
-        })
+        checked.map_err(|refusal| refused(&refusal, &request, credential.said_of_password()))
     }
 
     /// How the client is connected, as a server would see it.

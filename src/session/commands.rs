@@ -192,10 +192,10 @@ impl Session {
         &mut self,
         talk: &mut Conversation<'_>,
         old: &Credential,
-        credential: Credential,
+        mut credential: Credential,
     ) -> Result<(Credential, Option<Link>, bytes::Bytes), Fault> {
         let placed = match self.count_user(&credential.user) {
-            Ok(()) => self.place_client(&mut talk.packets, &credential).await,
+            Ok(()) => self.place_client(&mut talk.packets, &mut credential).await,
             Err(fault) => Err(fault),
         };
         if placed.is_err() {

@@ -1,8 +1,6 @@
 //! The part of a login in which the client shows what it knows: by which plugin it is asked, and what comes of it.
 
 use std::hash::BuildHasher;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -11,7 +9,6 @@ use tracing::error;
 
 use super::Session;
 use super::admission::Asked;
-use super::backoff::{Attempt, Failed, Turn, Who};
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use super::unix_accounts;
 use crate::accounts::ClusterAccounts;
@@ -21,8 +18,6 @@ use crate::auth::rsa::KeyPair;
 use crate::auth::{
     self, Privacy, Proof, caching_sha2, ed25519, native, parsec, sha256_crypt, sha256_password,
 };
-use crate::backend::Exchange;
-use crate::config::Backoff;
 use crate::fault::{Fault, PasswordUse};
 use crate::grants::{Account, Authentication, Found, asks_the_system};
 use crate::ids::{ClientAddr, ClusterName};
@@ -436,81 +431,6 @@ impl Session {
             }
         }
         false
-    }
-}
-
-/// A client that answers a node itself.
-///
-/// From its answer to the node's next words its login is being looked at, as others are while they are verified here.
-#[derive(Debug)]
-pub(super) struct Relayed<'p, S> {
-    client: tokio::sync::Mutex<&'p mut PacketStream<S>>,
-    is_private: bool,
-    failed: Arc<Failed>,
-    attempt: Attempt<'p>,
-    backoff: Backoff,
-    looked_at: std::sync::Mutex<LookedAt>,
-}
-
-/// Whether a client's answer is before the node.
-#[derive(Debug)]
-enum LookedAt {
-    No,
-    Now { _turn: Turn },
-    HeldBack(Who),
-}
-
-impl<'p, S> Relayed<'p, S> {
-    /// `is_private`: nobody can read what comes from the client.
-    pub(super) fn new(
-        packets: &'p mut PacketStream<S>,
-        is_private: bool,
-        failed: &Arc<Failed>,
-        attempt: Attempt<'p>,
-        backoff: Backoff,
-    ) -> Self {
-        let looked_at = std::sync::Mutex::new(LookedAt::No);
-        let client = tokio::sync::Mutex::new(packets);
-        Self { client, is_private, failed: Arc::clone(failed), attempt, backoff, looked_at }
-    }
-
-    /// Who was held back, where that is why the client's answer never came to the node.
-    pub(super) fn held_back(&self) -> Option<Who> {
-        match &*self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            LookedAt::HeldBack(who) => Some(who.clone()),
-            LookedAt::No | LookedAt::Now { .. } => None,
-        }
-    }
-
-    fn set(&self, looked_at: LookedAt) {
-        *self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = looked_at;
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Exchange for Relayed<'_, S> {
-    fn is_private(&self) -> bool {
-        self.is_private
-    }
-
-    fn ask<'a>(
-        &'a self,
-        question: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send + 'a>> {
-        Box::pin(async move {
-            // Nobody waits for this client.
-            self.set(LookedAt::No);
-            let mut packets = self.client.lock().await;
-            packets.write(question).await?;
-            let answer = packets.read(HANDSHAKE_LIMIT).await.map_err(io::Error::other)?;
-            match self.failed.turn(&self.attempt, &self.backoff).await {
-                Ok(turn) => self.set(LookedAt::Now { _turn: turn }),
-                Err(who) => {
-                    self.set(LookedAt::HeldBack(who));
-                    return Err(io::Error::other("held back after too many failed logins"));
-                }
-            }
-            Ok(answer.to_vec())
-        })
     }
 }
 

@@ -235,7 +235,7 @@ impl Session {
             if knows_plugins { greeting.plugin.clone().into_bytes() } else { native::PLUGIN.into() }
         });
         let first = FirstReply { plugin, scramble: greeting.scramble, reply: response.auth };
-        let credential = self
+        let mut credential = self
             .authenticate(
                 packets,
                 Asked {
@@ -255,7 +255,7 @@ impl Session {
         if !relayed {
             self.count_user(&credential.user)?;
         }
-        let placed = self.place_client(packets, &credential).await?;
+        let placed = self.place_client(packets, &mut credential).await?;
         if relayed {
             self.count_user(&credential.user)?;
         }

@@ -14,6 +14,7 @@
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
 //! | `exchange` | how a client shows what it knows, and whether that is right |
+//! | `relayed` | a client that answers a node itself, and whether what it signed is right |
 //! | [`backoff`] | logins that are held back because others failed |
 //! | [`limits`] | sessions of one service, user or address |
 //! | [`account_limits`] | sessions and logins of one account, by the server's limits |
@@ -33,6 +34,7 @@ mod placing;
 mod prepared;
 pub mod registry;
 pub mod relay;
+mod relayed;
 pub mod settle;
 pub mod state;
 pub mod unix_accounts;

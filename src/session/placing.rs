@@ -10,9 +10,9 @@ use tracing::debug;
 use super::account_limits::{OfAccount, Who};
 use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
-use super::exchange::Relayed;
 use super::handshake::HANDSHAKE_LIMIT;
 use super::hold::Patience;
+use super::relayed::Relayed;
 use super::{Session, revoked};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{Proof, caching_sha2, native};
@@ -49,7 +49,7 @@ impl Session {
     pub(super) async fn place_client<S>(
         &self,
         packets: &mut PacketStream<S>,
-        credential: &Credential,
+        credential: &mut Credential,
     ) -> Result<Placed, Fault>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + std::fmt::Debug,
@@ -65,10 +65,25 @@ impl Session {
             };
         }
         let entry = Arc::clone(&self.registered.entry);
-        let attempt = Attempt { client: &entry.client, cluster: &credential.cluster, user: &credential.user };
-        let (failed, backoff) = (&self.shared.failed, self.backoff());
-        let exchange = Relayed::new(packets, self.is_private(), failed, attempt, backoff);
-        match self.place(credential, Some(&exchange)).await {
+        let (cluster, user) = (credential.cluster.clone(), credential.user.clone());
+        let attempt = Attempt { client: &entry.client, cluster: &cluster, user: &user };
+        let exchange = Relayed::new(packets, self, credential, attempt);
+        let placed = match self.place(credential, Some(&exchange)).await {
+            Ok(mut placed) => {
+                let heard = placed.link.origin.heard.take().unwrap_or_default();
+                // Others may be looked at now.
+                drop(exchange);
+                self.confirm(credential, &placed.node, &heard).await.map(|()| placed)
+            }
+            Err(fault) => {
+                if let Some(who) = exchange.held_back() {
+                    let host = accounts_host(self, credential);
+                    return Err(held_back(&who, &credential.user, &host, PasswordUse::Given));
+                }
+                Err(fault)
+            }
+        };
+        match placed {
             Ok(placed) => {
                 self.shared.failed.succeeded(&attempt, Instant::now());
                 credential.then.clone().map_or(Ok(()), Err)?;
@@ -76,10 +91,6 @@ impl Session {
                 Ok(Placed { counted: self.count_account(credential)?, ..placed })
             }
             Err(fault) => {
-                if let Some(who) = exchange.held_back() {
-                    let host = accounts_host(self, credential);
-                    return Err(held_back(&who, &credential.user, &host, PasswordUse::Given));
-                }
                 self.count_failure(&attempt, &fault);
                 Err(fault)
             }
@@ -190,17 +201,7 @@ impl Session {
     ) -> Result<Result<Bytes, Fault>, Fault> {
         let may = || {
             let counted = self.count_account_anew(new, self.places.account.as_ref())?;
-            let accounts = match self.shared.accounts.of_node(&new.cluster, node) {
-                Some(accounts) => accounts,
-                None => self.accounts_of(&new.cluster)?,
-            };
-            self.still_by_uid(new, &accounts)?;
-            self.fits_transport(new, &accounts)?;
-            if new.view == View::Own {
-                let topology = self.shared.topology.load();
-                let known = topology.cluster(new.cluster.as_str()).and_then(|c| c.node(node.as_str()));
-                self.guarded(new, &accounts, known.and_then(|node| node.facts.as_deref()))?;
-            }
+            self.fits_node(new, node)?;
             Ok::<_, Fault>(counted)
         };
         let counted = match may() {
@@ -357,7 +358,7 @@ impl Session {
                     return Err(Fault::limit("no_link", detail));
                 }
             };
-            if !matches!(&error, LinkError::Client(_) | LinkError::ClientLate) {
+            if !matches!(&error, LinkError::Client(_) | LinkError::ClientLate | LinkError::Unsigned) {
                 self.shared.metrics.link_failed(&cluster.name, &node.name);
             }
             if let Some(evidence) = evidence(&error) {
@@ -393,6 +394,22 @@ impl Session {
                 return;
             }
         }
+    }
+
+    /// Makes sure that a node on which there is a link already would take this login by its own accounts, from this client.
+    pub(super) fn fits_node(&self, new: &Credential, node: &NodeName) -> Result<(), Fault> {
+        let accounts = match self.shared.accounts.of_node(&new.cluster, node) {
+            Some(accounts) => accounts,
+            None => self.accounts_of(&new.cluster)?,
+        };
+        self.still_by_uid(new, &accounts)?;
+        self.fits_transport(new, &accounts)?;
+        if new.view == View::Own {
+            let topology = self.shared.topology.load();
+            let known = topology.cluster(new.cluster.as_str()).and_then(|c| c.node(node.as_str()));
+            self.guarded(new, &accounts, known.and_then(|node| node.facts.as_deref()))?;
+        }
+        Ok(())
     }
 
     /// Makes sure that a client whose uid let it in would be by this node's own accounts, too.
@@ -464,6 +481,7 @@ impl Session {
             LinkError::OtherAccount { .. } | LinkError::Plugin(_) => {
                 denied(&credential.user, host, credential.password_use(), &detail)
             }
+            LinkError::Unsigned => denied(&credential.user, host, credential.said_of_password(), &detail),
             LinkError::Refused(told) => Fault::told(Blame::Server, "node_refused", detail, told),
             LinkError::NeedsPassword => Fault::unavailable(NEEDS_PASSWORD, detail),
             LinkError::Client(_) | LinkError::ClientLate => {

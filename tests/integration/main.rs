@@ -48,6 +48,7 @@ mod proxy_protocol;
 mod raw;
 mod roles;
 mod routing;
+mod signed;
 mod silence;
 mod startup;
 mod statements;
@@ -163,6 +164,7 @@ fn main() {
         discovery::trials(),
         operations::trials(),
         plugins::trials(),
+        signed::trials(),
         silence::trials(),
         startup::trials(),
         tls::trials(),

@@ -6,7 +6,7 @@ use rsa::PublicKey;
 use rsa::pkcs8::DecodePublicKey;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
-use spillway::auth::ed25519;
+use spillway::auth::{ed25519, parsec};
 
 /// An authentication plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) enum Plugin {
     Sha256,
     /// `ed25519`: a signature, which Spillway's own code makes here: the server says whether it is right.
     Ed25519,
+    /// `parsec`: the same behind an empty answer and the server's salt.
+    Parsec,
 }
 
 /// How a login ended well.
@@ -39,7 +41,7 @@ pub(crate) enum Way {
 impl Plugin {
     /// The plugin of that name.
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
-        [Self::Native, Self::CachingSha2, Self::Sha256, Self::Ed25519]
+        [Self::Native, Self::CachingSha2, Self::Sha256, Self::Ed25519, Self::Parsec]
             .into_iter()
             .find(|plugin| plugin.name().as_bytes() == name)
     }
@@ -51,6 +53,7 @@ impl Plugin {
             Self::CachingSha2 => "caching_sha2_password",
             Self::Sha256 => "sha256_password",
             Self::Ed25519 => ed25519::PLUGIN,
+            Self::Parsec => parsec::PLUGIN,
         }
     }
 
@@ -61,7 +64,7 @@ impl Plugin {
                 let nonce = scramble.try_into().unwrap_or(&[0; 32]);
                 ed25519::sign(password.as_bytes(), nonce).to_vec()
             }
-            (Self::Native, true) => Vec::new(),
+            (Self::Native, true) | (Self::Parsec, _) => Vec::new(),
             // The plugin of MySQL's client library sends an empty password with its terminator.
             (Self::CachingSha2 | Self::Sha256, true) => vec![0],
             // The server's key, please.
@@ -79,6 +82,13 @@ impl Plugin {
             }
         }
     }
+}
+
+/// The signature for a server of `parsec` that told its salt, with a scramble that is not random.
+pub(crate) fn salted(password: &str, scramble: &[u8], salt: &[u8]) -> Outcome<Vec<u8>> {
+    let params = parsec::Params::decode(salt).ok_or_else(|| format!("no salt: {salt:?}"))?;
+    let scramble = scramble.try_into().map_err(|_| "a short scramble")?;
+    Ok(parsec::sign(password.as_bytes(), &params, scramble, &[7; 32]).to_vec())
 }
 
 /// The password for a server that sent its public key as PEM: with its terminator, masked with the scramble, and

@@ -295,7 +295,8 @@ impl Raw {
                     let bad = || format!("switch to another plugin: {packet:?}");
                     let end = packet.iter().position(|&byte| byte == 0).ok_or_else(bad)?;
                     self.plugin = Plugin::named(&packet[1..end]).ok_or_else(bad)?;
-                    let length = if self.plugin == Plugin::Ed25519 { 32 } else { 20 };
+                    let length =
+                        if matches!(self.plugin, Plugin::Ed25519 | Plugin::Parsec) { 32 } else { 20 };
                     let scramble = packet.get(end + 1..end + 1 + length);
                     self.scramble = scramble.ok_or("a short scramble")?.to_vec();
                     if let Some(others) = self.meet.take() {
@@ -313,6 +314,10 @@ impl Raw {
                     self.way = Way::PublicKey;
                     let sealed = proof::under_key(password, &self.scramble, &packet[1..])?;
                     self.send(&sealed)?;
+                }
+                Some(0x01) if self.plugin == Plugin::Parsec => {
+                    let signed = proof::salted(password, &self.scramble, &packet[1..])?;
+                    self.send(&signed)?;
                 }
                 Some(0x01) if self.plugin == Plugin::CachingSha2 => match packet[1..] {
                     [3] => self.way = Way::Cache,
