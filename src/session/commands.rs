@@ -67,7 +67,7 @@ impl<'a> Conversation<'a> {
 pub(super) async fn refuse(relay: &mut Relay, fault: Option<Box<Fault>>) -> Result<(), Fault> {
     let Some(fault) = fault else { return Ok(()) };
     let mut talk = Conversation::with(relay);
-    talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;
+    talk.packets.skip().await.map_err(read_fault)?;
     debug!(reason = fault.detail, "a command was refused");
     talk.answer(&fault).await?;
     talk.end();
@@ -138,6 +138,7 @@ impl Session {
                     None => relay.start_anew(),
                 }
                 relay.state = SessionState::after_login(schema).with_collation(credential.collation);
+                relay.count(self.allowance(credential));
                 let mut talk = Conversation::with(relay);
                 talk.packets.expect(sequence);
                 talk.packets.write(&ok).await.map_err(Fault::client_gone)?;
@@ -262,6 +263,7 @@ impl Session {
                 self.registered.entry.set_place(|place| place.schema = Some(name));
                 relay.replace_link(link);
                 relay.state.moved(schema);
+                relay.count(self.allowance(credential));
                 Ok(())
             }
             Err(Refusal::Server(error)) => {

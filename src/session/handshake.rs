@@ -115,7 +115,9 @@ impl Session {
                 let follow = self.follow(&link);
                 // What was needed for the login only is not kept.
                 let credential = Box::new(Credential { vouching: None, fast: None, ..credential });
-                Ok((Box::new(Relay::new(stream, ahead, link, state, follow)), credential))
+                let mut relay = Box::new(Relay::new(stream, ahead, link, state, follow));
+                relay.count(self.allowance(&credential));
+                Ok((relay, credential))
             }
             Err(fault) => {
                 self.shared.metrics.login_refused(fault.label);

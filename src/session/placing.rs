@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::account_limits::{OfAccount, Who};
+use super::account_limits::{Allowance, OfAccount, Who, over_limit};
 use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
 use super::exchange::Relayed;
@@ -23,7 +23,7 @@ use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::topology::{Evidence, Facts, LoadGuard, Node};
 use crate::wire::handshake::Scramble;
-use crate::wire::packet::{self, Err as ErrPacket};
+use crate::wire::packet;
 
 /// How often a node is chosen again when the one before could not be reached.
 pub(super) const ATTEMPTS: usize = 3;
@@ -145,12 +145,16 @@ impl Session {
         let account = &credential.account;
         let Some(limits) = accounts.snapshot.limits(account) else { return Ok(None) };
         let who = self.counted_as(credential, &accounts);
-        let counted = self.shared.account_counts.enter(who, &limits, instead_of, Instant::now());
-        counted.map(Some).map_err(|over| {
-            let told = ErrPacket::new(over.code(), b"42000", over.client_message(&account.user));
-            let detail = format!("{} (account {account}: {over})", told.text());
-            Fault::told(Blame::Client, "account_limit", detail, told)
-        })
+        let vendor = accounts.snapshot.product().vendor();
+        let counted = self.shared.account_counts.enter(who, &limits, vendor, instead_of, Instant::now());
+        counted.map(Some).map_err(|over| over_limit(over, account, vendor))
+    }
+
+    /// What the session may do, where its account is limited.
+    pub(super) fn allowance(&self, credential: &Credential) -> Option<Allowance> {
+        let accounts = self.shared.accounts.cluster(&credential.cluster)?;
+        let vendor = accounts.snapshot.product().vendor();
+        self.places.account.as_ref()?.allowance(&credential.account, vendor)
     }
 
     /// As whose the session is counted.
@@ -208,7 +212,8 @@ impl Session {
             Err(fault) => return Ok(Err(fault)),
         };
         let limit = self.connect_timeout(&new.cluster);
-        match link.change_user(&new.for_node(None), new.current_user.as_deref(), limit).await {
+        let (account, uncounted) = (new.current_user.as_deref(), is_counted(new));
+        match link.change_user(&new.for_node(None), account, uncounted, limit).await {
             Ok(()) => {}
             Err(error @ LinkError::Refused(_)) => {
                 return Ok(Err(Self::link_fault(error, &accounts_host(self, new), new, node)));
@@ -322,6 +327,7 @@ impl Session {
                     announce,
                 },
                 account: credential.current_user.as_deref(),
+                uncounted: is_counted(credential),
                 credentials,
                 links: &links,
                 connect_timeout: limit,
@@ -495,6 +501,11 @@ fn evidence(error: &LinkError) -> Option<Evidence> {
         LinkError::Refused(told) if error.is_of_the_node() => Some(Evidence::Error(told.code)),
         _ => None,
     }
+}
+
+/// Whether the node counts the queries of the account.
+fn is_counted(credential: &Credential) -> bool {
+    credential.account.limits.questions_per_hour != 0
 }
 
 /// Whether a node that decides by these accounts, which may be its own, allows what the cluster's allow.

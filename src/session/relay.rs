@@ -9,6 +9,7 @@
 //! waits until every earlier command is answered and returns [`Event::Command`].
 
 mod awaited;
+mod counted;
 mod flow;
 mod leftovers;
 mod moving;
@@ -20,6 +21,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 use awaited::Awaited;
+use counted::Counter;
 use flow::{Held, flush, pass_on, read};
 use leftovers::Leftovers;
 use moving::{InFlight, Patch};
@@ -151,6 +153,8 @@ pub struct Relay {
     rejected: Option<ErrPacket>,
     /// Which statements are classified, so that pins are known and another session may have the link.
     follow: Follow,
+    /// Counts statements, where that is limited.
+    counter: Option<Box<Counter>>,
     /// What the session carries.
     pub state: SessionState,
 }
@@ -190,6 +194,7 @@ impl Relay {
             rejected: None,
             told: None,
             follow,
+            counter: None,
             state,
         }
     }
@@ -309,16 +314,17 @@ impl Relay {
         let mut at = 0;
         loop {
             let mode = self.client_sends;
-            let looks = self.follow != Follow::None || self.capabilities.contains(Capabilities::LOCAL_FILES);
+            let counts = self.counter.is_some();
+            let looks = self.follow != Follow::None
+                || self.capabilities.contains(Capabilities::LOCAL_FILES)
+                || counts;
             let needs = move |len: usize, first: u8| match (mode, Command::from_byte(first)) {
-                (ClientSends::Commands, Command::Query) if len <= VISIBLE_STATEMENT => {
-                    if looks {
-                        len
-                    } else {
-                        len.min(512)
-                    }
+                (ClientSends::Commands, Command::Query | Command::StmtPrepare)
+                    if looks && len <= VISIBLE_STATEMENT =>
+                {
+                    len
                 }
-                (ClientSends::Commands, Command::StmtPrepare) if looks && len <= VISIBLE_STATEMENT => len,
+                (ClientSends::Commands, Command::Query) if len <= VISIBLE_STATEMENT || counts => len.min(512),
                 (ClientSends::Commands, Command::InitDb) => len.min(1024),
                 (ClientSends::Commands, Command::StmtExecute) if looks => len.min(VISIBLE_EXECUTE),
                 (ClientSends::Commands, command) if command.is_about_statement() => len.min(5),
@@ -403,7 +409,10 @@ impl Relay {
             }
             self.send_own(own);
         }
-        if self.bars(command, head, effect.as_ref(), text) || !self.take_statement(command, head) {
+        if self.bars(command, head, effect.as_ref(), text)
+            || self.exceeds(command, text, whole)
+            || !self.take_statement(command, head)
+        {
             self.stopped_at = Some(command);
             return Ok(false);
         }
@@ -426,7 +435,9 @@ impl Relay {
                     && whole
                     && self.capabilities.contains(Capabilities::LOCAL_FILES)
                     && sql::loads_local_file(text);
-                self.awaited.push_back(Awaited { overwrites, loads_file, ..Awaited::new(expect, pending) });
+                let counted = self.counted();
+                let awaited = Awaited { overwrites, loads_file, counted, ..Awaited::new(expect, pending) };
+                self.awaited.push_back(awaited);
                 self.begin_next();
             }
         }
@@ -517,7 +528,9 @@ impl Relay {
         // The client has seen a part of it now: it can not come from elsewhere any more.
         self.in_flight = None;
         self.note_prepared(head);
-        let end = match self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)? {
+        let step = self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)?;
+        self.note_counted(step, head);
+        let end = match step {
             Step::More => return Ok(()),
             Step::FileRequest => {
                 if !self.awaited.front().is_some_and(|first| first.loads_file) {

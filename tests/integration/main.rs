@@ -50,6 +50,7 @@ mod roles;
 mod routing;
 mod silence;
 mod startup;
+mod statement_limits;
 mod statements;
 mod tls;
 mod unix_accounts;
@@ -152,6 +153,7 @@ fn main() {
         commands::trials(),
         bulk::trials(),
         limits::trials(),
+        statement_limits::trials(),
         links::trials(),
         names::trials(),
         audit::trials(),
