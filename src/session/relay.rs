@@ -12,6 +12,7 @@ mod awaited;
 mod counted;
 mod flow;
 mod leftovers;
+mod looks;
 mod moving;
 
 use std::cell::RefCell;
@@ -313,24 +314,8 @@ impl Relay {
     fn take_commands(&mut self, chunk: &[u8], around: &Around<'_>) -> Result<usize, Fault> {
         let mut at = 0;
         loop {
-            let mode = self.client_sends;
-            let counts = self.counter.is_some();
-            let looks = self.follow != Follow::None
-                || self.capabilities.contains(Capabilities::LOCAL_FILES)
-                || counts;
-            let needs = move |len: usize, first: u8| match (mode, Command::from_byte(first)) {
-                (ClientSends::Commands, Command::Query | Command::StmtPrepare)
-                    if looks && len <= VISIBLE_STATEMENT =>
-                {
-                    len
-                }
-                (ClientSends::Commands, Command::Query) if len <= VISIBLE_STATEMENT || counts => len.min(512),
-                (ClientSends::Commands, Command::InitDb) => len.min(1024),
-                (ClientSends::Commands, Command::StmtExecute) if looks => len.min(VISIBLE_EXECUTE),
-                (ClientSends::Commands, command) if command.is_about_statement() => len.min(5),
-                _ => 1,
-            };
-            let head = match self.commands.next(chunk, at, needs) {
+            let looks = self.looks();
+            let head = match self.commands.next(chunk, at, |len, first| looks.needs(len, first)) {
                 Next::Stop(end) => return Ok(end),
                 Next::Head(head) => head,
             };

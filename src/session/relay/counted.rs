@@ -44,6 +44,11 @@ impl Relay {
         self.counter = allowance.map(|allowance| Box::new(Counter { allowance, next: None }));
     }
 
+    /// Whether statements are counted.
+    pub(super) fn counts(&self) -> bool {
+        self.counter.is_some()
+    }
+
     /// Whether a command is one too many, so that it goes nowhere.
     pub(super) fn exceeds(&mut self, command: Command, text: &[u8], whole: bool) -> bool {
         let Some(counter) = &mut self.counter else { return false };
