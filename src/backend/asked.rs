@@ -27,6 +27,20 @@ impl Link {
         Ok((Self { stream, capabilities, origin }, reply))
     }
 
+    /// The same on a link that a session has. After an error, and when the future is dropped, the link must be closed.
+    pub async fn order(&mut self, command: &[u8], limit: Duration) -> Result<Bytes, LinkError> {
+        let mut packets = PacketStream::new(&mut self.stream, BytesMut::new(), 0);
+        let exchange = async {
+            packets.write(command).await?;
+            Ok::<_, LinkError>(packets.read(REPLY_LIMIT).await?)
+        };
+        let reply = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
+        if !matches!(reply.first(), Some(0 | 0xFF)) || packets.has_read_ahead() {
+            return Err(Malformed("reply of more than one packet").into());
+        }
+        Ok(reply)
+    }
+
     /// The value that a query gives: one row of one column. Not cancel safe: drop the link if the future is dropped.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::wire::handshake::ChangeUser;
 use crate::wire::packet::{self, Err as ErrPacket};
 
 /// Longest command that is read whole.
-const COMMAND_LIMIT: usize = 64 * 1024;
+pub(super) const COMMAND_LIMIT: usize = 64 * 1024;
 
 /// Failed `COM_CHANGE_USER` after which the next one ends the session, as on `MariaDB`.
 const MAX_FAILED_CHANGES: u8 = 3;
@@ -42,7 +42,7 @@ impl<'a> Conversation<'a> {
         Self { packets: PacketStream::new(client, ahead, 0), unread }
     }
 
-    async fn send_error(&mut self, error: &ErrPacket) -> Result<(), Fault> {
+    pub(super) async fn send_error(&mut self, error: &ErrPacket) -> Result<(), Fault> {
         let mut out = BytesMut::new();
         error.put(&mut out, self.packets.sequence());
         self.packets.write_framed(&out).await.map_err(Fault::client_gone)

@@ -223,14 +223,14 @@ impl Session {
                 return Err(Fault::killed("node_failed", Blame::Server, reason));
             }
         }
-        self.reached(new, node.clone());
+        self.reached(new, node.clone(), link);
         self.places.account = counted;
         Ok(Ok(packet::vouching(&link.origin.ok, None, link.capabilities)))
     }
 
     /// Notes where an admitted session came to; its link is for the relay.
     pub(super) fn reach(&mut self, credential: &Credential, placed: Placed) -> Link {
-        self.reached(credential, placed.node);
+        self.reached(credential, placed.node, &placed.link);
         self.cluster = Some(placed.cluster);
         self.link_load = Some(placed.load);
         // The account before has its place until here, because it has its link until here.
@@ -238,12 +238,13 @@ impl Session {
         placed.link
     }
 
-    fn reached(&self, credential: &Credential, node: NodeName) {
+    fn reached(&self, credential: &Credential, node: NodeName, link: &Link) {
         let entry = &self.registered.entry;
         entry.set_place(|place| {
             place.user = Some(String::from_utf8_lossy(&credential.user).into_owned());
             place.cluster = Some(credential.cluster.clone());
             place.node = Some(node);
+            place.have_link(link.origin.thread_id);
         });
         self.look_at_place();
         entry.set_account(Arc::clone(&credential.account));
@@ -266,6 +267,16 @@ impl Session {
         credential: &Credential,
         exchange: Option<&dyn Exchange>,
     ) -> Result<Placed, Fault> {
+        self.place_at(credential, exchange, None).await
+    }
+
+    /// The same at one node, whatever it serves, which is tried once.
+    pub(super) async fn place_at(
+        &self,
+        credential: &Credential,
+        exchange: Option<&dyn Exchange>,
+        at: Option<&NodeName>,
+    ) -> Result<Placed, Fault> {
         let mut changes = self.shared.topology.subscribe();
         let limit = self.connect_timeout(&credential.cluster);
         let links = self.links(&credential.cluster);
@@ -277,7 +288,15 @@ impl Session {
             let cluster = topology.cluster(credential.cluster.as_str()).ok_or_else(|| {
                 Fault::unavailable("no_cluster", format!("cluster {} is not configured", credential.cluster))
             })?;
-            let node = match cluster.choose(self.service.node) {
+            let chosen = match at {
+                Some(name) => {
+                    let known = cluster.node(name.as_str()).filter(|node| node.lost().is_none());
+                    let lost = || Fault::unavailable("no_node", format!("node {name} serves nobody"));
+                    Ok(known.ok_or_else(lost)?)
+                }
+                None => cluster.choose(self.service.node),
+            };
+            let node = match chosen {
                 Ok(node) => node,
                 Err(none) => {
                     let moves = self.moves(credential);
@@ -338,7 +357,7 @@ impl Session {
             let leased = tokio::select! {
                 leased = self.pool.lease(&claim) => leased,
                 // Who answers the node itself has said something that cannot be said again.
-                () = self.is_lost(&cluster.name, &node.name), if exchange.is_none() => Err(LinkError::Lost.into()),
+                () = self.is_lost(&cluster.name, &node.name), if exchange.is_none() && at.is_none() => Err(LinkError::Lost.into()),
             };
             let error = match leased {
                 Ok((link, reused)) => {
@@ -375,7 +394,7 @@ impl Session {
                 // The next attempt is judged by what is in force there.
                 self.shared.accounts.doubt(&credential.cluster).await;
             }
-            if !error.is_of_the_node() || attempt == ATTEMPTS {
+            if !error.is_of_the_node() || attempt == ATTEMPTS || at.is_some() {
                 return Err(Self::link_fault(
                     error,
                     &accounts_host(self, credential),

@@ -11,6 +11,7 @@
 mod awaited;
 mod counted;
 mod flow;
+mod kills;
 mod leftovers;
 mod looks;
 mod moving;
@@ -62,7 +63,8 @@ thread_local! {
 /// Why the relay stopped.
 #[derive(Debug)]
 pub enum Event {
-    /// A command for Spillway is next in the client's stream; everything before it is answered.
+    /// A command for Spillway is next in the client's stream; everything before it is answered. `ProcessKill` is any that
+    /// kills a session of this Spillway.
     Command(Command),
     /// The client closed its connection.
     ClientClosed,
@@ -83,6 +85,9 @@ pub enum Event {
 pub trait Elsewhere {
     /// Whether the schema belongs to a cluster other than the session's.
     fn leads_elsewhere(&self, schema: &[u8]) -> bool;
+
+    /// Whether this is the number of a session of this Spillway; asked for `KILL` only.
+    fn is_session(&self, number: u32) -> bool;
 
     /// The node answered with an error of its own state, such as that it is read-only.
     fn trouble(&self, code: u16);
@@ -376,6 +381,10 @@ impl Relay {
             || schema.is_some_and(|s| around.elsewhere.leads_elsewhere(s))
         {
             self.stopped_at = Some(command);
+            return Ok(false);
+        }
+        if self.kills_session(command, body, whole, around) {
+            self.stopped_at = Some(Command::ProcessKill);
             return Ok(false);
         }
         let text = if command == Command::Query {

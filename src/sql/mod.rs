@@ -4,9 +4,11 @@
 //! [`Effect::Unknown`], and unknown means that the session stays where it is.
 
 mod harmless;
+mod kill;
 mod lexer;
 mod updates;
 
+pub use kill::{Kill, kill};
 pub use lexer::{Lexer, Token};
 pub use updates::{Statements, statements};
 

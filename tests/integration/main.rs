@@ -29,6 +29,7 @@ mod discovery;
 mod handover;
 mod handover_more;
 mod health;
+mod kills;
 mod lab;
 mod limits;
 mod links;
@@ -154,6 +155,7 @@ fn main() {
         bulk::trials(),
         limits::trials(),
         statement_limits::trials(),
+        kills::trials(),
         links::trials(),
         names::trials(),
         audit::trials(),

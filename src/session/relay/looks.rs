@@ -48,6 +48,7 @@ impl Looks {
             Command::Query if self.counts || len <= VISIBLE_STATEMENT => len.min(BEGINNING),
             Command::InitDb => len.min(SCHEMA),
             Command::StmtExecute if self.whole => len.min(VISIBLE_EXECUTE),
+            Command::ProcessKill => len.min(NUMBERED),
             command if command.is_about_statement() => len.min(NUMBERED),
             _ => 1,
         }
