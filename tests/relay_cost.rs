@@ -82,6 +82,10 @@ impl Elsewhere for Here {
         false
     }
 
+    fn is_session(&self, _: u32) -> bool {
+        false
+    }
+
     fn trouble(&self, _code: u16) {}
 }
 

@@ -254,6 +254,7 @@ impl App {
                 Ok(()) = accounts.changed() => {
                     let config = self.shared.config.load();
                     let (registry, accounts) = (&self.shared.registry, &self.shared.accounts);
+                    self.shared.account_counts.renew(&accounts.load(), std::time::Instant::now());
                     let ended = session::end_revoked(registry, accounts, &config);
                     if ended > 0 {
                         warn!(sessions = ended, "sessions ended because their accounts may not log in any more");

@@ -27,6 +27,20 @@ impl Link {
         Ok((Self { stream, capabilities, origin }, reply))
     }
 
+    /// The same on a link that a session has. After an error, and when the future is dropped, the link must be closed.
+    pub async fn order(&mut self, command: &[u8], limit: Duration) -> Result<Bytes, LinkError> {
+        let mut packets = PacketStream::new(&mut self.stream, BytesMut::new(), 0);
+        let exchange = async {
+            packets.write(command).await?;
+            Ok::<_, LinkError>(packets.read(REPLY_LIMIT).await?)
+        };
+        let reply = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
+        if !matches!(reply.first(), Some(0 | 0xFF)) || packets.has_read_ahead() {
+            return Err(Malformed("reply of more than one packet").into());
+        }
+        Ok(reply)
+    }
+
     /// The value that a query gives: one row of one column. Not cancel safe: drop the link if the future is dropped.
     ///
     /// # Errors
@@ -48,10 +62,23 @@ impl Link {
     /// Makes sure that the node gave the login the account that the client was judged by. A node that has other rows
     /// than those that were loaded, or sees another address than was thought, is found out here.
     ///
+    /// `uncounted`: the node counts the account's queries. Neither product counts the executions of prepared statements, so
+    /// that the question costs the client none of its own.
+    ///
     /// # Errors
     /// [`LinkError::OtherAccount`] when it is another one. After any error the link is of no use.
-    pub(super) async fn assert(&mut self, wanted: &str, limit: Duration) -> Result<(), LinkError> {
-        let found = self.sole_value("SELECT CURRENT_USER()", limit).await?;
+    pub(super) async fn assert(
+        &mut self,
+        wanted: &str,
+        uncounted: bool,
+        limit: Duration,
+    ) -> Result<(), LinkError> {
+        const QUESTION: &str = "SELECT CURRENT_USER()";
+        let found = if uncounted {
+            self.prepared_value(QUESTION, limit).await?
+        } else {
+            self.sole_value(QUESTION, limit).await?
+        };
         if found == wanted.as_bytes() {
             return Ok(());
         }

@@ -80,6 +80,8 @@ pub struct Claim<'a> {
     pub approach: Approach<'a>,
     /// `CURRENT_USER()` of the account that the client was judged by; none: whatever the node gives.
     pub account: Option<&'a str>,
+    /// The node counts the account's queries: its own ones are not to be fewer for what Spillway asks.
+    pub uncounted: bool,
     /// Who logs in.
     pub credentials: Credentials<'a>,
     /// The cluster's settings for links.
@@ -185,7 +187,7 @@ impl Claim<'_> {
     /// The link that the node has just judged, if it gave the account that is wanted.
     async fn judged(&self, mut link: Link) -> Result<Link, LinkError> {
         if let Some(wanted) = self.account {
-            link.assert(wanted, self.connect_timeout).await?;
+            link.assert(wanted, self.uncounted, self.connect_timeout).await?;
         }
         Ok(link)
     }
@@ -333,7 +335,7 @@ impl Pool {
         }
         let at = Instant::now();
         let credentials = key.credentials(claim.credentials.proof);
-        match link.change_user(&credentials, claim.account, claim.connect_timeout).await {
+        match link.change_user(&credentials, claim.account, false, claim.connect_timeout).await {
             Ok(()) => {}
             Err(LinkError::Refused(_) | LinkError::OtherAccount { .. }) => return Renewed::Refused,
             Err(_) => return Renewed::Broken,

@@ -66,7 +66,7 @@ impl Link {
     }
 
     /// Has the node judge the login again, by the rows that are in force there now, and makes sure that it gives it this
-    /// account (none: whichever).
+    /// account (none: whichever). `uncounted`: the node counts the account's queries.
     ///
     /// # Errors
     /// [`LinkError::Refused`]: the node said no, and goes on with the login before. After any other error, and when the
@@ -75,6 +75,7 @@ impl Link {
         &mut self,
         credentials: &Credentials<'_>,
         account: Option<&str>,
+        uncounted: bool,
         limit: Duration,
     ) -> Result<(), LinkError> {
         let claimed = link_capabilities(self.origin.facts.capabilities, credentials)?;
@@ -116,7 +117,7 @@ impl Link {
         }
         self.origin.ok = ok;
         match account {
-            Some(wanted) => self.assert(wanted, limit).await,
+            Some(wanted) => self.assert(wanted, uncounted, limit).await,
             None => Ok(()),
         }
     }

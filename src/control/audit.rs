@@ -1,5 +1,6 @@
 //! What would become of a login, and where Spillway is stricter than the servers.
 
+use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -12,12 +13,12 @@ use crate::accounts::{ClusterAccounts, NodeAccounts, View};
 use crate::auth::{self, Privacy};
 use crate::config::{ClientAddress, NodeTls, UnixAccount};
 use crate::grants::{
-    Account, HostIdentity, HostName, LoginRequest, Product, Refusal, TlsRequirement, Transport, Verdict,
-    explain,
+    Account, AccountLimits, HostIdentity, HostName, LoginRequest, Product, Refusal, TlsRequirement,
+    Transport, Verdict, explain,
 };
 use crate::ids::{ClientAddr, ClusterName};
 use crate::net::own_uid;
-use crate::session::account_limits::{AccountCounts, Who};
+use crate::session::account_limits::{AccountCounts, Usage, Who};
 use crate::session::unix_accounts::{self, Closed, WayIn};
 use crate::tls::Certificates;
 
@@ -147,6 +148,15 @@ impl Control {
         }
     }
 
+    /// Begins the hour of the accounts of a cluster anew.
+    pub(super) fn clear_limits(&self, wanted: &Invocation) -> Result<Answer, OperationError> {
+        let topology = self.topology.load();
+        let cluster = &Self::cluster(&topology, wanted.get("cluster").unwrap_or_default())?.name;
+        let count = self.account_counts.clear(cluster, Instant::now());
+        let result = format!("the hour of {count} accounts of cluster {cluster} begins anew");
+        Ok(Answer::Done(Done { result, changes: Vec::new() }))
+    }
+
     fn resolves_names(&self, cluster: &ClusterName) -> bool {
         self.config.load().clusters.get(cluster).is_some_and(|c| c.resolve_names)
     }
@@ -195,6 +205,19 @@ fn request<'r>(
         now: SystemTime::now(),
         plugins: auth::accepted(privacy),
     }
+}
+
+/// What was counted of an account.
+fn counted(limits: &AccountLimits, used: Usage) -> String {
+    let Usage { open, logins, queries, updates } = used;
+    let mut text = format!("{open} sessions of the account through this proxy, {logins} logins this hour");
+    for (what, done, limit) in [("queries", queries, limits.queries), ("updates", updates, limits.updates)] {
+        if let Some(limit) = limit {
+            // Those that were refused count, too.
+            let _ = write!(text, ", {} of {limit} {what}", done.min(limit.unsigned_abs()));
+        }
+    }
+    text
 }
 
 fn steps(
@@ -250,10 +273,9 @@ fn steps(
         if let Some(limits) = accounts.snapshot.limits(account) {
             let host = identity.host_or_ip();
             let who = Who::new(&accounts.snapshot, cluster, account, asked.user.as_bytes(), &host);
-            let (open, this_hour) = counts.of(&who, Instant::now());
-            let counted =
-                format!("{open} sessions of the account through this proxy, {this_hour} logins this hour");
-            over = limits.exceeded(open, this_hour);
+            let used = counts.of(&who, Instant::now());
+            let counted = counted(&limits, used);
+            over = limits.exceeded(used.open, used.logins);
             rows.push(row(
                 "limits",
                 match over {

@@ -146,6 +146,7 @@ impl Control {
             Verb::ExplainLogin => self.explain_login(wanted).await,
             Verb::ShowBackoffs => Ok(self.show_backoffs()),
             Verb::ClearBackoffs => change::logged(caller, wanted, self.clear_backoffs(wanted)),
+            Verb::ClearLimits => change::logged(caller, wanted, self.clear_limits(wanted)),
             Verb::ShowListeners => Ok(self.show_listeners()),
             Verb::ShowEvents => self.show_events(wanted),
             Verb::ExplainNode => self.explain_node(wanted),

@@ -30,6 +30,7 @@ pub enum Verb {
     ExplainLogin,
     ShowBackoffs,
     ClearBackoffs,
+    ClearLimits,
     ShowListeners,
     ShowVersion,
     ShowEvents,
@@ -281,6 +282,15 @@ pub const OPERATIONS: &[Operation] = &[
         help: "forget the failed logins of an address or account, or of all",
         right: Right::Write,
         http: Some(Http { method: Method::Delete, path: "/v1/backoffs", selector: None }),
+        result: Shape::Done,
+    },
+    Operation {
+        verb: Verb::ClearLimits,
+        words: &["clear", "limits"],
+        arguments: &[CLUSTER],
+        help: "begin the hour of all accounts with hourly limits anew, as FLUSH USER_RESOURCES does on a node",
+        right: Right::Write,
+        http: Some(Http { method: Method::Delete, path: "/v1/clusters/{cluster}/limits", selector: None }),
         result: Shape::Done,
     },
     Operation {

@@ -1,7 +1,7 @@
-//! How many connections the server lets an account have, at one time and in an hour.
+//! How many connections the server lets an account have, at one time and in an hour, and how many statements.
 
 use super::account::Account;
-use super::product::Product;
+use super::product::{Product, Vendor};
 use super::snapshot::Snapshot;
 
 /// `SUPER` in [`Account::access`].
@@ -10,18 +10,22 @@ const SUPER: u64 = 1 << 15;
 /// `CONNECTION ADMIN` in [`Account::access`].
 const CONNECTION_ADMIN: u64 = 1 << 32;
 
-/// What the server holds an account to when it logs in.
+/// What the server holds an account to when it logs in, and afterwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnectionLimits {
+pub struct AccountLimits {
     /// The server's `max_user_connections`, where it applies; a negative number admits none.
     pub of_server: Option<i64>,
     /// The account's `MAX_USER_CONNECTIONS`; a negative number admits none.
     pub of_account: Option<i64>,
     /// The account's `MAX_CONNECTIONS_PER_HOUR`.
     pub per_hour: Option<i64>,
+    /// The account's `MAX_QUERIES_PER_HOUR`.
+    pub queries: Option<i64>,
+    /// The account's `MAX_UPDATES_PER_HOUR`.
+    pub updates: Option<i64>,
 }
 
-/// The limit that another connection would exceed, with its value.
+/// The limit that another connection or statement would exceed, with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverLimit {
     /// The server's `max_user_connections`.
@@ -30,18 +34,28 @@ pub enum OverLimit {
     Account(i64),
     /// The account's `MAX_CONNECTIONS_PER_HOUR`.
     PerHour(i64),
+    /// The account's `MAX_QUERIES_PER_HOUR`.
+    Queries(i64),
+    /// The account's `MAX_UPDATES_PER_HOUR`.
+    Updates(i64),
 }
 
 impl Snapshot {
-    /// The limits on connections of an account; none if there is not one.
-    pub fn limits(&self, account: &Account) -> Option<ConnectionLimits> {
+    /// The limits of an account; none if there is not one.
+    pub fn limits(&self, account: &Account) -> Option<AccountLimits> {
         let set = |limit: i64| (limit != 0).then_some(limit);
+        let positive = |limit: i64| (limit > 0).then_some(limit);
         let of_account = set(account.limits.user_connections);
         let of_server = set(self.variables.max_user_connections)
             .filter(|_| of_account.is_none() && !self.ignores_server_limit(account));
-        let limits =
-            ConnectionLimits { of_server, of_account, per_hour: set(account.limits.connections_per_hour) };
-        (limits != ConnectionLimits::default()).then_some(limits)
+        let limits = AccountLimits {
+            of_server,
+            of_account,
+            per_hour: set(account.limits.connections_per_hour),
+            queries: positive(account.limits.questions_per_hour),
+            updates: positive(account.limits.updates_per_hour),
+        };
+        (limits != AccountLimits::default()).then_some(limits)
     }
 
     /// Whether limits are counted for each client host, not for each account.
@@ -59,7 +73,18 @@ impl Snapshot {
     }
 }
 
-impl ConnectionLimits {
+impl AccountLimits {
+    /// Those that stand in the account's row.
+    #[must_use]
+    pub fn of_row(self) -> Self {
+        Self { of_server: None, ..self }
+    }
+
+    /// Whether it is limited what the account's sessions do.
+    pub fn limit_statements(&self) -> bool {
+        self.queries.is_some() || self.updates.is_some()
+    }
+
     /// The limit that one more connection would exceed, in the server's order. `open`: those that there are;
     /// `this_hour`: logins in this hour.
     pub fn exceeded(&self, open: u32, this_hour: u32) -> Option<OverLimit> {
@@ -78,13 +103,13 @@ impl OverLimit {
     pub fn code(&self) -> u16 {
         match self {
             Self::Server(_) => 1203,
-            Self::Account(_) | Self::PerHour(_) => 1226,
+            Self::Account(_) | Self::PerHour(_) | Self::Queries(_) | Self::Updates(_) => 1226,
         }
     }
 
     /// The server's own words, whose "current value" is the limit itself. `user`: the name of the account, which is
     /// empty for an anonymous one.
-    pub fn client_message(&self, user: &str) -> String {
+    pub fn client_message(&self, user: &str, vendor: Vendor) -> String {
         let exceeded = |resource, limit| {
             format!("User '{user}' has exceeded the '{resource}' resource (current value: {limit})")
         };
@@ -94,6 +119,14 @@ impl OverLimit {
             }
             Self::Account(limit) => exceeded("max_user_connections", limit),
             Self::PerHour(limit) => exceeded("max_connections_per_hour", limit),
+            Self::Queries(limit) => match vendor {
+                Vendor::MariaDb => exceeded("max_queries_per_hour", limit),
+                Vendor::MySql => exceeded("max_questions", limit),
+            },
+            Self::Updates(limit) => match vendor {
+                Vendor::MariaDb => exceeded("max_updates_per_hour", limit),
+                Vendor::MySql => exceeded("max_updates", limit),
+            },
         }
     }
 }
@@ -104,6 +137,8 @@ impl std::fmt::Display for OverLimit {
             Self::Server(limit) => write!(f, "the server's max_user_connections is {limit}"),
             Self::Account(limit) => write!(f, "its MAX_USER_CONNECTIONS is {limit}"),
             Self::PerHour(limit) => write!(f, "its MAX_CONNECTIONS_PER_HOUR is {limit}"),
+            Self::Queries(limit) => write!(f, "its MAX_QUERIES_PER_HOUR is {limit}"),
+            Self::Updates(limit) => write!(f, "its MAX_UPDATES_PER_HOUR is {limit}"),
         }
     }
 }

@@ -61,7 +61,7 @@ pub use database::DatabaseAccess;
 pub use decision::{Decision, InsecureTransport, LoginRequest, Refusal, Step, Verdict, decide, explain};
 pub use digest::Fingerprint;
 pub use host::{HostIdentity, HostName, Match};
-pub use limits::{ConnectionLimits, OverLimit};
+pub use limits::{AccountLimits, OverLimit};
 pub use masked::{MaskedDifference, MaskedHost};
 pub use matching::Found;
 pub use product::{Product, Vendor};

@@ -19,10 +19,7 @@ impl Snapshot {
         if asking.next().is_none_or(|way| way.plugin != NATIVE) {
             return Some("the server asks by another plugin than mysql_native_password first");
         }
-        if self.limits(account).is_some()
-            || account.limits.questions_per_hour != 0
-            || account.limits.updates_per_hour != 0
-        {
+        if self.limits(account).is_some() {
             return Some("the server counts what the account does");
         }
         None

@@ -1484,7 +1484,7 @@ fn rows_of_mysql_that_differ_by_host_are_refused() {
 }
 
 /// The limits of `u@%` with these in its row.
-fn limits(rows: Rows) -> Option<ConnectionLimits> {
+fn limits(rows: Rows) -> Option<AccountLimits> {
     let snapshot = rows.build();
     let client = HostIdentity::without_name(ip("127.0.0.5"));
     let Found::Account(account) = snapshot.find(b"u", &client) else { panic!("no account") };
@@ -1493,16 +1493,19 @@ fn limits(rows: Rows) -> Option<ConnectionLimits> {
 
 #[test]
 fn limits_on_connections_are_those_of_the_account_or_of_the_server() {
-    let none = ConnectionLimits::default();
-    let of_server = |limit| Some(ConnectionLimits { of_server: Some(limit), ..none });
-    let of_account = |limit| Some(ConnectionLimits { of_account: Some(limit), ..none });
+    let none = AccountLimits::default();
+    let of_server = |limit| Some(AccountLimits { of_server: Some(limit), ..none });
+    let of_account = |limit| Some(AccountLimits { of_account: Some(limit), ..none });
     let row = |json: &str| Rows::new().json("u", "%", json).with(|v| v.max_user_connections = 3);
     assert_eq!(limits(Rows::new().json("u", "%", "{}")), None);
-    assert_eq!(limits(Rows::new().json("u", "%", r#"{"max_questions":5}"#)), None);
+    let statements = AccountLimits { queries: Some(5), updates: Some(2), ..none };
+    let row_of_statements = r#"{"max_questions":5,"max_updates":2}"#;
+    assert_eq!(limits(Rows::new().json("u", "%", row_of_statements)), Some(statements));
+    assert!(statements.limit_statements() && !none.limit_statements());
     assert_eq!(limits(row("{}")), of_server(3));
     assert_eq!(limits(row(r#"{"max_user_connections":7}"#)), of_account(7));
     assert_eq!(limits(row(r#"{"max_user_connections":-1}"#)), of_account(-1));
-    let both = ConnectionLimits { of_server: Some(3), per_hour: Some(9), ..none };
+    let both = AccountLimits { of_server: Some(3), per_hour: Some(9), ..none };
     assert_eq!(limits(row(r#"{"max_connections":9}"#)), Some(both));
     // CONNECTION ADMIN, SUPER.
     for (access, before_11, from_11) in
@@ -1696,16 +1699,25 @@ fn every_part_of_a_row_of_old_mariadb_is_in_the_digests() {
 
 #[test]
 fn limits_are_exceeded_in_the_order_and_words_of_the_server() {
-    let limits = ConnectionLimits { of_server: Some(2), of_account: None, per_hour: Some(2) };
+    let limits = AccountLimits { of_server: Some(2), per_hour: Some(2), ..AccountLimits::default() };
     assert_eq!(limits.exceeded(1, 1), None);
     assert_eq!(limits.exceeded(2, 2), Some(OverLimit::Server(2)));
     assert_eq!(limits.exceeded(1, 2), Some(OverLimit::PerHour(2)));
-    let limits = ConnectionLimits { of_server: None, of_account: Some(-1), per_hour: Some(2) };
+    let limits = AccountLimits { of_account: Some(-1), per_hour: Some(2), ..AccountLimits::default() };
     assert_eq!(limits.exceeded(0, 2), Some(OverLimit::Account(-1)));
     assert_eq!(
-        OverLimit::Account(-1).client_message(""),
+        OverLimit::Account(-1).client_message("", Vendor::MariaDb),
         "User '' has exceeded the 'max_user_connections' resource (current value: -1)"
     );
+    for (over, vendor, resource) in [
+        (OverLimit::Queries(3), Vendor::MariaDb, "max_queries_per_hour"),
+        (OverLimit::Updates(3), Vendor::MariaDb, "max_updates_per_hour"),
+        (OverLimit::Queries(3), Vendor::MySql, "max_questions"),
+        (OverLimit::Updates(3), Vendor::MySql, "max_updates"),
+    ] {
+        let said = format!("User 'u' has exceeded the '{resource}' resource (current value: 3)");
+        assert_eq!((over.client_message("u", vendor), over.code()), (said, 1226));
+    }
     assert_eq!(OverLimit::Server(-1).code(), 1203);
 }
 

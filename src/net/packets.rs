@@ -82,6 +82,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacketStream<S> {
         }
     }
 
+    /// Passes over the next message, of however many packets and bytes. Not cancel safe.
+    pub async fn skip(&mut self) -> Result<(), ReadError> {
+        const AT_ONCE: usize = 16 * 1024;
+        loop {
+            let (mut left, got) = loop {
+                if let Some(bytes) = self.ahead.first_chunk::<HEADER>() {
+                    break header(*bytes);
+                }
+                if self.io.read_buf(&mut self.ahead).await? == 0 {
+                    return Err(ReadError::Closed);
+                }
+            };
+            if got != self.sequence {
+                return Err(ReadError::OutOfOrder { got, expected: self.sequence });
+            }
+            self.sequence = self.sequence.wrapping_add(1);
+            self.ahead.advance(HEADER);
+            let goes_on = left == MAX_PAYLOAD;
+            while left > 0 {
+                if self.ahead.is_empty() {
+                    self.ahead.reserve(left.min(AT_ONCE));
+                    if self.io.read_buf(&mut self.ahead).await? == 0 {
+                        return Err(ReadError::Closed);
+                    }
+                }
+                let part = left.min(self.ahead.len());
+                self.ahead.advance(part);
+                left -= part;
+            }
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
     /// Waits until the peer has closed the connection, and keeps what it says meanwhile: of more than `limit` bytes nobody
     /// is told any more that it went. Cancel safe.
     pub async fn closed(&mut self, limit: usize) -> ReadError {
@@ -145,6 +180,25 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(&reader.await.unwrap()[..], b"ab");
+    }
+
+    #[tokio::test]
+    async fn a_message_of_several_packets_is_passed_over() {
+        let (mut peer, ours) = tokio::io::duplex(1 << 20);
+        let mut stream = PacketStream::new(ours, BytesMut::from(&b"\x01\0\0\0a"[..]), 0);
+        stream.skip().await.unwrap();
+        stream.expect(0);
+        let writer = tokio::spawn(async move {
+            let mut message = vec![0xFF, 0xFF, 0xFF, 0];
+            message.resize(message.len() + MAX_PAYLOAD, b'a');
+            message.extend_from_slice(b"\x02\0\0\x01ab\x01\0\0\x02z");
+            peer.write_all(&message).await.unwrap();
+            peer
+        });
+        stream.skip().await.unwrap();
+        assert_eq!((stream.sequence(), &stream.read(10).await.unwrap()[..]), (2, &b"z"[..]));
+        drop(writer.await.unwrap());
+        assert!(matches!(stream.skip().await, Err(ReadError::Closed)));
     }
 
     #[tokio::test]

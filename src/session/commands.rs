@@ -21,7 +21,7 @@ use crate::wire::handshake::ChangeUser;
 use crate::wire::packet::{self, Err as ErrPacket};
 
 /// Longest command that is read whole.
-const COMMAND_LIMIT: usize = 64 * 1024;
+pub(super) const COMMAND_LIMIT: usize = 64 * 1024;
 
 /// Failed `COM_CHANGE_USER` after which the next one ends the session, as on `MariaDB`.
 const MAX_FAILED_CHANGES: u8 = 3;
@@ -42,7 +42,7 @@ impl<'a> Conversation<'a> {
         Self { packets: PacketStream::new(client, ahead, 0), unread }
     }
 
-    async fn send_error(&mut self, error: &ErrPacket) -> Result<(), Fault> {
+    pub(super) async fn send_error(&mut self, error: &ErrPacket) -> Result<(), Fault> {
         let mut out = BytesMut::new();
         error.put(&mut out, self.packets.sequence());
         self.packets.write_framed(&out).await.map_err(Fault::client_gone)
@@ -67,7 +67,7 @@ impl<'a> Conversation<'a> {
 pub(super) async fn refuse(relay: &mut Relay, fault: Option<Box<Fault>>) -> Result<(), Fault> {
     let Some(fault) = fault else { return Ok(()) };
     let mut talk = Conversation::with(relay);
-    talk.packets.read(COMMAND_LIMIT).await.map_err(read_fault)?;
+    talk.packets.skip().await.map_err(read_fault)?;
     debug!(reason = fault.detail, "a command was refused");
     talk.answer(&fault).await?;
     talk.end();
@@ -138,6 +138,7 @@ impl Session {
                     None => relay.start_anew(),
                 }
                 relay.state = SessionState::after_login(schema).with_collation(credential.collation);
+                relay.count(self.allowance(credential));
                 let mut talk = Conversation::with(relay);
                 talk.packets.expect(sequence);
                 talk.packets.write(&ok).await.map_err(Fault::client_gone)?;
@@ -262,6 +263,7 @@ impl Session {
                 self.registered.entry.set_place(|place| place.schema = Some(name));
                 relay.replace_link(link);
                 relay.state.moved(schema);
+                relay.count(self.allowance(credential));
                 Ok(())
             }
             Err(Refusal::Server(error)) => {

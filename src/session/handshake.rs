@@ -35,10 +35,6 @@ const UNKNOWN_VERSION: &str = concat!("5.5.5-10.11.0-Spillway-", env!("CARGO_PKG
 /// Collation of the greeting while no node has ever answered: `utf8mb4_general_ci`.
 const UNKNOWN_COLLATION: u8 = 45;
 
-/// Connection ids that clients are told begin here, far above those of any node: a client that kills
-/// "its" number on a node hits nobody else.
-const FIRST_CONNECTION_ID: u32 = 1 << 31;
-
 /// What a failed read of the connection phase means.
 pub(super) fn read_fault(e: ReadError) -> Fault {
     match e {
@@ -115,7 +111,9 @@ impl Session {
                 let follow = self.follow(&link);
                 // What was needed for the login only is not kept.
                 let credential = Box::new(Credential { vouching: None, fast: None, ..credential });
-                Ok((Box::new(Relay::new(stream, ahead, link, state, follow)), credential))
+                let mut relay = Box::new(Relay::new(stream, ahead, link, state, follow));
+                relay.count(self.allowance(&credential));
+                Ok((relay, credential))
             }
             Err(fault) => {
                 self.shared.metrics.login_refused(fault.label);
@@ -300,7 +298,7 @@ impl Session {
         capabilities.set(Capabilities::SSL, self.service.tls.is_some());
         Greeting {
             version: version.unwrap_or_else(|| UNKNOWN_VERSION.to_owned()),
-            thread_id: FIRST_CONNECTION_ID | self.registered.entry.id.0 as u32,
+            thread_id: self.registered.entry.number(),
             scramble,
             capabilities: capabilities | Capabilities::REQUIRED | Capabilities::PLUGIN_AUTH,
             collation,

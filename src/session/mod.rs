@@ -10,6 +10,7 @@
 //! | [`settle`] | which sessions are to leave their nodes |
 //! | [`hold`] | waiting while there is no node |
 //! | `prepared` | prepared statements, so that another link can have them |
+//! | `kill` | `KILL` of one session by another |
 //! | `commands` | `COM_CHANGE_USER`, and a schema on another cluster |
 //! | [`state`] | what the session carries, and its pins |
 //! | [`registry`] | all sessions, for operators |
@@ -28,6 +29,7 @@ mod commands;
 mod exchange;
 mod handshake;
 pub mod hold;
+mod kill;
 pub mod limits;
 mod moving;
 mod placing;
@@ -338,6 +340,9 @@ impl Session {
                 Event::Command(Command::StmtExecute) => {
                     within(limit, &entry, Box::pin(self.rewrite_execute(&mut relay))).await
                 }
+                Event::Command(Command::ProcessKill) => {
+                    within(limit, &entry, Box::pin(self.kill(&mut relay, &credential))).await
+                }
                 Event::Command(_) => {
                     let answer = Box::pin(self.move_to_schema(&mut relay, &mut credential));
                     within(limit, &entry, answer).await
@@ -375,7 +380,9 @@ impl Session {
     fn give_back(&self, relay: Box<Relay>, credential: &Credential) {
         // The client's socket is closed here; nobody waits for what follows.
         let Some((link, state)) = relay.into_idle_link() else { return };
-        if link.key().is_none() || state.unproven().is_some() {
+        // Whoever aims at it from here on finds nothing.
+        let is_aimed_at = self.registered.entry.let_go();
+        if link.key().is_none() || state.unproven().is_some() || is_aimed_at {
             tokio::task::spawn_local(link.quit());
             return;
         }
@@ -513,6 +520,10 @@ async fn unless_ended(entry: &Entry, work: impl Future<Output = Result<(), Fault
 impl Elsewhere for Session {
     fn trouble(&self, code: u16) {
         self.suspect(Evidence::Error(code));
+    }
+
+    fn is_session(&self, number: u32) -> bool {
+        self.shared.registry.numbered(number).is_some()
     }
 
     fn leads_elsewhere(&self, schema: &[u8]) -> bool {

@@ -81,6 +81,9 @@ impl Session {
         words: Option<ErrPacket>,
     ) -> Result<(), Fault> {
         self.suspect(words.as_ref().map_or(Evidence::ConnectionLost, |words| Evidence::Error(words.code)));
+        if self.registered.entry.is_doomed() {
+            return Err(was_killed(words));
+        }
         let told = words.as_ref().is_some_and(|words| !STOPPING.contains(&words.code));
         let fault = self.node_closed(words);
         if told || !can_move(relay, credential) {
@@ -388,6 +391,9 @@ impl Session {
     ) -> Result<(), Fault> {
         let started = Instant::now();
         self.wait_in_silence(relay).await?;
+        if self.registered.entry.is_doomed() {
+            return Err(was_killed(None));
+        }
         let schema = relay.state.schema().map(<[u8]>::to_vec);
         let mut wanted = Credential { database: schema, ..credential.clone() };
         let limit = self.connect_timeout(&credential.cluster);
@@ -444,7 +450,11 @@ impl Session {
         let numbers: Vec<_> = statements.map(|(number, _)| number).zip(answers).collect();
         let (from, to) = (self.registered.entry.place().node, placed.node.clone());
         relay.state.relocated(&numbers);
-        self.registered.entry.set_place(|place| place.node = Some(placed.node));
+        let connection = placed.link.origin.thread_id;
+        self.registered.entry.set_place(|place| {
+            place.node = Some(placed.node);
+            place.have_link(connection);
+        });
         self.look_at_place();
         self.link_load = Some(placed.load);
         relay.replace_link(placed.link);
@@ -466,6 +476,12 @@ impl Session {
 pub(super) fn needs_reprepare() -> Fault {
     let text = "Prepared statement needs to be re-prepared";
     Fault::told(Blame::Proxy, "needs_reprepare", text, ErrPacket::new(NEED_REPREPARE, b"HY000", text))
+}
+
+/// What a client is told whose connection another one killed: what the node said. Without a word of the node's the connection
+/// just closes, as on the servers.
+fn was_killed(words: Option<ErrPacket>) -> Fault {
+    Fault { reply: words, ..Fault::silent(Blame::Client, "killed_by_statement", "Connection was killed") }
 }
 
 /// Whether the session can go on without its link.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::account_limits::{OfAccount, Who};
+use super::account_limits::{Allowance, OfAccount, Who, over_limit};
 use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
 use super::handshake::HANDSHAKE_LIMIT;
@@ -23,7 +23,7 @@ use crate::ids::{ClusterName, NodeName};
 use crate::net::PacketStream;
 use crate::topology::{Evidence, Facts, LoadGuard, Node};
 use crate::wire::handshake::Scramble;
-use crate::wire::packet::{self, Err as ErrPacket};
+use crate::wire::packet;
 
 /// How often a node is chosen again when the one before could not be reached.
 pub(super) const ATTEMPTS: usize = 3;
@@ -156,12 +156,16 @@ impl Session {
         let account = &credential.account;
         let Some(limits) = accounts.snapshot.limits(account) else { return Ok(None) };
         let who = self.counted_as(credential, &accounts);
-        let counted = self.shared.account_counts.enter(who, &limits, instead_of, Instant::now());
-        counted.map(Some).map_err(|over| {
-            let told = ErrPacket::new(over.code(), b"42000", over.client_message(&account.user));
-            let detail = format!("{} (account {account}: {over})", told.text());
-            Fault::told(Blame::Client, "account_limit", detail, told)
-        })
+        let vendor = accounts.snapshot.product().vendor();
+        let counted = self.shared.account_counts.enter(who, &limits, vendor, instead_of, Instant::now());
+        counted.map(Some).map_err(|over| over_limit(over, account, vendor))
+    }
+
+    /// What the session may do, where its account is limited.
+    pub(super) fn allowance(&self, credential: &Credential) -> Option<Allowance> {
+        let accounts = self.shared.accounts.cluster(&credential.cluster)?;
+        let vendor = accounts.snapshot.product().vendor();
+        self.places.account.as_ref()?.allowance(&credential.account, vendor)
     }
 
     /// As whose the session is counted.
@@ -209,7 +213,8 @@ impl Session {
             Err(fault) => return Ok(Err(fault)),
         };
         let limit = self.connect_timeout(&new.cluster);
-        match link.change_user(&new.for_node(None), new.current_user.as_deref(), limit).await {
+        let (account, uncounted) = (new.current_user.as_deref(), is_counted(new));
+        match link.change_user(&new.for_node(None), account, uncounted, limit).await {
             Ok(()) => {}
             Err(error @ LinkError::Refused(_)) => {
                 return Ok(Err(Self::link_fault(error, &accounts_host(self, new), new, node)));
@@ -219,14 +224,14 @@ impl Session {
                 return Err(Fault::killed("node_failed", Blame::Server, reason));
             }
         }
-        self.reached(new, node.clone());
+        self.reached(new, node.clone(), link);
         self.places.account = counted;
         Ok(Ok(packet::vouching(&link.origin.ok, None, link.capabilities)))
     }
 
     /// Notes where an admitted session came to; its link is for the relay.
     pub(super) fn reach(&mut self, credential: &Credential, placed: Placed) -> Link {
-        self.reached(credential, placed.node);
+        self.reached(credential, placed.node, &placed.link);
         self.cluster = Some(placed.cluster);
         self.link_load = Some(placed.load);
         // The account before has its place until here, because it has its link until here.
@@ -234,12 +239,13 @@ impl Session {
         placed.link
     }
 
-    fn reached(&self, credential: &Credential, node: NodeName) {
+    fn reached(&self, credential: &Credential, node: NodeName, link: &Link) {
         let entry = &self.registered.entry;
         entry.set_place(|place| {
             place.user = Some(String::from_utf8_lossy(&credential.user).into_owned());
             place.cluster = Some(credential.cluster.clone());
             place.node = Some(node);
+            place.have_link(link.origin.thread_id);
         });
         self.look_at_place();
         entry.set_account(Arc::clone(&credential.account));
@@ -262,6 +268,16 @@ impl Session {
         credential: &Credential,
         exchange: Option<&dyn Exchange>,
     ) -> Result<Placed, Fault> {
+        self.place_at(credential, exchange, None).await
+    }
+
+    /// The same at one node, whatever it serves, which is tried once.
+    pub(super) async fn place_at(
+        &self,
+        credential: &Credential,
+        exchange: Option<&dyn Exchange>,
+        at: Option<&NodeName>,
+    ) -> Result<Placed, Fault> {
         let mut changes = self.shared.topology.subscribe();
         let limit = self.connect_timeout(&credential.cluster);
         let links = self.links(&credential.cluster);
@@ -273,7 +289,15 @@ impl Session {
             let cluster = topology.cluster(credential.cluster.as_str()).ok_or_else(|| {
                 Fault::unavailable("no_cluster", format!("cluster {} is not configured", credential.cluster))
             })?;
-            let node = match cluster.choose(self.service.node) {
+            let chosen = match at {
+                Some(name) => {
+                    let known = cluster.node(name.as_str()).filter(|node| node.lost().is_none());
+                    let lost = || Fault::unavailable("no_node", format!("node {name} serves nobody"));
+                    Ok(known.ok_or_else(lost)?)
+                }
+                None => cluster.choose(self.service.node),
+            };
+            let node = match chosen {
                 Ok(node) => node,
                 Err(none) => {
                     let moves = self.moves(credential);
@@ -323,6 +347,7 @@ impl Session {
                     announce,
                 },
                 account: credential.current_user.as_deref(),
+                uncounted: is_counted(credential),
                 credentials,
                 links: &links,
                 connect_timeout: limit,
@@ -333,7 +358,7 @@ impl Session {
             let leased = tokio::select! {
                 leased = self.pool.lease(&claim) => leased,
                 // Who answers the node itself has said something that cannot be said again.
-                () = self.is_lost(&cluster.name, &node.name), if exchange.is_none() => Err(LinkError::Lost.into()),
+                () = self.is_lost(&cluster.name, &node.name), if exchange.is_none() && at.is_none() => Err(LinkError::Lost.into()),
             };
             let error = match leased {
                 Ok((link, reused)) => {
@@ -370,7 +395,7 @@ impl Session {
                 // The next attempt is judged by what is in force there.
                 self.shared.accounts.doubt(&credential.cluster).await;
             }
-            if !error.is_of_the_node() || attempt == ATTEMPTS {
+            if !error.is_of_the_node() || attempt == ATTEMPTS || at.is_some() {
                 return Err(Self::link_fault(
                     error,
                     &accounts_host(self, credential),
@@ -513,6 +538,11 @@ fn evidence(error: &LinkError) -> Option<Evidence> {
         LinkError::Refused(told) if error.is_of_the_node() => Some(Evidence::Error(told.code)),
         _ => None,
     }
+}
+
+/// Whether the node counts the queries of the account.
+fn is_counted(credential: &Credential) -> bool {
+    credential.account.limits.questions_per_hour != 0
 }
 
 /// Whether a node that decides by these accounts, which may be its own, allows what the cluster's allow.

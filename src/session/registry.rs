@@ -17,6 +17,10 @@ use crate::grants::Account;
 use crate::ids::{ClientAddr, ClusterName, NodeName, ServiceName, SessionId};
 use crate::tls::Encryption;
 
+/// Connection ids that clients are told begin here, far above those of any node: a client that kills
+/// "its" number on a node hits nobody else.
+const FIRST_NUMBER: u32 = 1 << 31;
+
 /// Why a session is ended from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -71,6 +75,30 @@ pub struct Place {
     pub node: Option<NodeName>,
     /// Default schema.
     pub schema: Option<String>,
+    /// The node's number of the session's link.
+    pub connection: Option<u32>,
+    /// Somebody may have the node kill that connection, or what it runs: it serves no other session any more.
+    pub is_aimed_at: bool,
+}
+
+/// The link of a session, by which a node is told whom to kill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aim {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The node.
+    pub node: NodeName,
+    /// The node's number of the link.
+    pub connection: u32,
+}
+
+impl Place {
+    /// The session has another link, by the node's number.
+    pub fn have_link(&mut self, connection: u32) {
+        // One that logs in again was aimed at before.
+        self.is_aimed_at &= self.connection == Some(connection);
+        self.connection = Some(connection);
+    }
 }
 
 /// One session.
@@ -103,6 +131,8 @@ pub struct Entry {
     held: Mutex<(Duration, Option<Instant>)>,
     /// Why it cannot leave its link.
     pin: Mutex<Option<Pin>>,
+    /// A node was told to end its connection.
+    doomed: AtomicBool,
 }
 
 impl Entry {
@@ -114,6 +144,46 @@ impl Entry {
     /// Notes a new place.
     pub fn set_place(&self, change: impl FnOnce(&mut Place)) {
         change(&mut self.lock());
+    }
+
+    /// The number by which clients know the session. Only every 2<sup>31</sup>th one has the same.
+    pub fn number(&self) -> u32 {
+        FIRST_NUMBER | self.id.0 as u32
+    }
+
+    /// The link that the session has now; from here on it serves no other one.
+    pub fn aim(&self) -> Option<Aim> {
+        let mut place = self.lock();
+        let aim =
+            Aim { cluster: place.cluster.clone()?, node: place.node.clone()?, connection: place.connection? };
+        place.is_aimed_at = true;
+        Some(aim)
+    }
+
+    /// Whether the session has another link by now.
+    pub fn is_elsewhere(&self, aim: &Aim) -> bool {
+        let place = self.lock();
+        place.connection.is_some_and(|connection| {
+            (place.cluster.as_ref(), place.node.as_ref(), connection)
+                != (Some(&aim.cluster), Some(&aim.node), aim.connection)
+        })
+    }
+
+    /// The session gives its link up. Whether somebody aimed at that.
+    pub fn let_go(&self) -> bool {
+        let mut place = self.lock();
+        place.connection = None;
+        place.is_aimed_at
+    }
+
+    /// Notes that a node was told to end the session's connection: it goes on nowhere else.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the session ends with its connection.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Relaxed)
     }
 
     /// The account that let the session in, as it was then.
@@ -303,6 +373,7 @@ impl Registry {
             watched: AtomicBool::new(false),
             held: Mutex::default(),
             pin: Mutex::default(),
+            doomed: AtomicBool::new(false),
         });
         self.lock().insert(id, Arc::clone(&entry));
         Registered { registry: Arc::clone(self), entry }
@@ -311,6 +382,19 @@ impl Registry {
     /// The session of that number.
     pub fn get(&self, id: SessionId) -> Option<Arc<Entry>> {
         self.lock().get(&id).cloned()
+    }
+
+    /// The session that clients know by that number.
+    pub fn numbered(&self, number: u32) -> Option<Arc<Entry>> {
+        if number < FIRST_NUMBER {
+            return None;
+        }
+        let (low, sessions) = (u64::from(number - FIRST_NUMBER), self.lock());
+        let last = *sessions.last_key_value()?.0;
+        // The latest first, if numbers came round.
+        let rounds = (0..=last.0 / u64::from(FIRST_NUMBER)).rev();
+        let mut ids = rounds.map(|round| SessionId(round * u64::from(FIRST_NUMBER) + low));
+        ids.find_map(|id| sessions.get(&id).cloned())
     }
 
     /// All sessions, oldest first.
@@ -364,6 +448,44 @@ mod tests {
         assert_eq!(session.entry.ended().await, Ending::Killed);
         drop(session);
         assert!(registry.get(id).is_none() && registry.is_empty());
+    }
+
+    #[test]
+    fn a_session_is_known_by_the_number_of_its_greeting() {
+        let registry = Arc::new(Registry::default());
+        let first = registered(&registry);
+        assert_eq!(first.entry.number(), FIRST_NUMBER + 1);
+        registry.last.store(u64::from(FIRST_NUMBER), Ordering::Relaxed);
+        let second = registered(&registry);
+        assert_eq!(second.entry.number(), FIRST_NUMBER + 1);
+        let found = |number| registry.numbered(number).map(|entry| entry.id);
+        assert_eq!(found(FIRST_NUMBER + 1), Some(second.entry.id));
+        drop(second);
+        assert_eq!(found(FIRST_NUMBER + 1), Some(first.entry.id));
+        assert_eq!((found(1), found(FIRST_NUMBER + 2)), (None, None));
+    }
+
+    #[test]
+    fn a_link_that_was_aimed_at_is_known_when_it_is_let_go() {
+        let session = registered(&Arc::new(Registry::default()));
+        let entry = &session.entry;
+        assert_eq!(entry.aim(), None);
+        let on = |connection| {
+            entry.set_place(|place| {
+                (place.cluster, place.node) = (Some("shop".parse().unwrap()), Some("n1".parse().unwrap()));
+                place.have_link(connection);
+            });
+        };
+        on(7);
+        let aim = entry.aim().unwrap();
+        assert_eq!((aim.connection, entry.is_elsewhere(&aim)), (7, false));
+        on(8);
+        assert!(entry.is_elsewhere(&aim));
+        assert!(!entry.let_go(), "the other one was aimed at");
+        assert_eq!((entry.aim(), entry.is_elsewhere(&aim)), (None, false));
+        on(9);
+        let _ = entry.aim();
+        assert!(entry.let_go());
     }
 
     #[test]

@@ -9,8 +9,11 @@
 //! waits until every earlier command is answered and returns [`Event::Command`].
 
 mod awaited;
+mod counted;
 mod flow;
+mod kills;
 mod leftovers;
+mod looks;
 mod moving;
 
 use std::cell::RefCell;
@@ -20,6 +23,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 use awaited::Awaited;
+use counted::Counter;
 use flow::{Held, flush, pass_on, read};
 use leftovers::Leftovers;
 use moving::{InFlight, Patch};
@@ -59,7 +63,8 @@ thread_local! {
 /// Why the relay stopped.
 #[derive(Debug)]
 pub enum Event {
-    /// A command for Spillway is next in the client's stream; everything before it is answered.
+    /// A command for Spillway is next in the client's stream; everything before it is answered. `ProcessKill` is any that
+    /// kills a session of this Spillway.
     Command(Command),
     /// The client closed its connection.
     ClientClosed,
@@ -80,6 +85,9 @@ pub enum Event {
 pub trait Elsewhere {
     /// Whether the schema belongs to a cluster other than the session's.
     fn leads_elsewhere(&self, schema: &[u8]) -> bool;
+
+    /// Whether this is the number of a session of this Spillway; asked for `KILL` only.
+    fn is_session(&self, number: u32) -> bool;
 
     /// The node answered with an error of its own state, such as that it is read-only.
     fn trouble(&self, code: u16);
@@ -151,6 +159,8 @@ pub struct Relay {
     rejected: Option<ErrPacket>,
     /// Which statements are classified, so that pins are known and another session may have the link.
     follow: Follow,
+    /// Counts statements, where that is limited.
+    counter: Option<Box<Counter>>,
     /// What the session carries.
     pub state: SessionState,
 }
@@ -190,6 +200,7 @@ impl Relay {
             rejected: None,
             told: None,
             follow,
+            counter: None,
             state,
         }
     }
@@ -308,23 +319,8 @@ impl Relay {
     fn take_commands(&mut self, chunk: &[u8], around: &Around<'_>) -> Result<usize, Fault> {
         let mut at = 0;
         loop {
-            let mode = self.client_sends;
-            let looks = self.follow != Follow::None || self.capabilities.contains(Capabilities::LOCAL_FILES);
-            let needs = move |len: usize, first: u8| match (mode, Command::from_byte(first)) {
-                (ClientSends::Commands, Command::Query) if len <= VISIBLE_STATEMENT => {
-                    if looks {
-                        len
-                    } else {
-                        len.min(512)
-                    }
-                }
-                (ClientSends::Commands, Command::StmtPrepare) if looks && len <= VISIBLE_STATEMENT => len,
-                (ClientSends::Commands, Command::InitDb) => len.min(1024),
-                (ClientSends::Commands, Command::StmtExecute) if looks => len.min(VISIBLE_EXECUTE),
-                (ClientSends::Commands, command) if command.is_about_statement() => len.min(5),
-                _ => 1,
-            };
-            let head = match self.commands.next(chunk, at, needs) {
+            let looks = self.looks();
+            let head = match self.commands.next(chunk, at, |len, first| looks.needs(len, first)) {
                 Next::Stop(end) => return Ok(end),
                 Next::Head(head) => head,
             };
@@ -387,6 +383,10 @@ impl Relay {
             self.stopped_at = Some(command);
             return Ok(false);
         }
+        if self.kills_session(command, body, whole, around) {
+            self.stopped_at = Some(Command::ProcessKill);
+            return Ok(false);
+        }
         let text = if command == Command::Query {
             query_text(body, self.capabilities).unwrap_or_default()
         } else {
@@ -403,7 +403,10 @@ impl Relay {
             }
             self.send_own(own);
         }
-        if self.bars(command, head, effect.as_ref(), text) || !self.take_statement(command, head) {
+        if self.bars(command, head, effect.as_ref(), text)
+            || self.exceeds(command, text, whole)
+            || !self.take_statement(command, head)
+        {
             self.stopped_at = Some(command);
             return Ok(false);
         }
@@ -426,7 +429,9 @@ impl Relay {
                     && whole
                     && self.capabilities.contains(Capabilities::LOCAL_FILES)
                     && sql::loads_local_file(text);
-                self.awaited.push_back(Awaited { overwrites, loads_file, ..Awaited::new(expect, pending) });
+                let counted = self.counted();
+                let awaited = Awaited { overwrites, loads_file, counted, ..Awaited::new(expect, pending) };
+                self.awaited.push_back(awaited);
                 self.begin_next();
             }
         }
@@ -517,7 +522,9 @@ impl Relay {
         // The client has seen a part of it now: it can not come from elsewhere any more.
         self.in_flight = None;
         self.note_prepared(head);
-        let end = match self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)? {
+        let step = self.tracker.packet(head.len, head.payload).map_err(Fault::bad_node)?;
+        self.note_counted(step, head);
+        let end = match step {
             Step::More => return Ok(()),
             Step::FileRequest => {
                 if !self.awaited.front().is_some_and(|first| first.loads_file) {

@@ -4,9 +4,13 @@
 //! [`Effect::Unknown`], and unknown means that the session stays where it is.
 
 mod harmless;
+mod kill;
 mod lexer;
+mod updates;
 
+pub use kill::{Kill, kill};
 pub use lexer::{Lexer, Token};
+pub use updates::{Statements, statements};
 
 use harmless::HARMLESS;
 
@@ -271,6 +275,14 @@ pub fn begins_with(sql: &[u8], words: &[&str]) -> bool {
 
 fn eq(word: &[u8], lower: &str) -> bool {
     word.eq_ignore_ascii_case(lower.as_bytes())
+}
+
+/// The text of a token that is a word.
+fn name_of_word(token: Option<Token<'_>>) -> Option<&[u8]> {
+    match token {
+        Some(Token::Word(word)) => Some(word),
+        _ => None,
+    }
 }
 
 fn name_of(word: &[u8]) -> &'static str {

@@ -80,6 +80,11 @@ impl ReplyTracker {
         self.state == State::Idle
     }
 
+    /// Whether the first packet of a result is due: the first one of a reply, or a further one.
+    pub fn awaits_result(&self) -> bool {
+        self.state == State::First(Expect::Results)
+    }
+
     /// Begins a reply. `Nothing` and `Opaque` have none to follow and leave the tracker idle.
     pub fn begin(&mut self, expect: Expect) {
         self.state = match expect {

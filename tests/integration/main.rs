@@ -29,6 +29,7 @@ mod discovery;
 mod handover;
 mod handover_more;
 mod health;
+mod kills;
 mod lab;
 mod limits;
 mod links;
@@ -51,6 +52,7 @@ mod routing;
 mod signed;
 mod silence;
 mod startup;
+mod statement_limits;
 mod statements;
 mod tls;
 mod unix_accounts;
@@ -153,6 +155,8 @@ fn main() {
         commands::trials(),
         bulk::trials(),
         limits::trials(),
+        statement_limits::trials(),
+        kills::trials(),
         links::trials(),
         names::trials(),
         audit::trials(),

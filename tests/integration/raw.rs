@@ -112,6 +112,8 @@ pub(crate) struct Raw {
     pub(crate) offered_extended: u32,
     /// Character set of the greeting.
     pub(crate) charset: u8,
+    /// The session's number in the greeting.
+    pub(crate) number: u32,
     /// How many physical packets the last logical packet came in.
     pub(crate) pieces: usize,
 }
@@ -219,6 +221,7 @@ pub(crate) fn login_over(stream: TcpStream, credentials: &Credentials<'_>) -> Ou
         offered: 0,
         offered_extended: 0,
         charset: 0,
+        number: 0,
         pieces: 0,
     };
     let greeting = raw.packet()?;
@@ -272,6 +275,7 @@ impl Raw {
         }
         self.scramble = [&rest[4..12], &rest[31..43]].concat();
         self.charset = rest[15];
+        self.number = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
         self.offered = u32::from_le_bytes([rest[13], rest[14], rest[18], rest[19]]);
         let name = rest.get(44..).unwrap_or_default().split(|&byte| byte == 0).next().unwrap_or_default();
         self.default_plugin = String::from_utf8_lossy(name).into_owned();

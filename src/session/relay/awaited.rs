@@ -1,5 +1,6 @@
 //! What is known of a command while its reply is on its way.
 
+use super::counted::Counted;
 use crate::session::state::Pending;
 use crate::wire::command::Expect;
 
@@ -14,10 +15,12 @@ pub(super) struct Awaited {
     pub(super) overwrites: bool,
     /// The node may answer it by asking the client for a file.
     pub(super) loads_file: bool,
+    /// What it counts for, where that is limited.
+    pub(super) counted: Option<Counted>,
 }
 
 impl Awaited {
     pub(super) fn new(expect: Expect, pending: Pending) -> Self {
-        Self { expect, pending, own: false, overwrites: false, loads_file: false }
+        Self { expect, pending, own: false, overwrites: false, loads_file: false, counted: None }
     }
 }

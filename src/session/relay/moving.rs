@@ -284,6 +284,7 @@ impl Relay {
         self.from_node = Held::default();
         self.from_client.unsent = BytesMut::new();
         self.last_words = None;
+        self.uncount_in_flight();
         self.awaited.clear();
         self.next_sequence = 1;
         if let Some(again) = self.in_flight.take() {

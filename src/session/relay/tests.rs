@@ -34,6 +34,10 @@ impl Elsewhere for Far {
         schema.starts_with(b"far")
     }
 
+    fn is_session(&self, _: u32) -> bool {
+        false
+    }
+
     fn trouble(&self, _code: u16) {}
 }
 
