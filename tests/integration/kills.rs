@@ -266,7 +266,7 @@ fn of_a_link_that_others_could_get() -> Verdict {
 /// A session may be on another cluster of the service: its own accounts decide there.
 fn of_a_session_of_another_cluster() -> Verdict {
     let pair = lab::pair()?;
-    let (galera, replication) = (pair.share_galera(), pair.share_replication());
+    let (galera, replication) = (pair.share_galera()?, pair.share_replication()?);
     let account = |way: &str| {
         format!(
             "CREATE USER killer{way}@'%' IDENTIFIED BY '{PASSWORD}'; GRANT SELECT ON *.* TO killer{way}@'%'"

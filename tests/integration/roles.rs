@@ -69,7 +69,7 @@ fn writer_moved() -> Verdict {
 /// A Spillway that starts takes the writer that others use, whatever it would prefer itself.
 fn writer_in_use() -> Verdict {
     let pair = lab::pair()?;
-    let galera = pair.own_galera();
+    let galera = pair.own_galera()?;
     let first = front("spillway-in-use-a", pair, &galera)?;
     first.spillway.ask("set writer shop shop3")?;
     let load = galera.nodes[2].port;
