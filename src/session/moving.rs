@@ -441,6 +441,9 @@ impl Session {
             place.node = Some(placed.node);
             place.have_link(connection);
         });
+        if self.registered.entry.is_doomed() {
+            return Err(was_killed(None));
+        }
         self.look_at_place();
         self.link_load = Some(placed.load);
         relay.replace_link(placed.link);

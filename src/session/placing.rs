@@ -13,6 +13,7 @@ use super::backoff::Attempt;
 use super::exchange::Relayed;
 use super::handshake::HANDSHAKE_LIMIT;
 use super::hold::Patience;
+use super::registry::Ending;
 use super::{Session, revoked};
 use crate::accounts::{ClusterAccounts, View};
 use crate::auth::{Proof, caching_sha2, native};
@@ -246,6 +247,9 @@ impl Session {
             place.node = Some(node);
             place.have_link(link.origin.thread_id);
         });
+        if entry.is_doomed() {
+            entry.end(Ending::Doomed);
+        }
         self.look_at_place();
         entry.set_account(Arc::clone(&credential.account));
         // The accounts may have changed since it was judged, and nobody found this session then.

@@ -26,6 +26,8 @@ const FIRST_NUMBER: u32 = 1 << 31;
 pub enum Ending {
     /// An operator asked for it.
     Killed,
+    /// Another session had its node kill its connection, but it had another one by then.
+    Doomed,
     /// Its account may not log in any more: the account with the reason.
     Revoked(String),
     /// Its cluster or service is no longer configured.
@@ -41,6 +43,7 @@ impl Ending {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Killed => Fault::killed("killed", Blame::Proxy, "by an operator"),
+            Self::Doomed => Fault::silent(Blame::Client, "killed_by_statement", "Connection was killed"),
             Self::Revoked(reason) => Fault::killed("account_revoked", Blame::Client, reason),
             Self::Unconfigured(reason) => Fault::killed("unconfigured", Blame::Proxy, reason),
             Self::Idle(limit) => Fault::idle(*limit),
