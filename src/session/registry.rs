@@ -136,6 +136,7 @@ pub struct Entry {
     pin: Mutex<Option<Pin>>,
     /// A node was told to end its connection.
     doomed: AtomicBool,
+    doom: Notify,
 }
 
 impl Entry {
@@ -182,6 +183,14 @@ impl Entry {
     /// Notes that a node was told to end the session's connection: it goes on nowhere else.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);
+        self.doom.notify_one();
+    }
+
+    /// Resolves when the session is doomed. Cancel safe.
+    pub async fn doomed(&self) {
+        while !self.is_doomed() {
+            self.doom.notified().await;
+        }
     }
 
     /// Whether the session ends with its connection.
@@ -371,6 +380,7 @@ impl Registry {
             held: Mutex::default(),
             pin: Mutex::default(),
             doomed: AtomicBool::new(false),
+            doom: Notify::new(),
         });
         self.lock().insert(id, Arc::clone(&entry));
         Registered { registry: Arc::clone(self), entry }
