@@ -148,16 +148,18 @@ impl Session {
                 _ => None,
             };
             let code = error.as_ref().map(|error| error.code);
+            let is_done = code.is_none_or(|code| INTERRUPTED.contains(&code));
+            if is_done && !order.is_query() {
+                // Before the look at where it is: a session that goes elsewhere looks at this once it is there.
+                target.doom();
+            }
             if matches!(code, None | Some(UNKNOWN_THREAD)) && target.is_elsewhere(&aim) {
                 debug!(session = own.id.0, killed = target.id.0, "the session went elsewhere meanwhile");
                 continue;
             }
-            if code.is_none_or(|code| INTERRUPTED.contains(&code)) {
+            if is_done {
                 let is_query = order.is_query();
                 info!(session = own.id.0, killed = target.id.0, is_query, "killed by a statement");
-                if !is_query {
-                    target.doom();
-                }
             }
             return Ok(error.map_or(Reply::Node(reply), |error| Reply::Error(named(error, &aim, order))));
         }

@@ -81,7 +81,8 @@ impl Session {
         words: Option<ErrPacket>,
     ) -> Result<(), Fault> {
         self.suspect(words.as_ref().map_or(Evidence::ConnectionLost, |words| Evidence::Error(words.code)));
-        if self.registered.entry.is_doomed() {
+        let entry = &self.registered.entry;
+        if entry.place().is_aimed_at && timeout(VERDICT, entry.doomed()).await.is_ok() {
             return Err(was_killed(words));
         }
         let told = words.as_ref().is_some_and(|words| !STOPPING.contains(&words.code));
@@ -455,6 +456,9 @@ impl Session {
             place.node = Some(placed.node);
             place.have_link(connection);
         });
+        if self.registered.entry.is_doomed() {
+            return Err(was_killed(None));
+        }
         self.look_at_place();
         self.link_load = Some(placed.load);
         relay.replace_link(placed.link);

@@ -12,6 +12,7 @@ use super::admission::{Credential, denied, held_back};
 use super::backoff::Attempt;
 use super::handshake::HANDSHAKE_LIMIT;
 use super::hold::Patience;
+use super::registry::Ending;
 use super::relayed::Relayed;
 use super::{Session, revoked};
 use crate::accounts::{ClusterAccounts, View};
@@ -247,6 +248,9 @@ impl Session {
             place.node = Some(node);
             place.have_link(link.origin.thread_id);
         });
+        if entry.is_doomed() {
+            entry.end(Ending::Doomed);
+        }
         self.look_at_place();
         entry.set_account(Arc::clone(&credential.account));
         // The accounts may have changed since it was judged, and nobody found this session then.

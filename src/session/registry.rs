@@ -26,6 +26,8 @@ const FIRST_NUMBER: u32 = 1 << 31;
 pub enum Ending {
     /// An operator asked for it.
     Killed,
+    /// Another session had its node kill its connection, but it had another one by then.
+    Doomed,
     /// Its account may not log in any more: the account with the reason.
     Revoked(String),
     /// Its cluster or service is no longer configured.
@@ -41,6 +43,7 @@ impl Ending {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Killed => Fault::killed("killed", Blame::Proxy, "by an operator"),
+            Self::Doomed => Fault::silent(Blame::Client, "killed_by_statement", "Connection was killed"),
             Self::Revoked(reason) => Fault::killed("account_revoked", Blame::Client, reason),
             Self::Unconfigured(reason) => Fault::killed("unconfigured", Blame::Proxy, reason),
             Self::Idle(limit) => Fault::idle(*limit),
@@ -133,6 +136,7 @@ pub struct Entry {
     pin: Mutex<Option<Pin>>,
     /// A node was told to end its connection.
     doomed: AtomicBool,
+    doom: Notify,
 }
 
 impl Entry {
@@ -179,6 +183,14 @@ impl Entry {
     /// Notes that a node was told to end the session's connection: it goes on nowhere else.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);
+        self.doom.notify_one();
+    }
+
+    /// Resolves when the session is doomed. Cancel safe.
+    pub async fn doomed(&self) {
+        while !self.is_doomed() {
+            self.doom.notified().await;
+        }
     }
 
     /// Whether the session ends with its connection.
@@ -374,6 +386,7 @@ impl Registry {
             held: Mutex::default(),
             pin: Mutex::default(),
             doomed: AtomicBool::new(false),
+            doom: Notify::new(),
         });
         self.lock().insert(id, Arc::clone(&entry));
         Registered { registry: Arc::clone(self), entry }

@@ -242,6 +242,14 @@ fn of_a_link_that_others_could_get() -> Verdict {
             if is_same { Ok(()) } else { Err("another link".to_owned()) }
         })?;
     }
+    // One that has not said anything yet: Spillway's own reset of the link comes first, and is not to suffer.
+    let mut waiting = enter(front.ways.proxied, "ann")?;
+    let number = waiting.number;
+    same!(run(&mut enter(front.ways.proxied, "ann")?, "KILL QUERY #", number)?, "ok", "by its own user");
+    let first = outcome(&waiting.query("SELECT 1")?)?;
+    ensure!(first == "1" || first.starts_with("1317"), "{first}");
+    same!(outcome(&waiting.query("SELECT 1")?)?, "1", "the session goes on");
+    drop(waiting);
     let mut killer = enter(front.ways.proxied, "bob")?;
     let (mut aimed, _) = next(&before)?;
     let before = connection(&mut aimed)?;
