@@ -211,7 +211,7 @@ impl Drop for OpenSession {
 }
 
 fn start_shop() -> Outcome<Galera> {
-    let galera = Galera::start("shop", &["--skip-name-resolve"])?;
+    let galera = Galera::start("shop", &["--skip-name-resolve"], 1)?;
     let node = &galera.nodes[0];
     node.create_monitor()?;
     node.sql(&format!(

@@ -30,11 +30,11 @@ pub(crate) struct Galera {
 }
 
 impl Galera {
-    /// Starts three nodes: the first founds the cluster, the others join it at the same time. A node that died is
-    /// noticed by the others within about three seconds; one that a busy machine lets wait for a moment is not taken for dead.
-    pub(crate) fn start(name: &str, options: &[&str]) -> Outcome<Self> {
+    /// Starts three nodes: the first founds the cluster, the others join it at the same time. `suspect`: as for
+    /// [`Self::found`]; of few, a busy machine may make a node that has to wait for a moment one that is dead.
+    pub(crate) fn start(name: &str, options: &[&str], suspect: u8) -> Outcome<Self> {
         let prepare = |number: usize| Server::prepare(&format!("{name}{number}"), options);
-        Self::found(name, (1..=3).map(prepare).collect::<Outcome<_>>()?, 3)
+        Self::found(name, (1..=3).map(prepare).collect::<Outcome<_>>()?, suspect)
     }
 
     /// The same with servers that are prepared already. `suspect`: the seconds of silence after which nodes take another

@@ -324,7 +324,7 @@ fn start_pair() -> Outcome<Pair> {
         replication.wait_caught_up()?;
         Ok::<_, String>(replication)
     });
-    let galera = Galera::start("shop", &["--skip-name-resolve"])?;
+    let galera = Galera::start("shop", &["--skip-name-resolve"], 3)?;
     let first = &galera.nodes[0];
     first.create_monitor()?;
     first.sql(

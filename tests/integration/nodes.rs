@@ -165,7 +165,7 @@ fn wait_accounts(spillway: &Spillway, node: &str, wanted: &str) -> Verdict {
 }
 
 fn galera_changes_and_differences() -> Verdict {
-    let mut galera = Galera::start("many", &["--skip-name-resolve"])?;
+    let mut galera = Galera::start("many", &["--skip-name-resolve"], 3)?;
     galera.nodes[0].create_monitor()?;
     galera.nodes[0].sql("CREATE DATABASE lab; CREATE USER app@'%' IDENTIFIED BY 'app-secret'")?;
     let port = free_port()?;
