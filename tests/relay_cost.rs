@@ -33,10 +33,10 @@ const STATEMENT: &[u8] = b"\x03SELECT c FROM sbtest1 WHERE id=4711";
 
 /// The same for a kilobyte of a long statement: of one string, and of short rows, each of whose tokens is judged.
 const LONG_BUDGET: [(&str, &str, u64); 4] = [
-    ("string", "forwarded", 200),
+    ("string", "forwarded", 40),
     ("string", "followed", 400),
-    ("rows", "forwarded", 200),
-    ("rows", "followed", 62_000),
+    ("rows", "forwarded", 40),
+    ("rows", "followed", 59_000),
 ];
 
 /// A statement by its name.

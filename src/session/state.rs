@@ -298,18 +298,16 @@ impl SessionState {
         }
         match judgement.effect {
             Effect::Use(schema) => Pending::Schema(schema),
-            Effect::Set => match text {
-                Some(text) => {
-                    self.shifting |= names_one_of(text, SHIFTING);
-                    Pending::Setting(text.to_vec())
-                }
-                None => {
+            Effect::Set => {
+                let Some(text) = text else {
                     // It may name any character set.
                     self.shifting = true;
                     self.unknown = Some("a long SET");
-                    Pending::Nothing
-                }
-            },
+                    return Pending::Nothing;
+                };
+                self.shifting |= names_one_of(text, SHIFTING);
+                Pending::Setting(text.to_vec())
+            }
             Effect::Locked => Pending::Locks(true),
             Effect::Unlocked => Pending::Locks(false),
             _ => Pending::Nothing,
@@ -675,6 +673,40 @@ mod tests {
         let reset = told.sent(Command::ResetConnection, b"", None);
         told.ended(reset, End::Ok(None));
         assert!(told.obscures(text), "the login's own may be such a one");
+    }
+
+    #[test]
+    fn flags_tell_what_a_backslash_means() {
+        const OTHER: Status = Status::AUTOCOMMIT.union(Status::NO_BACKSLASH_ESCAPES);
+        let mut state = SessionState::default();
+        assert_eq!(state.backslash(), Backslash::Unknown);
+        state.linked(Some(Status::AUTOCOMMIT));
+        assert_eq!(state.backslash(), Backslash::Escapes);
+        run(&mut state, "SET sql_mode = 'NO_BACKSLASH_ESCAPES'", End::Ok(Some(OTHER)));
+        assert_eq!(state.backslash(), Backslash::Itself);
+        // The setting is repeated on the next link, but not behind a reset.
+        state.linked(Some(Status::AUTOCOMMIT));
+        assert_eq!(state.backslash(), Backslash::Itself);
+        let reset = state.sent(Command::ResetConnection, b"", None);
+        state.ended(reset, OK);
+        assert_eq!(state.backslash(), Backslash::Escapes);
+        state.linked(Some(OTHER));
+        assert_eq!(state.backslash(), Backslash::Itself);
+        assert_eq!(state.pins(), []);
+    }
+
+    #[test]
+    fn what_was_read_by_another_meaning_of_backslashes_is_unknown() {
+        const OTHER: Status = Status::AUTOCOMMIT.union(Status::NO_BACKSLASH_ESCAPES);
+        let pins_after = |sql: &[u8]| {
+            let mut state = SessionState::default();
+            state.linked(Some(Status::AUTOCOMMIT));
+            let pending = state.sent(Command::Query, sql, Some(sql::judge(sql, state.backslash())));
+            state.ended(pending, End::Ok(Some(OTHER)));
+            (state.pins().len(), state.unproven().is_some())
+        };
+        assert_eq!(pins_after(br"SELECT '\', GET_LOCK('a', 1), \''"), (1, true));
+        assert_eq!(pins_after(b"SELECT 'a'"), (0, false));
     }
 
     #[test]

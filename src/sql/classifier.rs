@@ -184,17 +184,15 @@ impl Classifier {
     /// What became of it all.
     pub(super) fn end(self) -> (Effect, Verb, Recalled) {
         let effect = match self.state {
-            State::First => Effect::None,
             State::Unknown | State::Use | State::Phrase(..) | State::CreateTemporary | State::Serves => {
                 Effect::Unknown(self.name)
             }
             State::Set(Setting { plain: true, .. }) => Effect::Set,
-            State::Set(_) => Effect::Cleared(self.name),
-            State::Rows(Rows { leaves: true, .. }) => Effect::Cleared(self.name),
+            State::Set(_) | State::Rows(Rows { leaves: true, .. }) => Effect::Cleared(self.name),
             State::Rows(Rows { recalls: true, .. }) => Effect::Recalls(self.name),
             State::Known(effect) => effect,
             State::TemporaryTable => Effect::Cleared("CREATE TEMPORARY TABLE"),
-            State::Rows(_) | State::Describe | State::Create | State::Defines => Effect::None,
+            State::First | State::Rows(_) | State::Describe | State::Create | State::Defines => Effect::None,
         };
         (effect, self.verb, self.recalled)
     }
@@ -220,9 +218,10 @@ impl Classifier {
             // Whether a transaction is open, and with it its savepoints, is told by the status flags of the reply.
             b"begin" => (Verb::Begin, "statements", State::Known(Effect::None)),
             b"commit" | b"rollback" => (Verb::End, "statements", State::Known(Effect::None)),
-            b"savepoint" | b"release" => (Verb::Other, "statements", State::Known(Effect::None)),
             // Words of privileges, which are words of statements elsewhere, are no statements here.
-            b"grant" | b"revoke" => (Verb::Other, "statements", State::Known(Effect::None)),
+            b"savepoint" | b"release" | b"grant" | b"revoke" => {
+                (Verb::Other, "statements", State::Known(Effect::None))
+            }
             // The same first words begin statements about replicas, backups and plans, too.
             b"start" => (Verb::Begin, "START", State::Phrase(&["transaction"], Effect::None)),
             b"lock" => (Verb::Other, "LOCK", State::Phrase(&["table", "tables"], Effect::Locked)),

@@ -169,7 +169,7 @@ impl Lexer {
                         b'-' => self.within = Within::Dash,
                         b'/' => self.within = Within::Slash,
                         b'@' => self.within = Within::At,
-                        0 => return self.invalid(rest),
+                        0 => return Some(self.invalid(rest)),
                         other => return Some(Token::Other(other)),
                     }
                 }
@@ -186,7 +186,7 @@ impl Lexer {
                     return Some(word_token(&self.carried, digits));
                 }
                 Within::Quoted { quote, behind } => match self.reach(quote, behind, rest, last) {
-                    Reach::Invalid => return self.invalid(rest),
+                    Reach::Invalid => return Some(self.invalid(rest)),
                     Reach::GoesOn(behind) => {
                         self.carry(rest);
                         *rest = &[];
@@ -218,16 +218,14 @@ impl Lexer {
                     self.within = Within::Dash;
                     return Some(Token::Other(b'-'));
                 }
-                Within::Line => match memchr(b'\n', rest) {
-                    Some(end) => {
-                        *rest = &rest[end + 1..];
-                        self.within = Within::Blank;
-                    }
-                    None => {
+                Within::Line => {
+                    let Some(end) = memchr(b'\n', rest) else {
                         *rest = &[];
                         return None;
-                    }
-                },
+                    };
+                    *rest = &rest[end + 1..];
+                    self.within = Within::Blank;
+                }
                 Within::Slash => {
                     if next != Some(b'*') {
                         self.within = Within::Blank;
@@ -241,7 +239,7 @@ impl Lexer {
                     *rest = &rest[1..];
                 }
                 Within::CommentStart | Within::CommentStartM if matches!(next, None | Some(b'!')) => {
-                    return self.invalid(rest);
+                    return Some(self.invalid(rest));
                 }
                 Within::CommentStart | Within::CommentStartM => {
                     self.within = Within::Comment { star: false };
@@ -256,7 +254,7 @@ impl Lexer {
                         self.within = Within::Comment { star: true };
                         *rest = &rest[at + 1..];
                     }
-                    None if last => return self.invalid(rest),
+                    None if last => return Some(self.invalid(rest)),
                     None => {
                         self.within = Within::Comment { star: false };
                         *rest = &[];
@@ -325,10 +323,10 @@ impl Lexer {
         self.carried.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    fn invalid(&mut self, rest: &mut &[u8]) -> Option<Token<'static>> {
+    fn invalid(&mut self, rest: &mut &[u8]) -> Token<'static> {
         *rest = &[];
         self.within = Within::Over;
-        Some(Token::Invalid)
+        Token::Invalid
     }
 }
 
