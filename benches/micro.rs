@@ -11,7 +11,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use spillway::grants::{
     GlobalPrivRow, HostIdentity, LoginRequest, RawAccounts, Snapshot, Transport, Verdict, decide,
 };
-use spillway::sql;
+use spillway::sql::{self, Backslash};
 use spillway::wire::Capabilities;
 use spillway::wire::command::Expect;
 use spillway::wire::reply::{ReplyTracker, Step};
@@ -85,7 +85,28 @@ const STATEMENTS: &[(&str, &str)] = &[
 #[divan::bench(args = STATEMENTS.iter().map(|(name, _)| name))]
 fn classify(bencher: Bencher<'_, '_>, name: &str) {
     let text = STATEMENTS.iter().find(|(n, _)| *n == name).expect("a statement").1;
-    bencher.counter(BytesCount::of_str(text)).bench(|| sql::classify(black_box(text.as_bytes())));
+    bencher
+        .counter(BytesCount::of_str(text))
+        .bench(|| sql::judge(black_box(text.as_bytes()), Backslash::Escapes));
+}
+
+/// Judging an `INSERT` of a megabyte that comes in pieces, as a relay reads it: one string, one with escapes, short rows.
+#[divan::bench(args = ["string", "escapes", "rows"])]
+fn judge_in_pieces(bencher: Bencher<'_, '_>, name: &str) {
+    let values = match name {
+        "string" => format!("('{}')", "x".repeat(1 << 20)),
+        "escapes" => format!("('{}')", r"abcdefghijklmnopqrstuvwxyz\'\n".repeat((1 << 20) / 30)),
+        _ => "(1234, 'some word', 12.5, NULL),".repeat((1 << 20) / 32),
+    };
+    let text = format!("INSERT INTO t VALUES {values}");
+    bencher.counter(BytesCount::of_str(&text)).bench(|| {
+        let mut judge = sql::Judge::new(Backslash::Escapes);
+        for piece in black_box(text.as_bytes()).chunks(64 * 1024) {
+            judge.read(piece, false);
+        }
+        judge.read(b"", true);
+        judge.end()
+    });
 }
 
 /// Finding the account of a login among that many.

@@ -39,6 +39,7 @@ const DOORS: &[(&str, &[&str])] = &[
         &["config", "backend", "session", "monitor", "handover", "control", "console", "api", "app"],
     ),
     ("ipnet", &["config"]),
+    ("memchr", &["sql"]),
     ("ppp", &["net"]),
     ("prometheus_client", &["metrics"]),
     ("rustls", &["tls"]),

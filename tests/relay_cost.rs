@@ -25,11 +25,30 @@ use spillway::wire::Capabilities;
 use spillway::wire::command::Command as Sent;
 
 /// Instructions for one text point select and its reply, as the test profile builds the relay, and what they may grow
-/// to before somebody looks: 5,450 were measured where statements are only forwarded, 7,560 where each is classified and kept
+/// to before somebody looks: 5,540 were measured where statements are only forwarded, 7,730 where each is judged and kept
 /// until its reply begins, so that it can be sent again to another node.
 const BUDGET: [(&str, u64); 2] = [("forwarded", 5_700), ("followed", 7_900)];
 
 const STATEMENT: &[u8] = b"\x03SELECT c FROM sbtest1 WHERE id=4711";
+
+/// The same for a kilobyte of a long statement: of one string, and of short rows, each of whose tokens is judged.
+const LONG_BUDGET: [(&str, &str, u64); 4] = [
+    ("string", "forwarded", 40),
+    ("string", "followed", 400),
+    ("rows", "forwarded", 40),
+    ("rows", "followed", 59_000),
+];
+
+/// A statement by its name.
+fn statement(name: &str) -> Vec<u8> {
+    const LENGTH: usize = 1 << 20;
+    let insert = |values: String| format!("\x03INSERT INTO t (a, b, c, d) VALUES {values}").into_bytes();
+    match name {
+        "string" => insert(format!("(1, '{}')", "x".repeat(LENGTH))),
+        "rows" => insert("(1234, 'a short row', 12.5, NULL),".repeat(LENGTH / 34) + "(1, '', 0, 0)"),
+        _ => STATEMENT.to_vec(),
+    }
+}
 
 fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = (payload.len() as u32).to_le_bytes()[..3].to_vec();
@@ -52,11 +71,11 @@ fn reply() -> Vec<u8> {
     .concat()
 }
 
-/// Answers every packet with [`reply`].
-fn serve(listener: &TcpListener) -> std::io::Result<()> {
+/// Answers every command of this length with [`reply`].
+fn serve(listener: &TcpListener, length: usize) -> std::io::Result<()> {
     let (mut stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
-    let (mut command, reply) = (vec![0; packet(0, STATEMENT).len()], reply());
+    let (mut command, reply) = (vec![0; length], reply());
     while stream.read_exact(&mut command).is_ok() {
         stream.write_all(&reply)?;
     }
@@ -64,11 +83,11 @@ fn serve(listener: &TcpListener) -> std::io::Result<()> {
 }
 
 /// Sends statements one by one, then says goodbye.
-fn ask(mut stream: UnixStream, statements: u32) -> std::io::Result<()> {
-    let (command, mut answer) = (packet(0, STATEMENT), reply());
+fn ask(mut stream: UnixStream, command: &[u8], statements: u32) -> std::io::Result<()> {
+    let mut answer = reply();
     let wanted = answer.clone();
     for _ in 0..statements {
-        stream.write_all(&command)?;
+        stream.write_all(command)?;
         stream.read_exact(&mut answer)?;
         assert!(answer == wanted, "what the client got is not what the node sent");
     }
@@ -89,8 +108,8 @@ impl Elsewhere for Here {
     fn trouble(&self, _code: u16) {}
 }
 
-/// Relays so many statements; returns the heap allocations of the relay meanwhile.
-fn relay(statements: u32, follow: Follow) -> u64 {
+/// Relays one statement so many times; returns the heap allocations of the relay meanwhile.
+fn relay(statement: &[u8], statements: u32, follow: Follow) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let link = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
@@ -98,7 +117,12 @@ fn relay(statements: u32, follow: Follow) -> u64 {
     for stream in [link.set_nodelay(true), link.set_nonblocking(true), ours.set_nonblocking(true)] {
         stream.expect("a socket option");
     }
-    let far = [thread::spawn(move || serve(&listener)), thread::spawn(move || ask(client, statements))];
+    let command = packet(0, statement);
+    let length = command.len();
+    let far = [
+        thread::spawn(move || serve(&listener, length)),
+        thread::spawn(move || ask(client, &command, statements)),
+    ];
     let guard = runtime.enter();
     let capabilities = Capabilities::REQUIRED;
     let facts = Facts {
@@ -139,10 +163,10 @@ fn no_allocation_for_a_statement() {
     // That the counting works at all.
     assert_eq!(allocation_counter::measure(|| drop(std::hint::black_box(Box::new(7)))).count_total, 1);
     // The buffers that all relays of a thread share come with the first of them.
-    relay(10, Follow::All);
+    relay(STATEMENT, 10, Follow::All);
     for (name, _) in BUDGET {
-        let few = relay(10, follow(name));
-        let many = relay(5_010, follow(name));
+        let few = relay(STATEMENT, 10, follow(name));
+        let many = relay(STATEMENT, 5_010, follow(name));
         assert_eq!(many - few, 0, "allocations for 5,000 statements that are {name}");
     }
 }
@@ -152,28 +176,45 @@ fn no_allocation_for_a_statement() {
 #[ignore = "run by `instructions_for_a_statement`"]
 fn under_callgrind() {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    relay(variable("STATEMENTS").parse().expect("STATEMENTS"), follow(&variable("FOLLOW")));
+    let statement = statement(&variable("STATEMENT"));
+    relay(&statement, variable("STATEMENTS").parse().expect("STATEMENTS"), follow(&variable("FOLLOW")));
+}
+
+/// The instructions of a relay for so many times this statement.
+fn instructions(statement: &str, name: &str, statements: u64) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=*spillway::session::relay::Relay::poll*")
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["--exact", "--ignored", "under_callgrind"])
+        .envs([("STATEMENT", statement), ("FOLLOW", name), ("STATEMENTS", &statements.to_string())])
+        .output()
+        .expect("valgrind runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let collected = text.lines().find_map(|line| line.split_once("Collected :")).expect("a count").1;
+    collected.trim().parse().expect("a number")
+}
+
+#[test]
+fn instructions_for_a_long_statement() {
+    for (text, name, budget) in LONG_BUDGET {
+        let kilobytes = statement(text).len() as u64 / 1024;
+        let each = (instructions(text, name, 3) - instructions(text, name, 1)) / 2 / kilobytes;
+        println!("{each} instructions for a kilobyte of one {text} that is {name}");
+        assert!(each > 10, "{each} instructions: the relay was not counted");
+        assert!(
+            each <= budget,
+            "{each} instructions for a kilobyte of one {text} that is {name}: over {budget}"
+        );
+    }
 }
 
 #[test]
 fn instructions_for_a_statement() {
     const STATEMENTS: u64 = 2_000;
-    let count = |name: &str, statements: u64| -> u64 {
-        let output = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg("--toggle-collect=*spillway::session::relay::Relay::poll*")
-            .arg(std::env::current_exe().expect("this program"))
-            .args(["--exact", "--ignored", "under_callgrind"])
-            .envs([("STATEMENTS", statements.to_string()), ("FOLLOW", name.to_owned())])
-            .output()
-            .expect("valgrind runs");
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{text}");
-        let collected = text.lines().find_map(|line| line.split_once("Collected :")).expect("a count").1;
-        collected.trim().parse().expect("a number")
-    };
     for (name, budget) in BUDGET {
-        let each = (count(name, STATEMENTS + 100) - count(name, 100)) / STATEMENTS;
+        let each = (instructions("", name, STATEMENTS + 100) - instructions("", name, 100)) / STATEMENTS;
         println!("{each} instructions for a statement that is {name}");
         assert!(each > 500, "{each} instructions: the relay was not counted");
         assert!(each <= budget, "{each} instructions for a statement that is {name}; the budget is {budget}");

@@ -45,8 +45,8 @@ use crate::net::{PacketStream, ReadError, Stream, connect_tls, write_header};
 use crate::tls::Trust;
 use crate::topology::Facts;
 use crate::wire::handshake::{AuthSwitch, Greeting, HandshakeResponse, SCRAMBLE, Scramble, SslRequest};
-use crate::wire::packet::Err as ErrPacket;
-use crate::wire::{Capabilities, Malformed};
+use crate::wire::packet::{self, Err as ErrPacket};
+use crate::wire::{Capabilities, Malformed, Status};
 
 /// Longest packet of the connection phase that is read from a node.
 const HANDSHAKE_LIMIT: usize = 64 * 1024;
@@ -552,6 +552,11 @@ impl Link {
                 lease: None,
             }),
         }
+    }
+
+    /// The flags that ended the login.
+    pub fn login_status(&self) -> Option<Status> {
+        packet::Ok::decode(&self.origin.ok, self.capabilities).ok().map(|ok| ok.status)
     }
 
     /// Has the system notice within seconds when the node's machine answers no more, or as late as usual.

@@ -137,7 +137,7 @@ impl Session {
                     }
                     None => relay.start_anew(),
                 }
-                relay.state = SessionState::after_login(schema).with_collation(credential.collation);
+                relay.start_over(SessionState::after_login(schema).with_collation(credential.collation));
                 relay.count(self.allowance(credential));
                 let mut talk = Conversation::with(relay);
                 talk.packets.expect(sequence);
@@ -222,7 +222,7 @@ impl Session {
         if reply.first() != Some(&0) {
             return Err(broken(&"refused by the server"));
         }
-        relay.state = SessionState::after_login(schema).with_collation(credential.collation);
+        relay.start_over(SessionState::after_login(schema).with_collation(credential.collation));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::wire::command::Command;
 use crate::wire::statement::{Execute, LAST_PREPARED, PrepareOk, Types};
 
 /// Longest texts that are kept for one session, in bytes together.
-const MAX_TEXTS: usize = 256 * 1024;
+pub(super) const MAX_TEXTS: usize = 256 * 1024;
 
 /// Where numbers are taken from when the node's own is taken.
 const OWN_NUMBERS: u32 = 0x4000_0000;

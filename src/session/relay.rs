@@ -10,11 +10,13 @@
 
 mod awaited;
 mod counted;
+mod event;
 mod flow;
 mod kills;
 mod leftovers;
 mod looks;
 mod moving;
+mod passing;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -24,17 +26,19 @@ use bytes::BytesMut;
 
 use awaited::Awaited;
 use counted::Counter;
+pub use event::Event;
 use flow::{Held, flush, pass_on, read};
 use leftovers::Leftovers;
 use moving::{InFlight, Patch};
+use passing::Passing;
 
 use super::registry::Entry;
-use super::state::{Pin, SessionState, query_text};
+use super::state::{Pending, Pin, SessionState, query_text};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
 use crate::metrics::ServiceMetrics;
 use crate::net::Stream;
-use crate::sql::{self, Effect};
+use crate::sql::{self, Effect, Judgement};
 use crate::wire::command::{Command, Expect};
 use crate::wire::packet::{self, Err as ErrPacket, HEADER};
 use crate::wire::reply::{End, ReplyTracker, Step};
@@ -44,7 +48,8 @@ use crate::wire::{Capabilities, Status};
 /// Bytes that are read at once.
 const SCRATCH: usize = 64 * 1024;
 
-/// Longest statement whose text is looked at; a longer one has an unknown effect.
+/// Longest statement that is seen as a whole before its first byte goes out. What a longer one does is known when its last byte
+/// goes out: it is judged while it passes through.
 const VISIBLE_STATEMENT: usize = 48 * 1024;
 
 /// Bytes of a `COM_STMT_EXECUTE` that are looked at, for the types of its parameters.
@@ -58,27 +63,6 @@ const MAX_PIPELINED: usize = 1024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
-
-/// Why the relay stopped.
-#[derive(Debug)]
-pub enum Event {
-    /// A command for Spillway is next in the client's stream; everything before it is answered. `ProcessKill` is any that
-    /// kills a session of this Spillway.
-    Command(Command),
-    /// The client closed its connection.
-    ClientClosed,
-    /// The node closed its connection, perhaps after a last word.
-    NodeClosed(Option<ErrPacket>),
-    /// The node's machine answers no more on this connection.
-    NodeSilent,
-    /// The session was asked to leave its link and can do so now: nothing is under way, and nothing pins it.
-    Movable,
-    /// The node refused the only statement under way because it takes none of its kind now; nothing has happened, and the
-    /// client has not been told.
-    Rejected(ErrPacket),
-    /// Somebody broke the protocol or a socket failed.
-    Failed(Fault),
 }
 
 /// Which schemas the session would have to move for; asked for `USE` and `COM_INIT_DB` only.
@@ -138,6 +122,9 @@ pub struct Relay {
     next_sequence: u8,
     last_words: Option<ErrPacket>,
     leftovers: Leftovers,
+    /// The statement that passes through, if the client has not sent all of it.
+    // Boxed because most sessions never have one.
+    passing: Option<Box<Passing>>,
     /// The session is to leave its link as soon as it can.
     leaving: bool,
     /// The link is watched closely.
@@ -169,7 +156,8 @@ impl Relay {
     /// Joins a client, of which `ahead` was already read, with a fresh link.
     ///
     /// `follow`: which statements are classified.
-    pub fn new(client: Stream, ahead: BytesMut, link: Link, state: SessionState, follow: Follow) -> Self {
+    pub fn new(client: Stream, ahead: BytesMut, link: Link, mut state: SessionState, follow: Follow) -> Self {
+        state.linked(link.login_status());
         Self {
             client,
             capabilities: link.capabilities,
@@ -185,6 +173,7 @@ impl Relay {
             tracker: ReplyTracker::new(link.capabilities),
             leftovers: Leftovers::of(&link),
             link,
+            passing: None,
             awaited: VecDeque::new(),
             client_sends: ClientSends::Commands,
             stopped_at: None,
@@ -319,6 +308,12 @@ impl Relay {
     fn take_commands(&mut self, chunk: &[u8], around: &Around<'_>) -> Result<usize, Fault> {
         let mut at = 0;
         loop {
+            if self.passing.is_some() {
+                at = self.judge_passing(chunk, at)?;
+                if self.passing.is_some() {
+                    return Ok(at);
+                }
+            }
             let looks = self.looks();
             let head = match self.commands.next(chunk, at, |len, first| looks.needs(len, first)) {
                 Next::Stop(end) => return Ok(end),
@@ -362,19 +357,18 @@ impl Relay {
         }
         let command = Command::from_byte(*byte);
         let whole = head.payload.len() == head.len;
-        let effect = match command {
-            Command::Query | Command::StmtPrepare if self.follow != Follow::None => {
-                Some(self.effect(command, body, whole))
-            }
+        let judged = matches!(command, Command::Query | Command::StmtPrepare) && self.follow != Follow::None;
+        let judgement = match command {
+            _ if judged => self.judge(command, body, whole),
             Command::Query => query_text(body, self.capabilities)
                 .filter(|_| whole)
                 .and_then(sql::used_schema)
-                .map(Effect::Use),
+                .map(|schema| Judgement::of(Effect::Use(schema))),
             _ => None,
         };
-        let schema = match (command, &effect) {
+        let schema = match (command, &judgement) {
             (Command::InitDb, _) => Some(body),
-            (Command::Query, Some(Effect::Use(schema))) => Some(&schema[..]),
+            (Command::Query, Some(Judgement { effect: Effect::Use(schema), .. })) => Some(&schema[..]),
             _ => None,
         };
         if matches!(command, Command::Quit | Command::ChangeUser)
@@ -394,7 +388,7 @@ impl Relay {
         };
         let mut overwrites = false;
         if self.leftovers.any() {
-            let (own, does) = self.due_before(command, text, effect.as_ref());
+            let (own, does) = self.due_before(command, judgement.as_ref());
             overwrites = does;
             if own != self.leftovers && (head.at > 0 || !self.awaited.is_empty()) {
                 // Own commands go out in front of everything that was read, and their replies come first.
@@ -403,15 +397,20 @@ impl Relay {
             }
             self.send_own(own);
         }
-        if self.bars(command, head, effect.as_ref(), text)
+        if self.bars(command, head, judgement.as_ref())
             || self.exceeds(command, text, whole)
             || !self.take_statement(command, head)
         {
             self.stopped_at = Some(command);
             return Ok(false);
         }
-        self.note_in_flight(command, head, effect.as_ref());
-        let pending = self.state.sent(command, text, effect);
+        self.note_in_flight(command, head, judgement.as_ref());
+        let pending = if judged && judgement.is_none() {
+            self.let_pass(command, head);
+            Pending::Nothing
+        } else {
+            self.state.sent(command, text, judgement)
+        };
         if let Follow::First(left) = &mut self.follow {
             *left -= 1;
             if *left == 0 {

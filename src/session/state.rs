@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::prepared::{About, PreparedStatements, Preparing};
-use crate::sql::{self, Effect};
+use crate::sql::{self, Backslash, Effect, Judgement};
 use crate::wire::command::Command;
 use crate::wire::packet::Tracked;
 use crate::wire::reply::End;
@@ -86,6 +86,10 @@ pub struct SessionState {
     settings: Vec<Vec<u8>>,
     /// Whether its statements may be in a character set in which a letter can end with the byte of a backslash.
     shifting: bool,
+    /// What a backslash means in the next statement, if every one before it is answered.
+    backslash: Backslash,
+    /// The statement under way was read by that meaning.
+    relied: bool,
 }
 
 impl SessionState {
@@ -105,6 +109,18 @@ impl SessionState {
     /// Whether a statement cannot be understood byte by byte: what looks like a backslash in it may be half a letter.
     pub fn obscures(&self, text: &[u8]) -> bool {
         self.shifting && !text.is_ascii()
+    }
+
+    /// What a backslash means in a statement, if every one before it is answered.
+    pub fn backslash(&self) -> Backslash {
+        self.backslash
+    }
+
+    /// The session has a new link, whose login ended with these flags; its settings were repeated there.
+    pub fn linked(&mut self, login: Option<Status>) {
+        if !self.settings.iter().any(|text| names_one_of(text, &[b"sql_mode"])) {
+            self.backslash = login.map_or(Backslash::Unknown, backslash_of);
+        }
     }
 
     /// The default schema.
@@ -160,9 +176,9 @@ impl SessionState {
         self.insert_id = id.unwrap_or(self.insert_id);
     }
 
-    /// Whether a statement with this effect asks for what is gone since the session moved.
-    pub fn has_forgotten(&self, effect: Option<&Effect>, text: &[u8]) -> bool {
-        self.forgotten && effect.is_some_and(|effect| looks_back(effect, text))
+    /// Whether a statement asks for what is gone since the session moved.
+    pub fn has_forgotten(&self, judgement: Option<&Judgement>) -> bool {
+        self.forgotten && judgement.is_some_and(Judgement::looks_back)
     }
 
     /// The same of the execution of a prepared statement.
@@ -230,45 +246,17 @@ impl SessionState {
 
     /// A command goes out: `body` is what stands behind the command byte, cut or whole.
     ///
-    /// `effect` is the text's, for `COM_QUERY` and `COM_STMT_PREPARE`. Returns what to do when its reply
+    /// `judgement` is the text's, for `COM_QUERY` and `COM_STMT_PREPARE`. Returns what to do when its reply
     /// has ended.
-    pub fn sent(&mut self, command: Command, body: &[u8], effect: Option<Effect>) -> Pending {
-        self.note_counted(command, body, effect.as_ref());
+    pub fn sent(&mut self, command: Command, body: &[u8], judgement: Option<Judgement>) -> Pending {
+        if let Some(judgement) = judgement {
+            return self.judged(command, Some(body), judgement);
+        }
+        self.note_counted(command, body, None);
         match command {
             Command::InitDb => Pending::Schema(body.to_vec()),
             Command::ResetConnection => Pending::Reset,
-            Command::StmtPrepare => {
-                self.note_unknown(effect.as_ref());
-                let Some(effect) = effect else {
-                    return Pending::Prepare(Preparing::new(None, false, false));
-                };
-                // These take effect whenever they are executed.
-                match effect {
-                    Effect::Set => self.unknown = Some("a prepared SET"),
-                    Effect::Use(_) => self.unknown = Some("a prepared USE"),
-                    Effect::Locked | Effect::Unlocked => self.unknown = Some("a prepared LOCK TABLES"),
-                    _ => {}
-                }
-                let repeats = sql::may_be_repeated(body, &effect);
-                let counts = effect == Effect::Recalls("SELECT") && sql::counts_found_rows(body);
-                let mut preparing = Preparing::new(Some(body), repeats, effect == Effect::None);
-                preparing.counts = counts;
-                preparing.looks_back = looks_back(&effect, body);
-                Pending::Prepare(preparing)
-            }
-            Command::Query => {
-                self.note_unknown(effect.as_ref());
-                match effect {
-                    Some(Effect::Use(schema)) => Pending::Schema(schema),
-                    Some(Effect::Set) => {
-                        self.shifting |= names_shifting(body);
-                        Pending::Setting(body.to_vec())
-                    }
-                    Some(Effect::Locked) => Pending::Locks(true),
-                    Some(Effect::Unlocked) => Pending::Locks(false),
-                    _ => Pending::Nothing,
-                }
-            }
+            Command::StmtPrepare => Pending::Prepare(Preparing::new(None, false, false)),
             Command::SetOption => {
                 self.note_unproven("COM_SET_OPTION");
                 Pending::Nothing
@@ -285,31 +273,66 @@ impl SessionState {
         }
     }
 
+    /// The same for `COM_QUERY` or `COM_STMT_PREPARE` with this judgement. `text`: none where it is too long to be kept.
+    pub fn judged(&mut self, command: Command, text: Option<&[u8]>, judgement: Judgement) -> Pending {
+        self.note_counted(command, &[], Some(&judgement));
+        self.relied |= judgement.relied_on_backslash();
+        match judgement.effect {
+            Effect::Unknown(word) => self.note_unproven(word),
+            Effect::Cleared(word) => self.unknown = Some(word),
+            _ => {}
+        }
+        if command == Command::StmtPrepare {
+            // These take effect whenever they are executed.
+            match judgement.effect {
+                Effect::Set => self.unknown = Some("a prepared SET"),
+                Effect::Use(_) => self.unknown = Some("a prepared USE"),
+                Effect::Locked | Effect::Unlocked => self.unknown = Some("a prepared LOCK TABLES"),
+                _ => {}
+            }
+            let plain = judgement.effect == Effect::None;
+            let mut preparing = Preparing::new(text, judgement.may_be_repeated(), plain);
+            preparing.counts = judgement.counts_found_rows();
+            preparing.looks_back = judgement.looks_back();
+            return Pending::Prepare(preparing);
+        }
+        match judgement.effect {
+            Effect::Use(schema) => Pending::Schema(schema),
+            Effect::Set => {
+                let Some(text) = text else {
+                    // It may name any character set.
+                    self.shifting = true;
+                    self.unknown = Some("a long SET");
+                    return Pending::Nothing;
+                };
+                self.shifting |= names_one_of(text, SHIFTING);
+                Pending::Setting(text.to_vec())
+            }
+            Effect::Locked => Pending::Locks(true),
+            Effect::Unlocked => Pending::Locks(false),
+            _ => Pending::Nothing,
+        }
+    }
+
     /// Notes what a command does to the values that statements leave for those behind them. What is no statement leaves
     /// them alone, and only one that reads replaces what `FOUND_ROWS()` tells.
-    fn note_counted(&mut self, command: Command, body: &[u8], effect: Option<&Effect>) {
+    fn note_counted(&mut self, command: Command, body: &[u8], judgement: Option<&Judgement>) {
         let number = || body.first_chunk().map(|id| u32::from_le_bytes(*id));
         let counts = match command {
-            Command::Query if matches!(effect, Some(Effect::Set | Effect::Use(_))) => return,
-            Command::Query => effect == Some(&Effect::Recalls("SELECT")) && sql::counts_found_rows(body),
+            Command::Query if judgement.is_some_and(|j| matches!(j.effect, Effect::Set | Effect::Use(_))) => {
+                return;
+            }
+            Command::Query => judgement.is_some_and(Judgement::counts_found_rows),
             Command::StmtExecute => number().is_some_and(|number| self.prepared.counts(number)),
             Command::StmtBulkExecute | Command::Unknown(_) => false,
             _ => return,
         };
         self.forgotten = false;
         let reads = || match command {
-            Command::Query => sql::begins_with(body, &["select", "show", "with"]),
+            Command::Query => judgement.is_some_and(Judgement::reads),
             _ => number().is_some_and(|number| self.prepared.nature(number).0),
         };
         self.counted_rows = counts || self.counted_rows && !reads();
-    }
-
-    fn note_unknown(&mut self, effect: Option<&Effect>) {
-        match effect {
-            Some(Effect::Unknown(word)) => self.note_unproven(word),
-            Some(Effect::Cleared(word)) => self.unknown = Some(word),
-            _ => {}
-        }
     }
 
     fn note_unproven(&mut self, what: &'static str) {
@@ -355,6 +378,7 @@ impl SessionState {
             End::Ok(Some(status)) => {
                 self.in_transaction =
                     status.intersects(Status::IN_TRANSACTION | Status::IN_TRANSACTION_READONLY);
+                self.note_backslash(&pending, backslash_of(status));
             }
             End::Ok(None) => {}
         }
@@ -371,10 +395,26 @@ impl SessionState {
             }
             Pending::Reset => {
                 // The default schema stays, and whatever a reset does not reach.
-                let (schema, unproven, shifting) = (self.schema.take(), self.unproven, self.shifting);
-                *self = Self { schema, unknown: unproven, unproven, shifting, ..Self::default() };
+                let (schema, unproven) = (self.schema.take(), self.unproven);
+                let (shifting, backslash) = (self.shifting, self.backslash);
+                let unknown = unproven;
+                *self = Self { schema, unknown, unproven, shifting, backslash, ..Self::default() };
                 false
             }
+        }
+    }
+
+    /// A reply tells what a backslash means from now on.
+    fn note_backslash(&mut self, pending: &Pending, backslash: Backslash) {
+        let relied = std::mem::take(&mut self.relied);
+        if self.backslash == backslash {
+            return;
+        }
+        self.backslash = backslash;
+        // A statement that changes no setting was read by a meaning that it did not have: the node's default is not what it
+        // was when the link logged in.
+        if relied && !matches!(pending, Pending::Setting(_) | Pending::Reset) {
+            self.note_unproven("a statement in which backslashes meant something else");
         }
     }
 
@@ -426,28 +466,32 @@ pub fn query_text(body: &[u8], capabilities: Capabilities) -> Option<&[u8]> {
     }
 }
 
-/// Whether a `SET` names one of the character sets that [`SessionState::obscures`] is about.
-fn names_shifting(text: &[u8]) -> bool {
-    const SETS: [&[u8]; 5] = [b"big5", b"gbk", b"sjis", b"cp932", b"gb18030"];
-    SETS.iter().any(|set| text.windows(set.len()).any(|part| part.eq_ignore_ascii_case(set)))
+/// The character sets that [`SessionState::obscures`] is about.
+const SHIFTING: &[&[u8]] = &[b"big5", b"gbk", b"sjis", b"cp932", b"gb18030"];
+
+/// Whether one of these stands anywhere in a text.
+fn names_one_of(text: &[u8], names: &[&[u8]]) -> bool {
+    names.iter().any(|name| text.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name)))
 }
 
-/// Whether a statement with this effect asks for what the one before it left.
-fn looks_back(effect: &Effect, text: &[u8]) -> bool {
-    const LEFT: [&[u8]; 2] = [b"found_rows", b"row_count"];
-    matches!(effect, Effect::Recalls(_) | Effect::Cleared(_))
-        && LEFT.iter().any(|word| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+/// What a backslash means from here on.
+fn backslash_of(status: Status) -> Backslash {
+    if status.contains(Status::NO_BACKSLASH_ESCAPES) { Backslash::Itself } else { Backslash::Escapes }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::classify;
+
+    /// What is known of a text.
+    fn judge(sql: &[u8]) -> Judgement {
+        sql::judge(sql, Backslash::Unknown)
+    }
 
     const OK: End = End::Ok(Some(Status::AUTOCOMMIT));
 
     fn run(state: &mut SessionState, sql: &str, end: End) {
-        let pending = state.sent(Command::Query, sql.as_bytes(), Some(classify(sql.as_bytes())));
+        let pending = state.sent(Command::Query, sql.as_bytes(), Some(judge(sql.as_bytes())));
         state.ended(pending, end);
     }
 
@@ -463,7 +507,7 @@ mod tests {
     #[test]
     fn prepared_statements_pin_unless_they_can_be_prepared_elsewhere() {
         let mut state = SessionState::default();
-        let mut pending = state.sent(Command::StmtPrepare, b"SELECT 1", Some(Effect::None));
+        let mut pending = state.sent(Command::StmtPrepare, b"SELECT 1", Some(judge(b"SELECT 1")));
         state.answered(&mut pending, PrepareOk { id: 7, columns: 1, parameters: 0 });
         state.ended(pending, End::Prepared(7));
         assert_eq!(state.pins(), []);
@@ -472,7 +516,7 @@ mod tests {
         assert_eq!(state.pins(), [Pin::Prepared(1)]);
         state.about(Command::StmtClose, 8, b"", Capabilities::empty());
         assert_eq!(state.pins(), []);
-        let pending = state.sent(Command::StmtPrepare, b"SET @a = 1", Some(Effect::Set));
+        let pending = state.sent(Command::StmtPrepare, b"SET @a = 1", Some(judge(b"SET @a = 1")));
         state.ended(pending, End::Prepared(9));
         state.about(Command::StmtClose, 9, b"", Capabilities::empty());
         assert_eq!(state.pins(), [Pin::Unknown("a prepared SET")], "it may have been executed");
@@ -496,7 +540,7 @@ mod tests {
         assert_eq!(state.pins(), [Pin::FoundRows]);
         run(&mut state, "SELECT FOUND_ROWS()", OK);
         assert_eq!(state.pins(), []);
-        let asks = |state: &SessionState, sql: &[u8]| state.has_forgotten(Some(&classify(sql)), sql);
+        let asks = |state: &SessionState, sql: &[u8]| state.has_forgotten(Some(&judge(sql)));
         assert!(!asks(&state, b"SELECT ROW_COUNT()"));
         state.inserted(5);
         state.inserted(0);
@@ -555,7 +599,7 @@ mod tests {
         assert_eq!(state.pins(), []);
         // The same by a prepared statement.
         let text = b"SELECT SQL_CALC_FOUND_ROWS a FROM t LIMIT 1";
-        let mut pending = state.sent(Command::StmtPrepare, text, Some(classify(text)));
+        let mut pending = state.sent(Command::StmtPrepare, text, Some(judge(text)));
         state.answered(&mut pending, PrepareOk { id: 7, columns: 1, parameters: 0 });
         state.ended(pending, End::Prepared(7));
         let pending = state.sent(Command::StmtExecute, &[7, 0, 0, 0, 0, 1, 0, 0, 0], None);
@@ -565,7 +609,7 @@ mod tests {
         state.relocated(&[]);
         state.sent(Command::StmtClose, &[7, 0, 0, 0], None);
         let text = b"SELECT FOUND_ROWS()";
-        assert!(state.has_forgotten(Some(&classify(text)), text));
+        assert!(state.has_forgotten(Some(&judge(text))));
     }
 
     #[test]
@@ -624,11 +668,45 @@ mod tests {
         let chinese = || SessionState::after_login(None).with_collation(28);
         assert!(chinese().obscures(text) && !chinese().obscures(b"SELECT 'a'"));
         let mut told = SessionState::after_login(None).with_collation(45);
-        told.sent(Command::Query, b"SET NAMES 'SJIS'", Some(Effect::Set));
+        told.sent(Command::Query, b"SET NAMES 'SJIS'", Some(judge(b"SET NAMES 'SJIS'")));
         assert!(told.obscures(text));
         let reset = told.sent(Command::ResetConnection, b"", None);
         told.ended(reset, End::Ok(None));
         assert!(told.obscures(text), "the login's own may be such a one");
+    }
+
+    #[test]
+    fn flags_tell_what_a_backslash_means() {
+        const OTHER: Status = Status::AUTOCOMMIT.union(Status::NO_BACKSLASH_ESCAPES);
+        let mut state = SessionState::default();
+        assert_eq!(state.backslash(), Backslash::Unknown);
+        state.linked(Some(Status::AUTOCOMMIT));
+        assert_eq!(state.backslash(), Backslash::Escapes);
+        run(&mut state, "SET sql_mode = 'NO_BACKSLASH_ESCAPES'", End::Ok(Some(OTHER)));
+        assert_eq!(state.backslash(), Backslash::Itself);
+        // The setting is repeated on the next link, but not behind a reset.
+        state.linked(Some(Status::AUTOCOMMIT));
+        assert_eq!(state.backslash(), Backslash::Itself);
+        let reset = state.sent(Command::ResetConnection, b"", None);
+        state.ended(reset, OK);
+        assert_eq!(state.backslash(), Backslash::Escapes);
+        state.linked(Some(OTHER));
+        assert_eq!(state.backslash(), Backslash::Itself);
+        assert_eq!(state.pins(), []);
+    }
+
+    #[test]
+    fn what_was_read_by_another_meaning_of_backslashes_is_unknown() {
+        const OTHER: Status = Status::AUTOCOMMIT.union(Status::NO_BACKSLASH_ESCAPES);
+        let pins_after = |sql: &[u8]| {
+            let mut state = SessionState::default();
+            state.linked(Some(Status::AUTOCOMMIT));
+            let pending = state.sent(Command::Query, sql, Some(sql::judge(sql, state.backslash())));
+            state.ended(pending, End::Ok(Some(OTHER)));
+            (state.pins().len(), state.unproven().is_some())
+        };
+        assert_eq!(pins_after(br"SELECT '\', GET_LOCK('a', 1), \''"), (1, true));
+        assert_eq!(pins_after(b"SELECT 'a'"), (0, false));
     }
 
     #[test]

@@ -3,8 +3,7 @@
 //! Both products go by the kind of statement, whether it changes anything or not. What is not certain here is told to be no
 //! update.
 
-use super::lexer::{Lexer, Token};
-use super::{eq, name_of_word};
+use super::lexer::{Backslash, Lexer, Token};
 
 /// Most statements of one text that are told apart.
 const MOST: u8 = 16;
@@ -91,59 +90,92 @@ const SINGLE: &[&str] = &[
     "table",
 ];
 
-/// Looks at a text. `whole`: nothing of it is missing; otherwise only its first statement is looked at.
-pub fn statements(sql: &[u8], whole: bool) -> Statements {
-    let mut found = Statements { known: 0, updates: 0 };
-    let mut lexer = Lexer::new(sql);
-    loop {
-        let first = lexer.next();
-        if matches!(first, Some(Token::Other(b';'))) && found.known > 0 {
-            continue;
+/// The tokens of a text from somewhere on.
+#[derive(Clone)]
+struct Tokens<'a> {
+    lexer: Lexer,
+    rest: &'a [u8],
+}
+
+impl Tokens<'_> {
+    fn next(&mut self) -> Option<Token<'_>> {
+        self.lexer.next(&mut self.rest, true)
+    }
+
+    /// The next token in lower case, if it is a word.
+    fn next_word(&mut self) -> Option<Vec<u8>> {
+        match self.next() {
+            Some(Token::Word(word)) => Some(word.to_ascii_lowercase()),
+            _ => None,
         }
-        let Some(Token::Word(word)) = first else {
+    }
+
+    /// Goes behind the next semicolon. Whether there is one.
+    fn pass_semicolon(&mut self) -> bool {
+        while let Some(token) = self.next() {
+            if token == Token::Other(b';') {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Looks at a text. `whole`: nothing of it is missing; otherwise only its first statement is looked at.
+pub fn statements(sql: &[u8], whole: bool, backslash: Backslash) -> Statements {
+    let mut found = Statements { known: 0, updates: 0 };
+    let mut tokens = Tokens { lexer: Lexer::new(backslash), rest: sql };
+    loop {
+        let word = match tokens.next() {
+            Some(Token::Other(b';')) if found.known > 0 => continue,
+            Some(Token::Word(word)) => word.to_ascii_lowercase(),
             // One that nobody knows is a statement, too; the end is none behind another one.
-            found.known += u8::from(first.is_some() || found.known == 0);
-            return found;
+            first => {
+                found.known += u8::from(first.is_some() || found.known == 0);
+                return found;
+            }
         };
-        if is_update(word, lexer.clone()) {
+        if is_update(&word, tokens.clone()) {
             found.updates |= 1 << found.known;
         }
         found.known += 1;
-        let goes_on = whole && found.known < MOST && is_single(word, lexer.clone());
-        if !goes_on || !lexer.any(|token| token == Token::Other(b';')) {
+        let goes_on = whole && found.known < MOST && is_single(&word, tokens.clone());
+        if !goes_on || !tokens.pass_semicolon() {
             return found;
         }
     }
 }
 
-fn is_update(word: &[u8], mut behind: Lexer<'_>) -> bool {
-    let is_one_of = |word: &[u8], words: &[&str]| words.iter().any(|w| eq(word, w));
+fn is_one_of(word: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|known| known.as_bytes() == word)
+}
+
+fn is_update(word: &[u8], mut behind: Tokens<'_>) -> bool {
     if is_one_of(word, UPDATES) {
         return true;
     }
-    let mut next = || name_of_word(behind.next());
-    let objects = match () {
-        () if eq(word, "create") => CREATED,
-        () if eq(word, "alter") => ALTERED,
-        () if eq(word, "drop") => DROPPED,
-        () if eq(word, "load") => &["data", "xml"],
+    let objects = match word {
+        b"create" => CREATED,
+        b"alter" => ALTERED,
+        b"drop" => DROPPED,
+        b"load" => &["data", "xml"],
         // MariaDB counts all but the one of everything.
-        () if eq(word, "revoke") => return next().is_some_and(|word| !eq(word, "all")),
-        () => return false,
+        b"revoke" => return behind.next_word().is_some_and(|word| word != b"all"),
+        _ => return false,
     };
-    next().is_some_and(|word| is_one_of(word, objects))
+    behind.next_word().is_some_and(|word| is_one_of(&word, objects))
 }
 
-fn is_single(word: &[u8], mut behind: Lexer<'_>) -> bool {
-    if eq(word, "begin") {
+fn is_single(word: &[u8], mut behind: Tokens<'_>) -> bool {
+    if word == b"begin" {
         // Otherwise it may begin a block of statements.
         return match behind.next() {
             Some(Token::Other(b';')) => true,
-            Some(Token::Word(next)) => eq(next, "work"),
+            Some(Token::Word(next)) => next.eq_ignore_ascii_case(b"work"),
             _ => false,
         };
     }
-    UPDATES.iter().chain(SINGLE).any(|w| eq(word, w))
+    is_one_of(word, UPDATES) || is_one_of(word, SINGLE)
 }
 
 #[cfg(test)]
@@ -153,7 +185,7 @@ mod tests {
 
     /// One letter for each statement that is known.
     fn of(sql: &str) -> String {
-        let found = statements(sql.as_bytes(), true);
+        let found = statements(sql.as_bytes(), true, Backslash::Escapes);
         (0..found.known).map(|number| if found.is_update(number) { 'u' } else { 'q' }).collect()
     }
 
@@ -230,20 +262,23 @@ mod tests {
         ] {
             assert_eq!(of(text), found, "{text}");
         }
+        // Where it is not known what a backslash means, nothing behind it is an update.
+        let unclear = statements(b"select 'a\\'; insert into t values (1)", true, Backslash::Unknown);
+        assert!(!(0..MOST).any(|number| unclear.is_update(number)));
         assert_eq!(of(&"select 1;".repeat(100)).len(), 16);
-        assert_eq!(statements(b"insert into t values (1); select 'an", false).known, 1);
+        assert_eq!(statements(b"insert into t values (1); select 'an", false, Backslash::Unknown).known, 1);
     }
 
     proptest! {
         #[test]
         fn no_input_panics(text: Vec<u8>, whole: bool) {
-            let found = statements(&text, whole);
+            let found = statements(&text, whole, Backslash::Unknown);
             prop_assert!((1..=MOST).contains(&found.known));
         }
 
         #[test]
         fn no_text_panics(text in "[a-z ;']{0,40}") {
-            prop_assert!((1..=MOST).contains(&statements(text.as_bytes(), true).known));
+            prop_assert!((1..=MOST).contains(&statements(text.as_bytes(), true, Backslash::Unknown).known));
         }
     }
 }

@@ -27,6 +27,17 @@ pub struct Head<'a> {
     pub payload: &'a [u8],
 }
 
+/// A part of a message's payload that stands in the chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// The bytes. None, and not the last: the chunk holds no more of the message.
+    pub bytes: &'a [u8],
+    /// The position behind them.
+    pub end: usize,
+    /// The message ends with them.
+    pub last: bool,
+}
+
 /// What the stream holds next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next<'a> {
@@ -78,6 +89,20 @@ impl Walker {
         self.remaining = head.len;
         self.continues = head.len == MAX_PAYLOAD;
         head.at + HEADER
+    }
+
+    /// The next bytes of the payload of the message that was entered, at or behind `from`: what [`Self::next`] would pass over.
+    pub fn payload<'a>(&mut self, chunk: &'a [u8], from: usize) -> Piece<'a> {
+        let mut at = from;
+        while self.remaining == 0 && self.continues {
+            let Some(bytes) = chunk[at..].first_chunk::<HEADER>() else { break };
+            (self.remaining, _) = header(*bytes);
+            self.continues = self.remaining == MAX_PAYLOAD;
+            at += HEADER;
+        }
+        let end = at + self.remaining.min(chunk.len() - at);
+        self.remaining -= end - at;
+        Piece { bytes: &chunk[at..end], end, last: self.at_boundary() }
     }
 
     /// Passes over a message that stands wholly in the chunk; returns the position behind it.
@@ -141,6 +166,44 @@ mod tests {
         put_packet(&mut stream, 0, &vec![3; MAX_PAYLOAD]);
         put_packet(&mut stream, 0, b"\x0E");
         assert_eq!(heads(&stream, &[1 << 20], 1).len(), 2);
+    }
+
+    /// Feeds one message in pieces of a size and puts its payload together again.
+    fn payload(stream: &[u8], size: usize) -> Vec<u8> {
+        let (mut walker, mut held, mut found) = (Walker::default(), Vec::new(), Vec::new());
+        let (mut entered, mut ended) = (false, false);
+        for fed in stream.chunks(size) {
+            held.extend_from_slice(fed);
+            let mut at = 0;
+            if !entered {
+                let Next::Head(head) = walker.next(&held, 0, |_, _| 1) else { continue };
+                (at, entered) = (walker.enter(&head), true);
+            }
+            loop {
+                let piece = walker.payload(&held, at);
+                found.extend_from_slice(piece.bytes);
+                (at, ended) = (piece.end, piece.last);
+                if ended || piece.bytes.is_empty() {
+                    break;
+                }
+            }
+            held.drain(..at);
+        }
+        assert!(ended && held.is_empty() && walker.at_boundary());
+        found
+    }
+
+    #[test]
+    fn the_payload_of_a_message_has_no_headers_in_it() {
+        for length in [1, 5, MAX_PAYLOAD - 1, MAX_PAYLOAD, MAX_PAYLOAD + 7, 2 * MAX_PAYLOAD] {
+            let message: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let mut stream = BytesMut::new();
+            put_packet(&mut stream, 0, &message);
+            for size in [65_536, MAX_PAYLOAD + HEADER, MAX_PAYLOAD + HEADER + 2, usize::MAX] {
+                assert!(payload(&stream, size) == message, "{length} bytes in pieces of {size}");
+            }
+        }
+        assert_eq!(payload(&[3, 0, 0, 0, 7, 8, 9], 1), [7, 8, 9]);
     }
 
     proptest! {

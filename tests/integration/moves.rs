@@ -8,12 +8,15 @@ use crate::lab::{self, PASSWORD};
 use crate::raw::{self, Credentials, Raw, Refusal, Shape, first_value};
 use crate::{Verdict, ensure, same, trial};
 use libtest_mimic::Trial;
+use sha1::{Digest, Sha1};
 use std::time::{Duration, Instant};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("moves::a_drained_session_takes_everything_along", a_drained_session_takes_everything_along),
         trial("moves::what_is_pinned_stays_and_is_named", what_is_pinned_stays_and_is_named),
+        trial("moves::long_statements_are_no_pins", long_statements_are_no_pins),
+        trial("moves::the_end_of_a_long_statement_counts", the_end_of_a_long_statement_counts),
         trial("moves::maintenance_ends_what_cannot_move", maintenance_ends_what_cannot_move),
         trial("moves::a_killed_node_is_not_noticed", a_killed_node_is_not_noticed),
         trial("moves::a_demoted_primary_is_left", a_demoted_primary_is_left),
@@ -247,6 +250,171 @@ fn what_is_pinned_stays_and_is_named() -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Bytes of all values, the same for the same seed.
+fn noise(mut seed: u32, length: usize) -> Vec<u8> {
+    std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    })
+    .take(length)
+    .collect()
+}
+
+/// As client libraries write bytes between single quotes.
+fn escaped(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 16);
+    for byte in bytes {
+        match byte {
+            0 => out.extend(b"\\0"),
+            b'\n' => out.extend(b"\\n"),
+            b'\r' => out.extend(b"\\r"),
+            0x1A => out.extend(b"\\Z"),
+            b'\'' | b'"' | b'\\' => out.extend([b'\\', *byte]),
+            other => out.push(*other),
+        }
+    }
+    out
+}
+
+/// `INSERT` of one blob as text.
+fn insert_blob(id: u32, blob: &[u8]) -> Vec<u8> {
+    [format!("INSERT INTO blobs VALUES ({id}, _binary'").as_bytes(), &escaped(blob), b"')"].concat()
+}
+
+/// `INSERT` of rows of about so many bytes together, that ends in `end`.
+fn insert_rows(from: u32, bytes: usize, end: &str) -> (String, u32) {
+    let mut sql = "INSERT INTO blobs (id, data) VALUES ".to_owned();
+    let mut id = from;
+    while sql.len() < bytes {
+        sql.extend(["(", &id.to_string(), ", 'it\\'s row \"", &id.to_string(), "\"'), "]);
+        id += 1;
+    }
+    (sql + end, id - from)
+}
+
+/// Sends a command whose reply is an OK packet.
+fn done(session: &mut Raw, command: &[u8]) -> Outcome<()> {
+    let reply = session.exchange(command, Shape::Results)?;
+    match reply[0].first() {
+        Some(0) => Ok(()),
+        _ => Err(format!("{:?}", Refusal::parse(&reply[0])?)),
+    }
+}
+
+/// `COM_STMT_EXECUTE` of an `INSERT` with a number and a blob. `blob`: none where it was sent before.
+fn execute_insert(session: &mut Raw, statement: u32, id: u32, blob: Option<&[u8]>) -> Outcome<()> {
+    let mut command = vec![0x17];
+    command.extend(statement.to_le_bytes());
+    command.extend([0, 1, 0, 0, 0, 0, 1, 3, 0, 0xFC, 0]);
+    command.extend(id.to_le_bytes());
+    if let Some(blob) = blob {
+        command.push(0xFD);
+        command.extend_from_slice(&(blob.len() as u32).to_le_bytes()[..3]);
+        command.extend_from_slice(blob);
+    }
+    done(session, &command)
+}
+
+fn long_statements_are_no_pins() -> Verdict {
+    let galera = lab::pair()?.own_galera()?;
+    let front = galera_front("spillway-long", &galera, "")?;
+    let mut session = session(front.port, "shop")?;
+    let text = |sql: &[u8]| [&[3], sql].concat();
+    let mut node = String::new();
+    let mut blobs: Vec<(u32, Vec<u8>)> = Vec::new();
+    let mut rows = 0;
+    let insert = "INSERT INTO blobs VALUES (?, ?)";
+    let mut statement = None;
+    // The first statement of a session tells backslashes apart, too; and the first one behind a move.
+    for round in [0_u32, 100_000] {
+        if round == 0 {
+            galera.nodes[0].sql("CREATE OR REPLACE TABLE shop.blobs (id INT PRIMARY KEY, data LONGBLOB)")?;
+        }
+        for (id, length) in [(1, 1 << 20), (2, 20 << 20)] {
+            let (id, blob) = (round + id, noise(round + id, length));
+            done(&mut session, &text(&insert_blob(id, &blob)))?;
+            front
+                .wait_pin(None)
+                .map_err(|reason| format!("after a blob of {length} bytes in round {round}: {reason}"))?;
+            blobs.push((id, blob));
+        }
+        let (sql, count) = insert_rows(round + 1_000, 200_000, &format!("({}, 'last')", round + 999));
+        done(&mut session, &text(sql.as_bytes()))?;
+        rows += count + 1;
+        front.wait_pin(None).map_err(|reason| format!("after many rows: {reason}"))?;
+        let statement = match statement {
+            Some(statement) => statement,
+            None => *statement.insert(prepare(&mut session, insert)?),
+        };
+        let (id, blob) = (round + 3, noise(round + 3, 1 << 20));
+        execute_insert(&mut session, statement, id, Some(&blob))?;
+        front.wait_pin(None).map_err(|reason| format!("after an execution: {reason}"))?;
+        blobs.push((id, blob));
+        let (id, blob) = (round + 4, noise(round + 4, 1 << 20));
+        for part in blob.chunks(600_000) {
+            session.command(&[&[0x18], &statement.to_le_bytes()[..], &[1, 0], part].concat())?;
+        }
+        execute_insert(&mut session, statement, id, None)?;
+        front.wait_pin(None).map_err(|reason| format!("after data in parts: {reason}"))?;
+        blobs.push((id, blob));
+        // A statement of 16 MiB - 1 fills its packet, and an empty one ends it.
+        let (id, head) = (round + 5, format!("INSERT INTO blobs VALUES ({}, '", round + 5));
+        let blob = b"x".repeat(0xFF_FF_FF - 1 - head.len() - 2);
+        done(&mut session, &text(&[head.as_bytes(), &blob, b"')"].concat()))?;
+        front.wait_pin(None).map_err(|reason| format!("after a full packet: {reason}"))?;
+        blobs.push((id, blob));
+        node = node_at(&galera, served_by(&mut session)?)?;
+        front.set(&node, "drain")?;
+        wait_moved_in_silence(&front, &node)?;
+        front.set(&node, "enabled")?;
+    }
+    ensure!(node_at(&galera, served_by(&mut session)?)? != node, "it did not move");
+    for (id, blob) in &blobs {
+        let digest = Sha1::digest(blob).iter().fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+        let sql = format!("SELECT RIGHT(SHA1(data), 16) FROM blobs WHERE id = {id}");
+        same!(value(&mut session, &sql)?, format!("{digest:016x}"), "blob {id} of {} bytes", blob.len());
+    }
+    let count = value(&mut session, "SELECT COUNT(*) FROM blobs")?;
+    same!(count, (rows as usize + blobs.len()).to_string(), "rows");
+    let odd = "SELECT COUNT(*) FROM blobs WHERE data = CONCAT('it\\'s row \"', id, '\"')";
+    same!(value(&mut session, odd)?, (rows - 2).to_string(), "rows as they were sent");
+    front.wait_pin(None).map_err(|reason| format!("no pin at the end: {reason}"))?;
+    run(&mut session, "DROP TABLE blobs")
+}
+
+fn the_end_of_a_long_statement_counts() -> Verdict {
+    let galera = lab::pair()?.own_galera()?;
+    let front = galera_front("spillway-long-end", &galera, "")?;
+    let mut session = session(front.port, "shop")?;
+    galera.nodes[0].sql("CREATE OR REPLACE TABLE shop.blobs (id INT PRIMARY KEY, data LONGBLOB)")?;
+    let long = "x".repeat(100_000);
+    for (sql, mode, pin) in [
+        (insert_rows(1, 100_000, "(0, @x := 'a')").0, "", "INSERT"),
+        (format!("SELECT LENGTH('{long}'), GET_LOCK('spillway', 1)"), "", "SELECT"),
+        // Where backslashes are themselves, the lock is not part of a text.
+        (format!("SELECT '{long}\\', GET_LOCK('spillway', 1), '\\'"), "NO_BACKSLASH_ESCAPES", "SELECT"),
+    ] {
+        run(&mut session, &format!("SET sql_mode = '{mode}'"))?;
+        front.wait_pin(None).map_err(|reason| format!("before {pin}: {reason}"))?;
+        run(&mut session, &sql)?;
+        front.wait_pin(Some(pin))?;
+        let at = served_by(&mut session)?;
+        let node = node_at(&galera, at)?;
+        front.set(&node, "drain")?;
+        std::thread::sleep(Duration::from_millis(300));
+        same!(served_by(&mut session)?, at, "a session with a pin has moved");
+        // A reset takes away what it left.
+        done(&mut session, &[0x1F])?;
+        wait_moved_in_silence(&front, &node)?;
+        front.set(&node, "enabled")?;
+    }
+    // The same bytes, where the whole is one text.
+    run(&mut session, "SET sql_mode = ''")?;
+    run(&mut session, &format!("SELECT '{long}\\', GET_LOCK(1), \\''"))?;
+    front.wait_pin(None).map_err(|reason| format!("a text that looks like a lock: {reason}"))?;
+    run(&mut session, "DROP TABLE blobs")
 }
 
 /// Where the session is; none where asking would take its pin away.

@@ -51,10 +51,14 @@ impl Relay {
 
     /// Whether a command is one too many, so that it goes nowhere.
     pub(super) fn exceeds(&mut self, command: Command, text: &[u8], whole: bool) -> bool {
+        if !self.counts() {
+            return false;
+        }
+        let backslash = self.backslash();
         let Some(counter) = &mut self.counter else { return false };
         counter.next = match command {
             Command::Query => {
-                let statements = sql::statements(text, whole && !self.state.obscures(text));
+                let statements = sql::statements(text, whole && !self.state.obscures(text), backslash);
                 if let Err(over) = counter.allowance.take(statements.is_update(0), Instant::now()) {
                     let fault: Fault = counter.allowance.fault(over);
                     self.barred = Some(Box::new(fault));

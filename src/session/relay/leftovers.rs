@@ -6,7 +6,7 @@ use super::{Awaited, HEADROOM, Relay};
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
 use crate::session::state::Pending;
-use crate::sql::{self, Effect};
+use crate::sql::{Effect, Judgement};
 use crate::wire::Capabilities;
 use crate::wire::command::{Command, Expect};
 use crate::wire::reply::{End, Step};
@@ -67,23 +67,20 @@ impl Relay {
     }
 
     /// The leftovers that may still be there when this command arrives, and whether its success overwrites them.
-    pub(super) fn due_before(
-        &self,
-        command: Command,
-        text: &[u8],
-        effect: Option<&Effect>,
-    ) -> (Leftovers, bool) {
-        const NO_QUERY: &[&str] = &["begin", "start", "commit", "rollback"];
-        let (keeps, overwrites) = match (command, effect) {
-            (Command::Query, Some(Effect::Set | Effect::Use(_))) => (true, false),
-            (Command::Query, Some(Effect::None)) => {
-                let select = sql::begins_with(text, &["select"]);
-                (select || sql::begins_with(text, NO_QUERY), select)
-            }
-            (Command::Query, Some(Effect::Cleared("SELECT") | Effect::Recalls("SELECT"))) => {
-                let reads = text.windows(10).any(|word| word.eq_ignore_ascii_case(b"found_rows"));
-                (!reads, !reads)
-            }
+    pub(super) fn due_before(&self, command: Command, judgement: Option<&Judgement>) -> (Leftovers, bool) {
+        let (keeps, overwrites) = match (command, judgement) {
+            (Command::Query, Some(judgement)) => match judgement.effect {
+                Effect::Set | Effect::Use(_) => (true, false),
+                Effect::None => {
+                    let select = judgement.selects();
+                    (select || judgement.bounds_transaction(), select)
+                }
+                Effect::Cleared("SELECT") | Effect::Recalls("SELECT") => {
+                    let reads = judgement.touches_found_rows();
+                    (!reads, !reads)
+                }
+                _ => (false, false),
+            },
             (Command::Query | Command::StmtPrepare | Command::Unknown(_), _) => (false, false),
             _ => (true, false),
         };

@@ -1,5 +1,6 @@
 //! How much of a command must be there before it is looked at.
 
+use super::passing::HEAD;
 use super::{ClientSends, Follow, Relay, VISIBLE_EXECUTE, VISIBLE_STATEMENT};
 use crate::wire::Capabilities;
 use crate::wire::command::Command;
@@ -46,6 +47,7 @@ impl Looks {
         match Command::from_byte(first) {
             Command::Query | Command::StmtPrepare if self.whole && len <= VISIBLE_STATEMENT => len,
             Command::Query if self.counts || len <= VISIBLE_STATEMENT => len.min(BEGINNING),
+            Command::Query => len.min(HEAD),
             Command::InitDb => len.min(SCHEMA),
             Command::StmtExecute if self.whole => len.min(VISIBLE_EXECUTE),
             Command::ProcessKill => len.min(NUMBERED),

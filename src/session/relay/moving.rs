@@ -18,7 +18,7 @@ use crate::session::moving::{NOT_PREPARED, needs_reprepare};
 use crate::session::prepared::{About, PreparedStatements};
 use crate::session::registry::Entry;
 use crate::session::state::{Pin, SessionState, query_text};
-use crate::sql::{self, Effect};
+use crate::sql::{self, Backslash, Effect, Judgement};
 use crate::wire::Capabilities;
 use crate::wire::command::{Command, Expect};
 use crate::wire::packet::{Err as ErrPacket, HEADER, put_packet};
@@ -72,7 +72,7 @@ impl InFlight {
         match Command::from_byte(*byte) {
             Command::Query => {
                 let text = query_text(body, capabilities).unwrap_or_default();
-                sql::may_be_repeated(text, &sql::classify(text))
+                sql::judge(text, Backslash::Unknown).may_be_repeated()
             }
             Command::StmtExecute => statement::id_of(Command::StmtExecute, payload)
                 .is_some_and(|number| prepared.nature(number).0),
@@ -94,6 +94,12 @@ impl Drop for InFlight {
             }
         });
     }
+}
+
+/// Why a statement goes nowhere that asks for what is gone.
+pub(super) fn forgotten() -> Fault {
+    let detail = "it asks for what the statement before left on a node that the session is no longer on";
+    Fault::refused("forgotten", detail)
 }
 
 /// Has the node probed that answers with an error of its own state.
@@ -297,6 +303,13 @@ impl Relay {
         (self.stopped_at, self.barred) = (None, None);
         self.look_again |= !self.from_client.unread.is_empty();
         self.leftovers = Leftovers::of(&self.link);
+        self.state.linked(self.link.login_status());
+    }
+
+    /// The session is another user's now, on the link that it has.
+    pub fn start_over(&mut self, state: SessionState) {
+        self.state = state;
+        self.state.linked(self.link.login_status());
     }
 
     /// Tells the client that its statement was refused, as the node said.
@@ -313,23 +326,13 @@ impl Relay {
         self.begin_next();
     }
 
-    /// What a statement leaves behind; what is too long to be looked at is unknown.
-    pub(super) fn effect(&self, command: Command, body: &[u8], whole: bool) -> Effect {
-        let text = match command {
-            Command::Query => query_text(body, self.capabilities),
-            _ => Some(body),
-        };
-        match text {
-            Some(text) if whole && self.state.obscures(text) => {
-                Effect::Unknown("a statement in a character set of letters that end like a backslash")
-            }
-            Some(text) if whole => sql::classify(text),
-            _ => Effect::Unknown("a long statement"),
-        }
-    }
-
     /// Keeps a command that is the only one under way for as long as it could be sent again.
-    pub(super) fn note_in_flight(&mut self, command: Command, head: &Head<'_>, effect: Option<&Effect>) {
+    pub(super) fn note_in_flight(
+        &mut self,
+        command: Command,
+        head: &Head<'_>,
+        judgement: Option<&Judgement>,
+    ) {
         self.in_flight = None;
         let lost_before = std::mem::take(&mut self.lost_before);
         let whole = head.payload.len() == head.len && head.len <= VISIBLE_STATEMENT;
@@ -338,9 +341,9 @@ impl Relay {
             return;
         }
         // What has an effect that is not known may have had it before it was refused.
-        let is_known = match (command, effect) {
-            (Command::Query, Some(effect)) => {
-                matches!(effect, Effect::None | Effect::Recalls(_) | Effect::Set | Effect::Use(_))
+        let is_known = match (command, judgement) {
+            (Command::Query, Some(judgement)) => {
+                matches!(judgement.effect, Effect::None | Effect::Recalls(_) | Effect::Set | Effect::Use(_))
             }
             (Command::StmtExecute, _) => statement::id_of(command, head.payload)
                 .is_some_and(|number| self.state.prepared().nature(number).1),
@@ -374,22 +377,14 @@ impl Relay {
     }
 
     /// Whether a command asks for what stayed on a node that the session left, so that it goes nowhere.
-    pub(super) fn bars(
-        &mut self,
-        command: Command,
-        head: &Head<'_>,
-        effect: Option<&Effect>,
-        text: &[u8],
-    ) -> bool {
+    pub(super) fn bars(&mut self, command: Command, head: &Head<'_>, judgement: Option<&Judgement>) -> bool {
         let barred = match command {
             Command::StmtExecute => statement::id_of(command, head.payload)
                 .is_some_and(|number| self.state.has_forgotten_for(number)),
-            _ => self.state.has_forgotten(effect, text),
+            _ => self.state.has_forgotten(judgement),
         };
         if barred {
-            let detail =
-                "it asks for what the statement before left on a node that the session is no longer on";
-            self.barred = Some(Box::new(Fault::refused("forgotten", detail)));
+            self.barred = Some(Box::new(forgotten()));
         }
         barred
     }

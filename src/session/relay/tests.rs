@@ -430,6 +430,212 @@ async fn a_refusal_that_is_cut_is_passed_on_whole() {
     assert_eq!(rig.at_client(refusal.len()).await, refusal[..]);
 }
 
+// === Statements that are longer than what is looked at at once ===
+
+/// A statement as the client sends it, framed.
+fn statement(command: u8, text: &[u8]) -> Vec<u8> {
+    packet(0, &[&[command], text].concat())
+}
+
+/// An `INSERT` of about so many bytes that ends in `end`.
+fn insert(bytes: usize, end: &str) -> Vec<u8> {
+    let rows = "(1234, 'it''s a word', 12.5), ".repeat(bytes / 30);
+    statement(3, format!("INSERT INTO t (a, b, c) VALUES {rows}{end}").as_bytes())
+}
+
+/// Has the client send bytes, all of which arrive at the node.
+async fn upload(rig: &mut Rig, bytes: &[u8]) {
+    let Rig { relay, client, node, session, metrics } = rig;
+    let mut got = vec![0; bytes.len()];
+    tokio::select! {
+        event = relay.run(&Far, &session.entry, metrics) => panic!("{event:?}"),
+        (sent, read) = async { tokio::join!(client.write_all(bytes), node.read_exact(&mut got)) } => {
+            sent.unwrap();
+            read.unwrap();
+        }
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("bytes are stuck"),
+    }
+    assert!(got == bytes, "what arrives is not what was sent");
+}
+
+/// The same, and the node says that it is done, with these flags.
+async fn run_long(rig: &mut Rig, bytes: &[u8], status: Status) {
+    upload(rig, bytes).await;
+    let [low, high] = status.bits().to_le_bytes();
+    let ok = packet(1, &[0, 0, 0, low, high, 0, 0]);
+    rig.node.write_all(&ok).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_client(ok.len()).await, ok);
+}
+
+#[tokio::test]
+async fn what_a_long_statement_does_is_known_at_its_end() {
+    for bytes in [50_000, 200_000, 1 << 20, packet::MAX_PAYLOAD + 100_000] {
+        let mut rig = rig().await;
+        run_long(&mut rig, &insert(bytes, "(1, 'a', now())"), Status::AUTOCOMMIT).await;
+        assert_eq!((rig.relay.pin(), rig.relay.is_movable()), (None, true), "{bytes} bytes");
+        for (end, word) in [
+            ("(1, 'a', @x := 1)", "INSERT"),
+            ("(1, GET_LOCK('a', 1), 2)", "INSERT"),
+            ("(1, 'a', 2); SET ROLE admin", "INSERT"),
+        ] {
+            let mut rig = self::rig().await;
+            run_long(&mut rig, &insert(bytes, end), Status::AUTOCOMMIT).await;
+            assert_eq!(rig.relay.pin(), Some(Pin::Unknown(word)), "{bytes} bytes and {end}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_statement_whose_length_fills_its_packets_is_judged_at_the_empty_one() {
+    let mut rig = rig().await;
+    let (begin, end) = ("SELECT 'x", "', GET_LOCK('a', 1)");
+    let fill = "x".repeat(packet::MAX_PAYLOAD - 1 - begin.len() - end.len());
+    let text = format!("{begin}{fill}{end}");
+    run_long(&mut rig, &statement(3, text.as_bytes()), Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("SELECT")));
+}
+
+#[tokio::test]
+async fn a_long_statement_keeps_nothing_of_its_text() {
+    let mut rig = rig().await;
+    let long = insert(1 << 20, "(1, 'a', 2)");
+    let (most, rest) = long.split_at(long.len() - 10);
+    upload(&mut rig, most).await;
+    assert!(!rig.relay.is_movable() && !rig.relay.may_lose_link(), "half a statement");
+    assert!(rig.relay.from_client.unread.capacity() + rig.relay.from_client.unsent.capacity() <= 2 * SCRATCH);
+    let passing = rig.relay.passing.as_ref().unwrap();
+    assert!(format!("{passing:?}").len() < 4096, "{passing:?}");
+    upload(&mut rig, rest).await;
+    assert!(rig.relay.passing.is_none());
+    assert!(!rig.relay.may_lose_link(), "it may have been done");
+}
+
+#[tokio::test]
+async fn commands_behind_a_long_statement_are_found() {
+    let mut rig = rig().await;
+    let all =
+        [insert(200_000, "(1, 'a', 2)"), packet(0, PING), insert(100_000, "(1, 'a', @x := 2)")].concat();
+    upload(&mut rig, &all).await;
+    assert_eq!(rig.relay.awaited.len(), 3);
+    rig.node.write_all(&packet(1, OK).repeat(3)).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.session.entry.statements(), 3);
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("INSERT")));
+}
+
+#[tokio::test]
+async fn flags_tell_what_a_backslash_means() {
+    let escaped = |end: &str| {
+        let rows = r"('it\'s', '\\'), ".repeat(10_000);
+        statement(3, format!("INSERT INTO t VALUES {rows}{end}").as_bytes())
+    };
+    let mut rig = rig().await;
+    run_long(&mut rig, &packet(0, PING), Status::AUTOCOMMIT).await;
+    run_long(&mut rig, &escaped("('a', 'b')"), Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), None);
+    run_long(&mut rig, &escaped("('a', @x := 1)"), Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("INSERT")));
+    // With the other meaning, the texts end elsewhere, and the rest is no text at all.
+    let mut rig = self::rig().await;
+    let other = Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES;
+    run_long(&mut rig, &packet(0, PING), other).await;
+    run_long(&mut rig, &statement(3, br"SELECT '\', @x := 1, '\'"), other).await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("SELECT")));
+    // Nobody told yet.
+    let mut rig = self::rig().await;
+    run_long(&mut rig, &escaped("('a', 'b')"), Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("INSERT")));
+    // A setting is under way that may change it.
+    let mut rig = self::rig().await;
+    run_long(&mut rig, &packet(0, PING), Status::AUTOCOMMIT).await;
+    let set = statement(3, b"SET sql_mode = 'NO_BACKSLASH_ESCAPES'");
+    upload(&mut rig, &[set, statement(3, br"SELECT '\', @x := 1, \''")].concat()).await;
+    rig.node.write_all(&packet(1, OK).repeat(2)).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("SELECT")));
+}
+
+#[tokio::test]
+async fn letters_that_hide_backslashes_are_not_guessed_in_any_piece() {
+    let chinese = || SessionState::after_login(None).with_collation(28);
+    let text = format!("INSERT INTO t VALUES ('{}', 'a')", "x".repeat(200_000));
+    let mut rig = rig().await;
+    rig.relay.state = chinese();
+    run_long(&mut rig, &statement(3, text.as_bytes()), Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), None);
+    let text = text.replace("'a'", "'\u{ff}'");
+    run_long(&mut rig, &statement(3, text.as_bytes()), Status::AUTOCOMMIT).await;
+    assert!(matches!(rig.relay.pin(), Some(Pin::Unknown(why)) if why.contains("character set")));
+}
+
+#[tokio::test]
+async fn a_long_statement_that_asks_for_what_is_gone_is_not_completed() {
+    let mut rig = rig().await;
+    rig.relay.state.relocated(&[]);
+    let long = insert(200_000, "(1, 'a', ROW_COUNT())");
+    let Rig { relay, client, node, session, metrics } = &mut rig;
+    let mut got = Vec::new();
+    let event = tokio::select! {
+        event = relay.run(&Far, &session.entry, metrics) => event,
+        done = async { tokio::join!(client.write_all(&long), node.read_to_end(&mut got)) } => panic!("{done:?}"),
+    };
+    assert!(matches!(&event, Event::Failed(fault) if fault.label == "forgotten"), "{event:?}");
+    assert_eq!(relay.can_tell_client(), Some(1));
+    drop(rig.relay);
+    rig.node.read_to_end(&mut got).await.unwrap();
+    assert!(got.len() < long.len());
+}
+
+#[tokio::test]
+async fn what_is_answered_before_its_end_is_unknown() {
+    let mut rig = rig().await;
+    let long = insert(200_000, "(1, 'a', 2)");
+    let (most, rest) = long.split_at(long.len() - 10);
+    upload(&mut rig, most).await;
+    let mut refusal = BytesMut::new();
+    ErrPacket::new(1153, b"08S01", "Got a packet bigger than 'max_allowed_packet' bytes")
+        .put(&mut refusal, 1);
+    rig.node.write_all(&refusal).await.unwrap();
+    rig.settle().await;
+    assert_eq!(rig.at_client(refusal.len()).await, refusal[..]);
+    assert!(!rig.relay.is_movable());
+    upload(&mut rig, rest).await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("a statement that was answered before its end")));
+}
+
+#[tokio::test]
+async fn a_long_text_to_be_prepared_is_kept_if_it_is_not_too_long() {
+    let text = |marks: usize| format!("INSERT INTO t VALUES {}(1)", "(?), ".repeat(marks));
+    let ok = packet(1, &[0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    for (marks, pin) in [(20_000, None), (60_000, Some(Pin::Prepared(1)))] {
+        let mut rig = rig().await;
+        let text = text(marks);
+        upload(&mut rig, &statement(0x16, text.as_bytes())).await;
+        rig.node.write_all(&ok).await.unwrap();
+        rig.settle().await;
+        assert_eq!(rig.relay.pin(), pin);
+        let kept: Vec<&[u8]> = rig.relay.state.prepared().texts().map(|(_, text)| text).collect();
+        let expected: &[&[u8]] = if pin.is_none() { &[text.as_bytes()] } else { &[] };
+        assert!(kept == expected);
+        // A pin for want of the text ends with the statement.
+        upload(&mut rig, &packet(0, &[0x19, 9, 0, 0, 0])).await;
+        assert_eq!(rig.relay.pin(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_long_setting_is_not_kept() {
+    let mut rig = rig().await;
+    let text = format!("SET @x = '{}'", "x".repeat(200_000));
+    run_long(&mut rig, &statement(3, text.as_bytes()), Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), Some(Pin::Unknown("a long SET")));
+    assert_eq!(rig.relay.state.settings().len(), 0);
+    let reset = statement(0x1F, b"");
+    run_long(&mut rig, &reset, Status::AUTOCOMMIT).await;
+    assert_eq!(rig.relay.pin(), None);
+}
+
 // === TLS ===
 
 /// A relay whose client speaks TLS.

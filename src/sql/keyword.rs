@@ -1,8 +1,82 @@
-//! Words before a parenthesis that leave a session as it is.
+//! Words, and what a call of one leaves in the session.
+
+/// Longest word that has a meaning here, in bytes.
+const LONGEST: usize = 24;
+
+/// A word in lower case; empty, if it is too long to have a meaning.
+#[derive(Debug)]
+pub(super) struct Keyword {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+/// What a call of a function leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Nothing.
+    Harmless,
+    /// Something that a reset of the connection takes away.
+    Cleared,
+    /// Nothing, but it tells what the statement before left.
+    Recalls,
+    /// Nobody knows: it may be somebody's stored function.
+    Foreign,
+}
+
+impl Keyword {
+    pub(super) const NONE: Self = Self { bytes: [0; LONGEST], length: 0 };
+
+    /// Becomes this word.
+    #[inline]
+    pub(super) fn set(&mut self, word: &[u8]) {
+        self.length = 0;
+        if word.len() <= LONGEST {
+            for (to, from) in self.bytes.iter_mut().zip(word) {
+                *to = from | (u8::from(from.is_ascii_uppercase()) << 5);
+            }
+            self.length = word.len();
+        }
+    }
+
+    #[inline]
+    pub(super) fn text(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// What a call of the function with this name leaves behind.
+    pub(super) fn call(&self) -> Call {
+        let word = self.text();
+        let is = |known: &&str| word.cmp(known.as_bytes()).reverse();
+        if HARMLESS.binary_search_by(is).is_ok() {
+            Call::Harmless
+        } else if CLEARED.binary_search_by(is).is_ok() {
+            Call::Cleared
+        } else if RECALLS.binary_search_by(is).is_ok() {
+            Call::Recalls
+        } else {
+            Call::Foreign
+        }
+    }
+}
+
+/// Functions of the server's own that do leave something, all of which a reset of the connection takes away.
+const CLEARED: &[&str] = &[
+    "get_lock",
+    "is_free_lock",
+    "is_used_lock",
+    "lastval",
+    "nextval",
+    "release_all_locks",
+    "release_lock",
+    "setval",
+];
+
+/// Functions of the server's own that tell what the statement before left.
+const RECALLS: &[&str] = &["found_rows", "last_insert_id", "row_count"];
 
 /// Functions that neither read nor leave anything in the session. A call of any other function is
 /// unknown: it may take a lock, set a variable or be somebody's stored function.
-pub(super) const HARMLESS: &[&str] = &[
+const HARMLESS: &[&str] = &[
     "abs",
     "adddate",
     "addtime",
@@ -250,3 +324,27 @@ pub(super) const HARMLESS: &[&str] = &[
     "year",
     "yearweek",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_function_is_found_in_any_case() {
+        let called = |word: &[u8]| {
+            let mut keyword = Keyword::NONE;
+            keyword.set(word);
+            keyword.call()
+        };
+        for (list, call) in [(HARMLESS, Call::Harmless), (CLEARED, Call::Cleared), (RECALLS, Call::Recalls)] {
+            assert!(list.is_sorted());
+            for word in list {
+                assert_eq!(called(word.to_ascii_uppercase().as_bytes()), call, "{word}");
+                let longer = format!("{word}x");
+                assert_eq!(called(longer.as_bytes()), Call::Foreign, "{longer}");
+            }
+        }
+        assert_eq!(called(b""), Call::Foreign);
+        assert_eq!(called(&[b'a'; LONGEST + 1]), Call::Foreign);
+    }
+}
