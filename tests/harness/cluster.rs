@@ -277,8 +277,8 @@ pub(crate) fn follow(primary: &Server, way: &str) -> String {
 const MYSQL_REPLICATION_USER: &str = "CREATE USER 'replication'@'%' IDENTIFIED BY 'replication-secret';\
      GRANT REPLICATION SLAVE, CONNECTION_ADMIN, BACKUP_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'replication'@'%'";
 
-/// Options of a `MySQL` server that others replicate, and that loses nothing when it is killed. The plugins for semi-synchronous replication do nothing until
-/// they are enabled.
+/// Options of a `MySQL` server that others replicate, and that loses nothing when it is killed. The plugins for
+/// semi-synchronous replication do nothing until they are enabled.
 const MYSQL_LOGGING: &[&str] = &[
     "--skip-name-resolve",
     "--log-bin=binlog",
@@ -393,6 +393,9 @@ pub(crate) fn mysql_group(name: &str) -> Outcome<Vec<Server>> {
             // A donor that is not ready at once is asked again soon, not after a minute.
             "--group-replication-recovery-reconnect-interval=1".to_owned(),
             "--group-replication-member-expel-timeout=0".to_owned(),
+            // Enough for a process that is killed; and a member that joins again must apply more than is written meanwhile.
+            "--innodb-flush-log-at-trx-commit=2".to_owned(),
+            "--sync-binlog=0".to_owned(),
         ] {
             server.option(option);
         }

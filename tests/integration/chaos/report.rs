@@ -123,6 +123,14 @@ impl Records {
         Ok(())
     }
 
+    /// No transaction failed any more from then on.
+    pub(super) fn no_transaction_failed_after(&self, event: Instant) -> Verdict {
+        let late: Vec<_> = self.of(Role::Transactor).flat_map(|diary| &diary.troubles).collect();
+        let late: Vec<_> = late.into_iter().filter(|trouble| trouble.at > event).collect();
+        ensure!(late.is_empty(), "too late, clients with transactions were told: {}", kinds(&late));
+        Ok(())
+    }
+
     /// How many clients had a transaction open all that time, which was acknowledged later.
     pub(super) fn finished_later(&self, from: Instant, to: Instant) -> usize {
         self.of(Role::Transactor).filter(|diary| diary.was_open(from, to)).count()
