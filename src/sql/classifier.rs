@@ -92,6 +92,8 @@ enum Last {
     QuotedName,
     Dot,
     SystemVariable,
+    /// Of `\N`, which is `NULL` on `MariaDB`, whatever stands behind it: `\Ninto`.
+    Backslash,
     Other,
 }
 
@@ -117,7 +119,8 @@ impl Classifier {
     #[inline(always)]
     pub(super) fn token(&mut self, token: Token<'_>) {
         let ends = matches!(token, Token::Other(b';'));
-        if matches!(token, Token::Invalid) || self.ended && !ends {
+        let is_hidden = matches!(token, Token::Word(word) if may_hide_word(word));
+        if matches!(token, Token::Invalid) || self.ended && !ends || is_hidden {
             self.state = State::Unknown;
             return;
         }
@@ -242,6 +245,9 @@ impl Classifier {
         let before = std::mem::replace(&mut self.last, Last::Other);
         match token {
             Token::Word(word) => {
+                if before == Last::Backslash && word.len() > 1 {
+                    return false;
+                }
                 let after_next = before == Last::Word && self.last_word.text() == b"next";
                 self.last_word.set(word);
                 match self.last_word.text() {
@@ -274,6 +280,7 @@ impl Classifier {
             // An assignment to a user variable.
             Token::Other(b':') => rows.leaves = true,
             Token::Other(b'.') => self.last = Last::Dot,
+            Token::Other(b'\\') => self.last = Last::Backslash,
             Token::Quoted { quote: b'`' | b'"', .. } => self.last = Last::QuotedName,
             Token::UserVariable
             | Token::SystemVariable
@@ -365,7 +372,7 @@ impl Keyword {
         match last {
             Last::Word => self.call(),
             Last::Qualified | Last::QuotedName => Call::Foreign,
-            Last::Dot | Last::SystemVariable | Last::Other => Call::Harmless,
+            Last::Dot | Last::SystemVariable | Last::Backslash | Last::Other => Call::Harmless,
         }
     }
 }
@@ -417,6 +424,75 @@ fn runs_nothing(token: Token<'_>) -> bool {
         "role",
     ];
     !is_one_of(token, NOT_THESE) && !matches!(token, Token::UserVariable)
+}
+
+/// Whether the servers may see one of the words that matter in what looks like another word: a number ends where letters begin,
+/// if it has a dot or an exponent (`1.5into`), and in some character sets a byte beyond ASCII is a blank.
+#[inline]
+fn may_hide_word(word: &[u8]) -> bool {
+    let is_plain = !word.first().is_some_and(u8::is_ascii_digit) && word.is_ascii();
+    !(is_plain && word.len() <= LONGEST_NAME) && hides_word(word)
+}
+
+fn hides_word(word: &[u8]) -> bool {
+    const WORDS: &[&[u8]] = &[
+        b"begin",
+        b"call",
+        b"database",
+        b"default",
+        b"dumpfile",
+        b"execute",
+        b"found_rows",
+        b"get_lock",
+        b"global",
+        b"gtid_next",
+        b"gtid_seq_no",
+        b"identity",
+        b"insert_id",
+        b"into",
+        b"last_insert_id",
+        b"lastval",
+        b"nextval",
+        b"outfile",
+        b"password",
+        b"persist",
+        b"persist_only",
+        b"prepare",
+        b"procedure",
+        b"profiling",
+        b"profiling_history_size",
+        b"rand_seed1",
+        b"rand_seed2",
+        b"release_all_locks",
+        b"release_lock",
+        b"resource",
+        b"returning",
+        b"role",
+        b"row_count",
+        b"schema",
+        b"select",
+        b"setval",
+        b"sql_calc_found_rows",
+        b"statement",
+        b"temporary",
+        b"transaction",
+        b"value",
+        b"values",
+        b"with",
+    ];
+    let digits = |part: &[u8]| part.iter().take_while(|b| b.is_ascii_digit()).count();
+    let matters = |part: &[u8]| WORDS.iter().any(|known| part.eq_ignore_ascii_case(known));
+    // A long hexadecimal number is no name.
+    let is_number = matches!(word, [b'0', b'x' | b'X', ..]);
+    word.len() > LONGEST_NAME && !is_number
+        || word.split(|b| !b.is_ascii()).any(|part| {
+            let behind = &part[digits(part)..];
+            let exponent = match behind {
+                [b'e' | b'E', exponent @ ..] if behind.len() < part.len() => exponent,
+                _ => &[],
+            };
+            matters(behind) || matters(&exponent[digits(exponent)..])
+        })
 }
 
 /// Doubled quotes inside a quoted name stand for one.

@@ -204,6 +204,37 @@ fn what_may_leave_something_is_unknown() {
     }
 }
 
+#[test]
+fn words_that_the_servers_see_are_seen() {
+    let unknown = |text: &[u8]| {
+        let found = classify(text);
+        assert!(matches!(found, Effect::Unknown(_)), "{} {found:?}", String::from_utf8_lossy(text));
+    };
+    for text in [
+        &b"SELECT 1.5into @a"[..],
+        b"SELECT .5INTO @a",
+        b"SELECT 1e1into @a",
+        b"SELECT 1E+1into @a",
+        b"SELECT \\Ninto @a",
+        // In latin1.
+        b"SELECT 1 into\xA0@a",
+        b"SELECT 1\xA0into @a",
+        b"SELECT 0x41\xA0into @a",
+        b"SET autocommit = 1,\xA0insert_id = 5",
+        b"CREATE TABLE t (a int) max_rows=1e1select get_lock('a', 1) a",
+        b"SELECT 1 --\x01'\n, get_lock(0x61, f()) -- '",
+        b"CREATE FUNCTION f() RETURNS INT LANGUAGE JAVASCRIPT AS $$ ' $$; SET @a = 1 -- '",
+    ] {
+        unknown(text);
+    }
+    unknown(format!("SELECT 1.{}into @a", "1".repeat(300)).as_bytes());
+    for text in ["SELECT 1.5, 1e1, 1e10, 0x41, 2fa, \\N FROM t", "SELECT größe FROM café", "SELECT voilà"]
+    {
+        assert_eq!(classify(text.as_bytes()), Effect::None, "{text}");
+    }
+    assert_eq!(classify(format!("INSERT INTO t VALUES (0x{})", "41".repeat(500)).as_bytes()), Effect::None);
+}
+
 proptest! {
     #[test]
     fn no_input_panics(text: Vec<u8>) {
