@@ -252,7 +252,7 @@ impl Classifier {
                 self.last_word.set(word);
                 match self.last_word.text() {
                     b"into" => rows.leaves |= !rows.before_values,
-                    b"values" | b"select" | b"set" => rows.before_values = false,
+                    b"values" | b"select" | b"set" | b"table" => rows.before_values = false,
                     b"value" => {
                         rows.leaves |= after_next;
                         rows.before_values = false;
@@ -304,31 +304,12 @@ impl Classifier {
                 self.last_word.set(word);
                 match self.last_word.text() {
                     // These change more than the session, or what a reset of the connection leaves as it is: `MariaDB` 10.11
-                    // keeps the role and the profiles of earlier statements.
-                    b"global"
-                    | b"persist"
-                    | b"persist_only"
-                    | b"password"
-                    | b"role"
-                    | b"statement"
-                    | b"profiling"
-                    | b"profiling_history_size"
+                    // keeps the role.
+                    b"global" | b"persist" | b"persist_only" | b"password" | b"role" | b"statement"
                     | b"resource" => return false,
-                    // Variables that the next statement or transaction uses up: setting them again later would have
-                    // another effect.
-                    b"gtid_next" | b"gtid_seq_no" | b"identity" | b"insert_id" | b"last_insert_id"
-                    | b"rand_seed1" | b"rand_seed2"
-                        if names_variable =>
-                    {
-                        return false;
-                    }
+                    word if names_variable && is_used_up(word) => return false,
                     // The same where `@@` without a scope stands before them.
-                    b"transaction_isolation"
-                    | b"transaction_read_only"
-                    | b"tx_isolation"
-                    | b"tx_read_only"
-                        if before == Last::SystemVariable =>
-                    {
+                    word if before == Last::SystemVariable && is_for_next_transaction(word) => {
                         setting.plain = false;
                     }
                     b"transaction" => setting.plain &= of_session,
@@ -350,7 +331,17 @@ impl Classifier {
             Token::UserVariable if setting.value_of == Target::None => setting.target = Target::UserVariable,
             Token::SystemVariable if setting.value_of == Target::None => self.last = Last::SystemVariable,
             Token::Other(b':' | b'-' | b'+' | b';') | Token::Number | Token::Quoted { quote: b'\'', .. } => {}
-            Token::Quoted { .. } => self.last = Last::QuotedName,
+            Token::Quoted { text, .. } => {
+                self.last = Last::QuotedName;
+                let names_variable = setting.target == Target::Setting && setting.value_of == Target::None;
+                self.last_word.set(text);
+                if names_variable && is_used_up(self.last_word.text()) {
+                    return false;
+                }
+                if before == Last::SystemVariable && is_for_next_transaction(self.last_word.text()) {
+                    setting.plain = false;
+                }
+            }
             // Values of other variables, expressions.
             Token::UserVariable | Token::SystemVariable | Token::Other(_) | Token::Invalid => {
                 setting.plain = false;
@@ -375,6 +366,31 @@ impl Keyword {
             Last::Dot | Last::SystemVariable | Last::Backslash | Last::Other => Call::Harmless,
         }
     }
+}
+
+/// Whether it is a variable that the next statement or transaction uses up, so that setting it again later would have another
+/// effect, or of which a reset of the connection leaves something: `MariaDB` 10.11 keeps the profiles of earlier statements.
+fn is_used_up(variable: &[u8]) -> bool {
+    const VARIABLES: &[&[u8]] = &[
+        b"gtid_next",
+        b"gtid_seq_no",
+        b"identity",
+        b"insert_id",
+        b"last_insert_id",
+        b"profiling",
+        b"profiling_history_size",
+        b"rand_seed1",
+        b"rand_seed2",
+    ];
+    VARIABLES.contains(&variable)
+}
+
+/// Whether it is a variable that is for the next transaction only where `@@` without a scope stands before it.
+fn is_for_next_transaction(variable: &[u8]) -> bool {
+    matches!(
+        variable,
+        b"transaction_isolation" | b"transaction_read_only" | b"tx_isolation" | b"tx_read_only"
+    )
 }
 
 fn is_one_of(token: Token<'_>, words: &[&str]) -> bool {
@@ -422,6 +438,12 @@ fn runs_nothing(token: Token<'_>) -> bool {
         "database",
         "schema",
         "role",
+        // A number of a connection and the schedule of an event are computed at once.
+        "get_lock",
+        "release_lock",
+        "release_all_locks",
+        "nextval",
+        "setval",
     ];
     !is_one_of(token, NOT_THESE) && !matches!(token, Token::UserVariable)
 }

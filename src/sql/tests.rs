@@ -235,6 +235,45 @@ fn words_that_the_servers_see_are_seen() {
     assert_eq!(classify(format!("INSERT INTO t VALUES (0x{})", "41".repeat(500)).as_bytes()), Effect::None);
 }
 
+#[test]
+fn what_is_computed_at_once_is_seen_wherever_it_stands() {
+    assert_eq!(
+        classify(b"INSERT INTO t TABLE u ORDER BY get_lock('a', 1) LIMIT 1"),
+        Effect::Cleared("INSERT")
+    );
+    for text in [
+        "KILL QUERY get_lock('a', 1) + 9",
+        "CREATE EVENT e ON SCHEDULE AT now() + INTERVAL get_lock('a', 1) DAY DO DELETE FROM t",
+        "ALTER EVENT e ON SCHEDULE EVERY get_lock('a', 1) DAY",
+    ] {
+        assert!(matches!(classify(text.as_bytes()), Effect::Unknown(_)), "{text}");
+    }
+    assert_eq!(classify(b"INSERT INTO t (a, b) VALUES (1, 2)"), Effect::None);
+}
+
+#[test]
+fn a_variable_in_quotes_is_the_same_variable() {
+    for text in [
+        "SET `insert_id` = 5",
+        "SET sql_mode = '', SESSION `Insert_Id` = 5",
+        "SET @@`rand_seed1` = 5",
+        "SET @@session.`profiling` = 1",
+        "SET \"gtid_next\" = 'AUTOMATIC'",
+        "SET profiling = 1",
+    ] {
+        assert!(matches!(classify(text.as_bytes()), Effect::Unknown(_)), "{text}");
+    }
+    assert_eq!(classify(b"SET @@`transaction_isolation` = 'SERIALIZABLE'"), Effect::Cleared("SET"));
+    for text in [
+        "SET `sql_mode` = 'ANSI'",
+        "SET @`insert_id` = 5",
+        "SET `transaction_isolation` = 'SERIALIZABLE'",
+        "SET @a = \"insert_id\"",
+    ] {
+        assert_eq!(classify(text.as_bytes()), Effect::Set, "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_input_panics(text: Vec<u8>) {
