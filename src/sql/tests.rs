@@ -274,6 +274,36 @@ fn a_variable_in_quotes_is_the_same_variable() {
     }
 }
 
+#[test]
+fn a_character_set_that_may_hide_backslashes_is_seen_however_it_is_written() {
+    for (text, may) in [
+        ("SET NAMES gbk", true),
+        ("SET NAMES 'Big5' COLLATE big5_bin", true),
+        (r"SET NAMES 'gb\k'", true),
+        ("SET CHARACTER SET sjis", true),
+        ("SET CHAR SET sjis", true),
+        ("SET CHARSET cp932", true),
+        ("SET character_set_client = 28", true),
+        ("SET autocommit = 1, @@session.`character_set_client` := 0x67626b", true),
+        ("SET character_set_client = 'gb' 'k'", true),
+        ("SET character_set_client = @old", true),
+        ("SET NAMES DEFAULT", true),
+        ("SET NAMES utf8mb4 COLLATE utf8mb4_bin, autocommit = 1", false),
+        ("SET NAMES 'latin1'", false),
+        ("SET CHARACTER SET utf8", false),
+        ("SET character_set_client = utf8mb4, character_set_results = NULL", false),
+        ("SET @a = 'gbk', sql_mode = 28", false),
+    ] {
+        assert_eq!(may_choose_shifting(text.as_bytes(), Backslash::Escapes), may, "{text}");
+    }
+}
+
+#[test]
+fn a_user_variable_may_stand_behind_a_quote_that_is_not_understood() {
+    assert!(names_user_variable(br"SET sql_mode = 'it\'s', @a = 1"));
+    assert!(!names_user_variable(b"SET sql_mode = 'its', autocommit = 1"));
+}
+
 proptest! {
     #[test]
     fn no_input_panics(text: Vec<u8>) {
