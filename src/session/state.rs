@@ -282,6 +282,10 @@ impl SessionState {
             Effect::Cleared(word) => self.unknown = Some(word),
             _ => {}
         }
+        if matches!(judgement.effect, Effect::Set | Effect::Cleared("SET")) {
+            // A long one may name any character set.
+            self.shifting |= text.is_none_or(|text| sql::may_choose_shifting(text, self.backslash));
+        }
         if command == Command::StmtPrepare {
             // These take effect whenever they are executed.
             match judgement.effect {
@@ -300,12 +304,9 @@ impl SessionState {
             Effect::Use(schema) => Pending::Schema(schema),
             Effect::Set => {
                 let Some(text) = text else {
-                    // It may name any character set.
-                    self.shifting = true;
                     self.unknown = Some("a long SET");
                     return Pending::Nothing;
                 };
-                self.shifting |= names_one_of(text, SHIFTING);
                 Pending::Setting(text.to_vec())
             }
             Effect::Locked => Pending::Locks(true),
@@ -465,9 +466,6 @@ pub fn query_text(body: &[u8], capabilities: Capabilities) -> Option<&[u8]> {
         _ => None,
     }
 }
-
-/// The character sets that [`SessionState::obscures`] is about.
-const SHIFTING: &[&[u8]] = &[b"big5", b"gbk", b"sjis", b"cp932", b"gb18030"];
 
 /// Whether one of these stands anywhere in a text.
 fn names_one_of(text: &[u8], names: &[&[u8]]) -> bool {
@@ -673,6 +671,10 @@ mod tests {
         let reset = told.sent(Command::ResetConnection, b"", None);
         told.ended(reset, End::Ok(None));
         assert!(told.obscures(text), "the login's own may be such a one");
+        let mut by_number = SessionState::after_login(None).with_collation(45);
+        let set = b"SET character_set_client = 28";
+        by_number.sent(Command::StmtPrepare, set, Some(judge(set)));
+        assert!(by_number.obscures(text));
     }
 
     #[test]

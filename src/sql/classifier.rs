@@ -92,6 +92,8 @@ enum Last {
     QuotedName,
     Dot,
     SystemVariable,
+    /// Of `\N`, which is `NULL` on `MariaDB`, whatever stands behind it: `\Ninto`.
+    Backslash,
     Other,
 }
 
@@ -117,7 +119,8 @@ impl Classifier {
     #[inline(always)]
     pub(super) fn token(&mut self, token: Token<'_>) {
         let ends = matches!(token, Token::Other(b';'));
-        if matches!(token, Token::Invalid) || self.ended && !ends {
+        let is_hidden = matches!(token, Token::Word(word) if may_hide_word(word));
+        if matches!(token, Token::Invalid) || self.ended && !ends || is_hidden {
             self.state = State::Unknown;
             return;
         }
@@ -242,11 +245,14 @@ impl Classifier {
         let before = std::mem::replace(&mut self.last, Last::Other);
         match token {
             Token::Word(word) => {
+                if before == Last::Backslash && word.len() > 1 {
+                    return false;
+                }
                 let after_next = before == Last::Word && self.last_word.text() == b"next";
                 self.last_word.set(word);
                 match self.last_word.text() {
                     b"into" => rows.leaves |= !rows.before_values,
-                    b"values" | b"select" | b"set" => rows.before_values = false,
+                    b"values" | b"select" | b"set" | b"table" => rows.before_values = false,
                     b"value" => {
                         rows.leaves |= after_next;
                         rows.before_values = false;
@@ -274,6 +280,7 @@ impl Classifier {
             // An assignment to a user variable.
             Token::Other(b':') => rows.leaves = true,
             Token::Other(b'.') => self.last = Last::Dot,
+            Token::Other(b'\\') => self.last = Last::Backslash,
             Token::Quoted { quote: b'`' | b'"', .. } => self.last = Last::QuotedName,
             Token::UserVariable
             | Token::SystemVariable
@@ -297,31 +304,12 @@ impl Classifier {
                 self.last_word.set(word);
                 match self.last_word.text() {
                     // These change more than the session, or what a reset of the connection leaves as it is: `MariaDB` 10.11
-                    // keeps the role and the profiles of earlier statements.
-                    b"global"
-                    | b"persist"
-                    | b"persist_only"
-                    | b"password"
-                    | b"role"
-                    | b"statement"
-                    | b"profiling"
-                    | b"profiling_history_size"
+                    // keeps the role.
+                    b"global" | b"persist" | b"persist_only" | b"password" | b"role" | b"statement"
                     | b"resource" => return false,
-                    // Variables that the next statement or transaction uses up: setting them again later would have
-                    // another effect.
-                    b"gtid_next" | b"gtid_seq_no" | b"identity" | b"insert_id" | b"last_insert_id"
-                    | b"rand_seed1" | b"rand_seed2"
-                        if names_variable =>
-                    {
-                        return false;
-                    }
+                    word if names_variable && is_used_up(word) => return false,
                     // The same where `@@` without a scope stands before them.
-                    b"transaction_isolation"
-                    | b"transaction_read_only"
-                    | b"tx_isolation"
-                    | b"tx_read_only"
-                        if before == Last::SystemVariable =>
-                    {
+                    word if before == Last::SystemVariable && is_for_next_transaction(word) => {
                         setting.plain = false;
                     }
                     b"transaction" => setting.plain &= of_session,
@@ -343,7 +331,17 @@ impl Classifier {
             Token::UserVariable if setting.value_of == Target::None => setting.target = Target::UserVariable,
             Token::SystemVariable if setting.value_of == Target::None => self.last = Last::SystemVariable,
             Token::Other(b':' | b'-' | b'+' | b';') | Token::Number | Token::Quoted { quote: b'\'', .. } => {}
-            Token::Quoted { .. } => self.last = Last::QuotedName,
+            Token::Quoted { text, .. } => {
+                self.last = Last::QuotedName;
+                let names_variable = setting.target == Target::Setting && setting.value_of == Target::None;
+                self.last_word.set(text);
+                if names_variable && is_used_up(self.last_word.text()) {
+                    return false;
+                }
+                if before == Last::SystemVariable && is_for_next_transaction(self.last_word.text()) {
+                    setting.plain = false;
+                }
+            }
             // Values of other variables, expressions.
             Token::UserVariable | Token::SystemVariable | Token::Other(_) | Token::Invalid => {
                 setting.plain = false;
@@ -365,9 +363,34 @@ impl Keyword {
         match last {
             Last::Word => self.call(),
             Last::Qualified | Last::QuotedName => Call::Foreign,
-            Last::Dot | Last::SystemVariable | Last::Other => Call::Harmless,
+            Last::Dot | Last::SystemVariable | Last::Backslash | Last::Other => Call::Harmless,
         }
     }
+}
+
+/// Whether it is a variable that the next statement or transaction uses up, so that setting it again later would have another
+/// effect, or of which a reset of the connection leaves something: `MariaDB` 10.11 keeps the profiles of earlier statements.
+fn is_used_up(variable: &[u8]) -> bool {
+    const VARIABLES: &[&[u8]] = &[
+        b"gtid_next",
+        b"gtid_seq_no",
+        b"identity",
+        b"insert_id",
+        b"last_insert_id",
+        b"profiling",
+        b"profiling_history_size",
+        b"rand_seed1",
+        b"rand_seed2",
+    ];
+    VARIABLES.contains(&variable)
+}
+
+/// Whether it is a variable that is for the next transaction only where `@@` without a scope stands before it.
+fn is_for_next_transaction(variable: &[u8]) -> bool {
+    matches!(
+        variable,
+        b"transaction_isolation" | b"transaction_read_only" | b"tx_isolation" | b"tx_read_only"
+    )
 }
 
 fn is_one_of(token: Token<'_>, words: &[&str]) -> bool {
@@ -415,8 +438,83 @@ fn runs_nothing(token: Token<'_>) -> bool {
         "database",
         "schema",
         "role",
+        // A number of a connection and the schedule of an event are computed at once.
+        "get_lock",
+        "release_lock",
+        "release_all_locks",
+        "nextval",
+        "setval",
     ];
     !is_one_of(token, NOT_THESE) && !matches!(token, Token::UserVariable)
+}
+
+/// Whether the servers may see one of the words that matter in what looks like another word: a number ends where letters begin,
+/// if it has a dot or an exponent (`1.5into`), and in some character sets a byte beyond ASCII is a blank.
+#[inline]
+fn may_hide_word(word: &[u8]) -> bool {
+    let is_plain = !word.first().is_some_and(u8::is_ascii_digit) && word.is_ascii();
+    !(is_plain && word.len() <= LONGEST_NAME) && hides_word(word)
+}
+
+fn hides_word(word: &[u8]) -> bool {
+    const WORDS: &[&[u8]] = &[
+        b"begin",
+        b"call",
+        b"database",
+        b"default",
+        b"dumpfile",
+        b"execute",
+        b"found_rows",
+        b"get_lock",
+        b"global",
+        b"gtid_next",
+        b"gtid_seq_no",
+        b"identity",
+        b"insert_id",
+        b"into",
+        b"last_insert_id",
+        b"lastval",
+        b"nextval",
+        b"outfile",
+        b"password",
+        b"persist",
+        b"persist_only",
+        b"prepare",
+        b"procedure",
+        b"profiling",
+        b"profiling_history_size",
+        b"rand_seed1",
+        b"rand_seed2",
+        b"release_all_locks",
+        b"release_lock",
+        b"resource",
+        b"returning",
+        b"role",
+        b"row_count",
+        b"schema",
+        b"select",
+        b"setval",
+        b"sql_calc_found_rows",
+        b"statement",
+        b"temporary",
+        b"transaction",
+        b"value",
+        b"values",
+        b"with",
+    ];
+    let digits = |part: &[u8]| part.iter().take_while(|b| b.is_ascii_digit()).count();
+    let matters = |part: &[u8]| WORDS.iter().any(|known| part.eq_ignore_ascii_case(known));
+    // A long hexadecimal number is no name.
+    let is_number = matches!(word, [b'0', b'x' | b'X', ..]);
+    word.len() > LONGEST_NAME && !is_number
+        || word.split(|b| !b.is_ascii()).any(|part| {
+            let behind = &part[digits(part)..];
+            let exponent = match behind {
+                [b'e' | b'E', exponent @ ..] if behind.len() < part.len() => exponent,
+                _ => &[],
+            };
+            matters(behind) || matters(&exponent[digits(exponent)..])
+        })
 }
 
 /// Doubled quotes inside a quoted name stand for one.

@@ -34,7 +34,8 @@ pub enum Token<'a> {
     SystemVariable,
     /// Any other byte.
     Other(u8),
-    /// A quote or comment that does not end, a version comment, or a NUL byte: nobody should guess.
+    /// A quote or comment that does not end, a version comment, a text between dollar signs, or a NUL byte: nobody should
+    /// guess.
     Invalid,
 }
 
@@ -66,9 +67,10 @@ pub struct Lexer {
 enum Within {
     /// Nothing that was begun.
     Blank,
-    /// A word of which some was carried. `digits`: it has only digits so far.
+    /// A word of which some was carried. `digits`: it has only digits so far; `ascii`: no bytes beyond ASCII.
     Word {
         digits: bool,
+        ascii: bool,
     },
     Quoted {
         quote: u8,
@@ -152,11 +154,14 @@ impl Lexer {
                         let (word, behind) = split_word(rest);
                         *rest = behind;
                         if !behind.is_empty() || last {
+                            if first == b'$' && begins_text(word) {
+                                return Some(self.invalid(rest));
+                            }
                             return Some(word_token(word, is_number(word)));
                         }
                         self.carried.clear();
                         self.carry(word);
-                        self.within = Within::Word { digits: is_number(word) };
+                        self.within = Within::Word { digits: is_number(word), ascii: word.is_ascii() };
                         return None;
                     }
                     *rest = &rest[1..];
@@ -173,14 +178,19 @@ impl Lexer {
                         other => return Some(Token::Other(other)),
                     }
                 }
-                Within::Word { digits } => {
+                Within::Word { digits, ascii } => {
                     let (word, behind) = split_word(rest);
                     *rest = behind;
                     self.carry(word);
-                    let digits = digits && is_number(word);
+                    let (digits, ascii) = (digits && is_number(word), ascii && word.is_ascii());
                     if behind.is_empty() && !last {
-                        self.within = Within::Word { digits };
+                        self.within = Within::Word { digits, ascii };
                         return None;
+                    }
+                    // Where one ends that has a blank of some character set in it is not known of what was not carried.
+                    let is_cut = self.carried.len() > LONGEST_NAME && !ascii;
+                    if is_cut || self.carried[0] == b'$' && begins_text(&self.carried) {
+                        return Some(self.invalid(rest));
                     }
                     self.within = Within::Blank;
                     return Some(word_token(&self.carried, digits));
@@ -212,8 +222,12 @@ impl Lexer {
                     self.within = Within::Dashes;
                     *rest = &rest[1..];
                 }
-                // Two dashes begin a comment only before white space or the end.
-                Within::Dashes if next.is_none_or(is_blank) => self.within = Within::Line,
+                // Two dashes begin a comment only before white space, a control character or the end.
+                Within::Dashes if next.is_none_or(|b| is_blank(b) || b != 0 && b.is_ascii_control()) => {
+                    self.within = Within::Line;
+                }
+                // In some character sets it is a blank.
+                Within::Dashes if next.is_some_and(|b| !b.is_ascii()) => return Some(self.invalid(rest)),
                 Within::Dashes => {
                     self.within = Within::Dash;
                     return Some(Token::Other(b'-'));
@@ -359,6 +373,12 @@ fn split_word(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(bytes.iter().position(|b| !is_word(*b)).unwrap_or(bytes.len()))
 }
 
+/// Whether a word that begins with a dollar sign may begin a text between two `$$` or `$tag$`, as `MySQL` takes from 8.0.34 on
+/// for the body of a function.
+fn begins_text(word: &[u8]) -> bool {
+    word[1..].contains(&b'$') || word.len() > LONGEST_NAME
+}
+
 fn word_token(word: &[u8], digits: bool) -> Token<'_> {
     if digits { Token::Number } else { Token::Word(word) }
 }
@@ -412,6 +432,23 @@ mod tests {
     }
 
     #[test]
+    fn what_begins_a_comment_behind_two_dashes_is_what_the_servers_take() {
+        assert_eq!(tokens("a --\u{1}'\n b -- '"), ["a", "b"]);
+        assert_eq!(tokens("a --\u{7F}'\n b -- '"), ["a", "b"]);
+        assert_eq!(tokens("a --\0'\n b -- '").last().map(String::as_str), Some("invalid"));
+        // A blank in latin1.
+        assert_eq!(in_pieces(&[b"a --\xA0'\n b -- '"], Backslash::Escapes), ["a", "invalid"]);
+    }
+
+    #[test]
+    fn texts_between_dollar_signs_are_not_guessed() {
+        assert_eq!(tokens("a $$ ' $$; b -- '"), ["a", "invalid"]);
+        assert_eq!(tokens("a $tag$ ' $tag$; b -- '"), ["a", "invalid"]);
+        assert_eq!(tokens(&format!("a ${}$ ' b", "x".repeat(1000))), ["a", "invalid"]);
+        assert_eq!(tokens("$a b$$ c$d$e"), ["$a", "b$$", "c$d$e"]);
+    }
+
+    #[test]
     fn quotes_hide_what_is_inside() {
         assert_eq!(tokens("'a;b' \"c''d\" `e``f`"), ["'a;b", "\"c''d", "`e``f"]);
         assert_eq!(tokens(r"'a\\b'"), [r"'a\\b"]);
@@ -446,6 +483,9 @@ mod tests {
             r"a 'never\'",
             r"a '\",
             "a \0 b",
+            "a --\u{1}' \n b --é' c",
+            "a $$ b",
+            "a $b c$$ $d$",
             "a;b(1,2.5,NULL)",
             "a --",
             "a -",

@@ -215,13 +215,44 @@ pub fn loads_local_file(sql: &[u8]) -> bool {
     false
 }
 
-/// Whether a statement names a user variable.
+/// Whether a statement names a user variable, or may do so.
 pub fn names_user_variable(sql: &[u8]) -> bool {
     let (mut lexer, mut rest) = (Lexer::new(Backslash::Unknown), sql);
     while let Some(token) = lexer.next(&mut rest, true) {
-        if token == Token::UserVariable {
+        if matches!(token, Token::UserVariable | Token::Invalid) {
             return true;
         }
+    }
+    false
+}
+
+/// Whether a `SET` may choose a character set for the statements behind it in which a letter can end with the byte of a
+/// backslash: one that is not known to be harmless, however it is written. The servers take a number or a text in escapes, too.
+pub fn may_choose_shifting(set: &[u8], backslash: Backslash) -> bool {
+    const HARMLESS: &[&str] = &[
+        "armscii8", "ascii", "binary", "cp1250", "cp1251", "cp1256", "cp1257", "cp850", "cp852", "cp866",
+        "dec8", "eucjpms", "euckr", "gb2312", "geostd8", "greek", "hebrew", "hp8", "keybcs2", "koi8r",
+        "koi8u", "latin1", "latin2", "latin5", "latin7", "macce", "macroman", "swe7", "tis620", "ujis",
+        "utf8", "utf8mb3", "utf8mb4",
+    ];
+    let is_one_of =
+        |word: &[u8], known: &[&str]| known.iter().any(|k| word.eq_ignore_ascii_case(k.as_bytes()));
+    let (mut lexer, mut rest) = (Lexer::new(backslash), set);
+    // The value comes next; a `SET` behind this makes it come.
+    let (mut value, mut character) = (false, false);
+    while let Some(token) = lexer.next(&mut rest, true) {
+        let text = match token {
+            Token::Invalid => return true,
+            Token::Other(b'=' | b':') => continue,
+            Token::Word(text) | Token::Quoted { text, .. } => text,
+            _ => &[],
+        };
+        if value && !is_one_of(text, HARMLESS) {
+            return true;
+        }
+        value = is_one_of(text, &["names", "charset", "character_set_client"])
+            || character && is_one_of(text, &["set"]);
+        character = is_one_of(text, &["character", "char"]);
     }
     false
 }

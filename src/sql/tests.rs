@@ -204,6 +204,106 @@ fn what_may_leave_something_is_unknown() {
     }
 }
 
+#[test]
+fn words_that_the_servers_see_are_seen() {
+    let unknown = |text: &[u8]| {
+        let found = classify(text);
+        assert!(matches!(found, Effect::Unknown(_)), "{} {found:?}", String::from_utf8_lossy(text));
+    };
+    for text in [
+        &b"SELECT 1.5into @a"[..],
+        b"SELECT .5INTO @a",
+        b"SELECT 1e1into @a",
+        b"SELECT 1E+1into @a",
+        b"SELECT \\Ninto @a",
+        // In latin1.
+        b"SELECT 1 into\xA0@a",
+        b"SELECT 1\xA0into @a",
+        b"SELECT 0x41\xA0into @a",
+        b"SET autocommit = 1,\xA0insert_id = 5",
+        b"CREATE TABLE t (a int) max_rows=1e1select get_lock('a', 1) a",
+        b"SELECT 1 --\x01'\n, get_lock(0x61, f()) -- '",
+        b"CREATE FUNCTION f() RETURNS INT LANGUAGE JAVASCRIPT AS $$ ' $$; SET @a = 1 -- '",
+    ] {
+        unknown(text);
+    }
+    unknown(format!("SELECT 1.{}into @a", "1".repeat(300)).as_bytes());
+    for text in ["SELECT 1.5, 1e1, 1e10, 0x41, 2fa, \\N FROM t", "SELECT größe FROM café", "SELECT voilà"]
+    {
+        assert_eq!(classify(text.as_bytes()), Effect::None, "{text}");
+    }
+    assert_eq!(classify(format!("INSERT INTO t VALUES (0x{})", "41".repeat(500)).as_bytes()), Effect::None);
+}
+
+#[test]
+fn what_is_computed_at_once_is_seen_wherever_it_stands() {
+    assert_eq!(
+        classify(b"INSERT INTO t TABLE u ORDER BY get_lock('a', 1) LIMIT 1"),
+        Effect::Cleared("INSERT")
+    );
+    for text in [
+        "KILL QUERY get_lock('a', 1) + 9",
+        "CREATE EVENT e ON SCHEDULE AT now() + INTERVAL get_lock('a', 1) DAY DO DELETE FROM t",
+        "ALTER EVENT e ON SCHEDULE EVERY get_lock('a', 1) DAY",
+    ] {
+        assert!(matches!(classify(text.as_bytes()), Effect::Unknown(_)), "{text}");
+    }
+    assert_eq!(classify(b"INSERT INTO t (a, b) VALUES (1, 2)"), Effect::None);
+}
+
+#[test]
+fn a_variable_in_quotes_is_the_same_variable() {
+    for text in [
+        "SET `insert_id` = 5",
+        "SET sql_mode = '', SESSION `Insert_Id` = 5",
+        "SET @@`rand_seed1` = 5",
+        "SET @@session.`profiling` = 1",
+        "SET \"gtid_next\" = 'AUTOMATIC'",
+        "SET profiling = 1",
+    ] {
+        assert!(matches!(classify(text.as_bytes()), Effect::Unknown(_)), "{text}");
+    }
+    assert_eq!(classify(b"SET @@`transaction_isolation` = 'SERIALIZABLE'"), Effect::Cleared("SET"));
+    for text in [
+        "SET `sql_mode` = 'ANSI'",
+        "SET @`insert_id` = 5",
+        "SET `transaction_isolation` = 'SERIALIZABLE'",
+        "SET @a = \"insert_id\"",
+    ] {
+        assert_eq!(classify(text.as_bytes()), Effect::Set, "{text}");
+    }
+}
+
+#[test]
+fn a_character_set_that_may_hide_backslashes_is_seen_however_it_is_written() {
+    for (text, may) in [
+        ("SET NAMES gbk", true),
+        ("SET NAMES 'Big5' COLLATE big5_bin", true),
+        (r"SET NAMES 'gb\k'", true),
+        ("SET CHARACTER SET sjis", true),
+        ("SET CHAR SET sjis", true),
+        ("SET CHARSET cp932", true),
+        ("SET character_set_client = 28", true),
+        ("SET autocommit = 1, @@session.`character_set_client` := 0x67626b", true),
+        ("SET character_set_client = 'gb' 'k'", true),
+        ("SET character_set_client = @old", true),
+        ("SET NAMES DEFAULT", true),
+        ("SET NAMES utf8mb4 COLLATE utf8mb4_bin, autocommit = 1", false),
+        ("SET NAMES 'latin1'", false),
+        ("SET CHARACTER SET utf8", false),
+        ("SET character_set_client = utf8mb4, character_set_results = NULL", false),
+        ("SET @a = 'gbk', sql_mode = 28", false),
+    ] {
+        assert_eq!(may_choose_shifting(text.as_bytes(), Backslash::Escapes), may, "{text}");
+    }
+}
+
+#[test]
+fn a_user_variable_may_stand_behind_a_quote_that_is_not_understood() {
+    assert!(names_user_variable(br"SET sql_mode = 'it\'s', @a = 1"));
+    assert!(!names_user_variable(b"SET sql_mode = 'its', autocommit = 1"));
+}
+
 proptest! {
     #[test]
     fn no_input_panics(text: Vec<u8>) {
