@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "audit::a_new_password_lets_all_in_that_come_at_once",
             a_new_password_lets_all_in_that_come_at_once,
         ),
+        trial("audit::a_silent_cluster_holds_up_no_other_one", a_silent_cluster_holds_up_no_other_one),
         trial("audit::revoked_sessions_end", revoked_sessions_end),
         trial("audit::revoked_sessions_may_stay", revoked_sessions_may_stay),
         trial("audit::guessing_is_held_back", guessing_is_held_back),
@@ -147,6 +148,32 @@ fn a_new_password_lets_all_in_that_come_at_once() -> Verdict {
         logins.into_iter().try_for_each(|login| login.join().map_err(|_| "a panic".to_owned())?)
     })?;
     server.sql("DROP USER pooled@'%'").map(drop)
+}
+
+/// The accounts of one cluster are read while the nodes of another one give no answer.
+fn a_silent_cluster_holds_up_no_other_one() -> Verdict {
+    let silent = Server::standalone("silent", &["--skip-name-resolve"])?;
+    silent.create_monitor()?;
+    let (port, other) = (crate::harness::workspace::free_port()?, crate::harness::workspace::free_port()?);
+    let nodes = format!("{{ solo = \"{}\" }}", silent.address());
+    let configuration = lab::solo_toml(port, "")?
+        .replace("kind = \"static\"", "kind = \"static\"\naccounts_refresh = \"0s\"")
+        + &lab::cluster_with("silent", "static", &nodes, "connect_timeout = \"60s\"")
+        + &lab::service_toml("silent", other, "route = \"cluster:silent\"");
+    let _spillway = Spillway::start(lab::binary(), "spillway-silent", &configuration)?;
+    let server = &lab::solo()?.server;
+    server.sql(&format!("CREATE USER patient@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    silent.freeze(true)?;
+    // Has the accounts of that cluster read again.
+    let refused = session(other, "nobody", "wrong");
+    let enters = wait_for("a look at the accounts", Duration::from_secs(20), || {
+        std::thread::sleep(Duration::from_millis(1100));
+        session(port, "patient", PASSWORD).map(drop)
+    });
+    silent.freeze(false)?;
+    server.sql("DROP USER patient@'%'")?;
+    ensure!(refused.is_err(), "anybody is let in");
+    enters
 }
 
 fn revoked_sessions_end() -> Verdict {
