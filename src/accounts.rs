@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::config::{ClientAddress, HeaderVersion};
 use crate::grants::{Fingerprint, HostIdentity, HostName, Snapshot};
@@ -194,6 +195,14 @@ type Nodes = BTreeMap<ClusterName, BTreeMap<NodeName, NodeAccounts>>;
 /// Asks the loader to read a cluster again; the answer comes when it did.
 pub type ReloadRequest = (ClusterName, oneshot::Sender<Result<(), String>>);
 
+/// A reading that a login which failed asked for.
+#[derive(Debug)]
+struct Doubt {
+    asked: Instant,
+    /// Closed when it is over, or took too long.
+    over: watch::Receiver<()>,
+}
+
 /// Where the current accounts stand.
 #[derive(Debug)]
 pub struct AccountStore {
@@ -201,8 +210,8 @@ pub struct AccountStore {
     nodes: ArcSwap<Nodes>,
     failures: Mutex<BTreeMap<ClusterName, LoadFailure>>,
     requests: mpsc::Sender<ReloadRequest>,
-    /// When a login that failed last asked for a cluster's accounts.
-    doubts: Mutex<BTreeMap<ClusterName, Instant>>,
+    /// The last reading of a cluster's accounts that a login which failed asked for.
+    doubts: Mutex<BTreeMap<ClusterName, Doubt>>,
     changes: watch::Sender<()>,
 }
 
@@ -287,22 +296,37 @@ impl AccountStore {
         self.changes.subscribe()
     }
 
-    /// Reads a cluster's accounts again because a login failed, and waits for it, [`DOUBT`] at most; true when they
-    /// changed meanwhile.
-    /// At most once in [`DOUBT`] and cluster, whoever asks: others are told at once that nothing changed.
-    pub async fn doubt(&self, cluster: &ClusterName) -> bool {
-        let now = Instant::now();
-        {
-            let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
-            if doubts.get(cluster).is_some_and(|last| now.duration_since(*last) < DOUBT) {
-                return false;
-            }
-            doubts.insert(cluster.clone(), now);
+    /// Reads a cluster's accounts again because a login failed that was judged by those with this digest, and waits for it,
+    /// [`DOUBT`] at most; true when others are in force by then.
+    ///
+    /// At most once in [`DOUBT`] and cluster, whoever asks: others wait for the same reading while it is under way, because
+    /// many may come at once with a new password, and are told at once how it ended when it is over.
+    pub async fn doubt(self: &Arc<Self>, cluster: &ClusterName, judged_by: [u8; 32]) -> bool {
+        let changed = || self.cluster(cluster).is_some_and(|now| now.snapshot.digest() != judged_by);
+        if changed() {
+            return true;
         }
-        let digest = || self.cluster(cluster).map(|accounts| accounts.snapshot.digest());
-        let before = digest();
-        let read = tokio::time::timeout(DOUBT, self.reload(cluster)).await;
-        matches!(read, Ok(Ok(()))) && digest() != before
+        let mut over = self.reading(cluster, Instant::now());
+        // It never changes: this ends when it is closed.
+        let _ = timeout(DOUBT, over.changed()).await;
+        changed()
+    }
+
+    /// The last reading that was asked for because of a login, which begins now if it is long ago.
+    fn reading(self: &Arc<Self>, cluster: &ClusterName, now: Instant) -> watch::Receiver<()> {
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = doubts.get(cluster).filter(|last| now.duration_since(last.asked) < DOUBT) {
+            return last.over.clone();
+        }
+        let (reading, over) = watch::channel(());
+        doubts.insert(cluster.clone(), Doubt { asked: now, over: over.clone() });
+        let (store, cluster) = (Arc::clone(self), cluster.clone());
+        // A task of its own: whoever asked may go before it is over, and others wait for it.
+        tokio::spawn(async move {
+            let _ = timeout(DOUBT, store.reload(&cluster)).await;
+            drop(reading);
+        });
+        over
     }
 
     /// Notes that reading failed; what was there stays.
@@ -340,5 +364,73 @@ impl AccountStore {
         let stopped = || "the account loader has stopped".to_owned();
         self.requests.send((cluster.clone(), done)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grants::{RawAccounts, ServerVariables};
+
+    /// Accounts of a server with this version, which makes their digest another one.
+    fn read(version: &str) -> ClusterAccounts {
+        let variables =
+            ServerVariables { version: format!("{version}-MariaDB"), ..ServerVariables::default() };
+        let raw = RawAccounts { variables, ..RawAccounts::default() };
+        ClusterAccounts {
+            snapshot: Arc::new(Snapshot::build(raw, SystemTime::UNIX_EPOCH)),
+            proxy: HostIdentity::without_name(Ipv4Addr::LOCALHOST.into()),
+            from: "a".parse().unwrap(),
+            loaded_at: SystemTime::UNIX_EPOCH,
+            fingerprint: None,
+            unread: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn all_that_fail_while_the_accounts_are_read_again_wait_for_that() {
+        let (store, mut requests) = AccountStore::new();
+        let store = Arc::new(store);
+        let cluster: ClusterName = "shop".parse().unwrap();
+        store.store(&cluster, read("10.11.1"));
+        let digest = || store.cluster(&cluster).unwrap().snapshot.digest();
+        let before = digest();
+        let loader = async {
+            let (name, done) = requests.recv().await.unwrap();
+            // All of them have failed by now.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            store.store(&name, read("10.11.2"));
+            done.send(Ok(())).unwrap();
+        };
+        let logins = async {
+            tokio::join!(
+                store.doubt(&cluster, before),
+                store.doubt(&cluster, before),
+                store.doubt(&cluster, before)
+            )
+        };
+        let (found, ()) = tokio::join!(logins, loader);
+        assert_eq!(found, (true, true, true));
+        // Whoever was judged by what was in force before need not wait, and no other reading is asked for yet.
+        assert!(store.doubt(&cluster, before).await);
+        assert!(!store.doubt(&cluster, digest()).await);
+        assert!(requests.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_reading_outlives_the_login_that_asked_for_it() {
+        let (store, mut requests) = AccountStore::new();
+        let store = Arc::new(store);
+        let cluster: ClusterName = "shop".parse().unwrap();
+        store.store(&cluster, read("10.11.1"));
+        let before = store.cluster(&cluster).unwrap().snapshot.digest();
+        let gone = timeout(Duration::from_millis(5), store.doubt(&cluster, before)).await;
+        assert!(gone.is_err());
+        let loader = async {
+            let (name, done) = requests.recv().await.unwrap();
+            store.store(&name, read("10.11.2"));
+            done.send(Ok(())).unwrap();
+        };
+        assert_eq!(tokio::join!(store.doubt(&cluster, before), loader), (true, ()));
     }
 }

@@ -3,6 +3,8 @@
 //! Where a node's [`fingerprint`] is still the one of the accounts in force, nothing else is read. Everything is read all
 //! the same each tenth time, for what a fingerprint might miss. After that the other nodes are [compared](nodes).
 //!
+//! Each cluster is read by a task of its own, so that none waits for the nodes of another one.
+//!
 //! What the monitor account must be granted is told by `mariadb_tables` and `mysql_tables`.
 
 use std::collections::BTreeMap;
@@ -39,19 +41,33 @@ const UNREAD: u32 = 9;
 /// Pause between two attempts while a cluster has no accounts at all.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Who waits for a reading.
+type Done = oneshot::Sender<Result<(), String>>;
+
 /// Reads accounts; [`Loader::run`] serves until the process stops.
 #[derive(Debug)]
 pub struct Loader {
     monitors: Monitors,
     clusters: BTreeMap<ClusterName, Cluster>,
     requests: mpsc::Receiver<ReloadRequest>,
+    /// One of a cluster at most.
+    readings: JoinSet<Cluster>,
+    /// The clusters that are being read, with those who asked for it after that had begun: they are to have another reading.
+    later: BTreeMap<ClusterName, Vec<Done>>,
     /// The comparison of each cluster's nodes that is under way.
     comparisons: BTreeMap<ClusterName, JoinSet<()>>,
 }
 
 impl Loader {
     pub(super) fn new(monitors: Monitors, config: &Config, requests: mpsc::Receiver<ReloadRequest>) -> Self {
-        Self { monitors, clusters: config.clusters.clone(), requests, comparisons: BTreeMap::new() }
+        Self {
+            monitors,
+            clusters: config.clusters.clone(),
+            requests,
+            readings: JoinSet::new(),
+            later: BTreeMap::new(),
+            comparisons: BTreeMap::new(),
+        }
     }
 
     /// Reads all clusters at once, again and again until each was read or the time is over.
@@ -109,16 +125,18 @@ impl Loader {
                 Some(config) = configs.recv() => self.reconfigure(&config),
                 Some((name, done)) = self.requests.recv() => {
                     due.remove(&name);
-                    self.serve(name, done).await;
+                    self.read(name, Some(done));
                 }
+                Some(read) = self.readings.join_next() => match read {
+                    Ok(cluster) => self.is_read(&cluster),
+                    // Whoever keeps the loader hears of it.
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {}
+                },
                 () = wait => {
                     if let Some((name, _)) = next {
                         due.remove(&name);
-                        if let Some(cluster) = self.cluster(&name) {
-                            // Failures are noted in the store and logged there.
-                            let _ = load(&self.monitors, &cluster).await;
-                            self.compare(&cluster);
-                        }
+                        self.read(name, None);
                     }
                 }
             }
@@ -136,14 +154,44 @@ impl Loader {
         cluster.accounts_refresh
     }
 
-    async fn serve(&mut self, name: ClusterName, done: oneshot::Sender<Result<(), String>>) {
+    /// Reads a cluster. Whoever asks while that is under way gets a reading that begins after it.
+    fn read(&mut self, name: ClusterName, done: Option<Done>) {
+        match self.later.get_mut(&name) {
+            Some(later) => later.extend(done),
+            None => self.begin(name, done.into_iter().collect()),
+        }
+    }
+
+    fn begin(&mut self, name: ClusterName, waiting: Vec<Done>) {
         let Some(cluster) = self.cluster(&name) else {
-            // Whoever asked may have gone, here and below.
-            let _ = done.send(Err(format!("no cluster {name}")));
+            for done in waiting {
+                // Whoever asked may have gone, here and below.
+                let _ = done.send(Err(format!("no cluster {name}")));
+            }
             return;
         };
-        let _ = done.send(load(&self.monitors, &cluster).await);
-        self.compare(&cluster);
+        self.later.insert(name, Vec::new());
+        let monitors = self.monitors.clone();
+        self.readings.spawn(async move {
+            // Failures are noted in the store and logged there.
+            let read = load(&monitors, &cluster).await;
+            for done in waiting {
+                let _ = done.send(read.clone());
+            }
+            cluster
+        });
+    }
+
+    fn is_read(&mut self, cluster: &Cluster) {
+        let later = self.later.remove(&cluster.name).unwrap_or_default();
+        if !self.clusters.contains_key(&cluster.name) {
+            // It was taken out meanwhile.
+            self.monitors.accounts.retain(|name| self.clusters.contains_key(name));
+        }
+        if !later.is_empty() {
+            self.begin(cluster.name.clone(), later);
+        }
+        self.compare(cluster);
     }
 
     /// Compares the nodes of a cluster, unless that is being done. Nobody waits for it: a node may be slow.

@@ -192,7 +192,7 @@ impl Session {
         };
         let mut admitted =
             self.judge(&cluster, &accounts, &asked.user, asked.capabilities, Claimed::Shown(&shown)).await;
-        if admitted.is_err() && self.shared.accounts.doubt(&cluster).await {
+        if admitted.is_err() && self.shared.accounts.doubt(&cluster, accounts.snapshot.digest()).await {
             // The account is newer than what was read.
             let accounts = self.accounts_of(&cluster)?;
             self.learn_name(&cluster, &accounts, &asked.user).await;

@@ -397,7 +397,8 @@ impl Session {
                 || matches!(&error, LinkError::Refused(told) if matches!(told.code, 1045 | 1698));
             if stale {
                 // The next attempt is judged by what is in force there.
-                self.shared.accounts.doubt(&credential.cluster).await;
+                let known = self.accounts_of(&credential.cluster)?.snapshot.digest();
+                self.shared.accounts.doubt(&credential.cluster, known).await;
             }
             if !error.is_of_the_node() || attempt == ATTEMPTS || at.is_some() {
                 return Err(Self::link_fault(

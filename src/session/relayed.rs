@@ -153,7 +153,8 @@ impl Session {
             if look > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
-            self.shared.accounts.doubt(&credential.cluster).await;
+            let known = self.accounts_of(&credential.cluster)?.snapshot.digest();
+            self.shared.accounts.doubt(&credential.cluster, known).await;
             let accounts = self.accounts_of(&credential.cluster)?;
             if self.is_confirmed(credential, &accounts, node, heard) {
                 return self.judge_relayed_again(credential, &accounts, node).await;

@@ -15,6 +15,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("audit::explain_login", explain_login),
         trial("audit::show_permissiveness", show_permissiveness),
         trial("audit::new_accounts_are_known_at_once", new_accounts_are_known_at_once),
+        trial(
+            "audit::a_new_password_lets_all_in_that_come_at_once",
+            a_new_password_lets_all_in_that_come_at_once,
+        ),
+        trial("audit::a_silent_cluster_holds_up_no_other_one", a_silent_cluster_holds_up_no_other_one),
         trial("audit::revoked_sessions_end", revoked_sessions_end),
         trial("audit::revoked_sessions_may_stay", revoked_sessions_may_stay),
         trial("audit::guessing_is_held_back", guessing_is_held_back),
@@ -114,6 +119,61 @@ fn new_accounts_are_known_at_once() -> Verdict {
     server.sql("ALTER USER newcomer@'%' IDENTIFIED BY 'another'")?;
     enters("another")?;
     server.sql("DROP USER newcomer@'%'").map(drop)
+}
+
+/// Such as those of an application's pool: the server would let in each of them.
+fn a_new_password_lets_all_in_that_come_at_once() -> Verdict {
+    let port = crate::harness::workspace::free_port()?;
+    let configuration = lab::solo_toml(port, "[runtime.backoff]\nper_account = 0\nper_address = 0\n")?
+        .replace("kind = \"static\"", "kind = \"static\"\naccounts_refresh = \"0s\"");
+    let _spillway = Spillway::start(lab::binary(), "spillway-pool", &configuration)?;
+    let server = &lab::solo()?.server;
+    server.sql(&format!("CREATE USER pooled@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    let mut round = 0;
+    // On a busy machine a reading may take longer than a login waits for it.
+    wait_for("a round in which all are let in", PATIENCE, || {
+        round += 1;
+        std::thread::sleep(Duration::from_millis(1100));
+        server.sql(&format!("ALTER USER pooled@'%' IDENTIFIED BY 'new {round}'"))?;
+        let together = Arc::new(Barrier::new(8));
+        let logins: Vec<_> = (0..8)
+            .map(|_| {
+                let (together, password) = (Arc::clone(&together), format!("new {round}"));
+                std::thread::spawn(move || {
+                    together.wait();
+                    session(port, "pooled", &password).map(drop)
+                })
+            })
+            .collect();
+        logins.into_iter().try_for_each(|login| login.join().map_err(|_| "a panic".to_owned())?)
+    })?;
+    server.sql("DROP USER pooled@'%'").map(drop)
+}
+
+/// The accounts of one cluster are read while the nodes of another one give no answer.
+fn a_silent_cluster_holds_up_no_other_one() -> Verdict {
+    let silent = Server::standalone("silent", &["--skip-name-resolve"])?;
+    silent.create_monitor()?;
+    let (port, other) = (crate::harness::workspace::free_port()?, crate::harness::workspace::free_port()?);
+    let nodes = format!("{{ solo = \"{}\" }}", silent.address());
+    let configuration = lab::solo_toml(port, "")?
+        .replace("kind = \"static\"", "kind = \"static\"\naccounts_refresh = \"0s\"")
+        + &lab::cluster_with("silent", "static", &nodes, "connect_timeout = \"60s\"")
+        + &lab::service_toml("silent", other, "route = \"cluster:silent\"");
+    let _spillway = Spillway::start(lab::binary(), "spillway-silent", &configuration)?;
+    let server = &lab::solo()?.server;
+    server.sql(&format!("CREATE USER patient@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    silent.freeze(true)?;
+    // Has the accounts of that cluster read again.
+    let refused = session(other, "nobody", "wrong");
+    let enters = wait_for("a look at the accounts", Duration::from_secs(20), || {
+        std::thread::sleep(Duration::from_millis(1100));
+        session(port, "patient", PASSWORD).map(drop)
+    });
+    silent.freeze(false)?;
+    server.sql("DROP USER patient@'%'")?;
+    ensure!(refused.is_err(), "anybody is let in");
+    enters
 }
 
 fn revoked_sessions_end() -> Verdict {
