@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("handover::open_transactions_end_first", open_transactions_end_first),
         trial("handover::other_spillways_wait_too", other_spillways_wait_too),
+        trial("handover::a_lock_alone_stops_nobody", a_lock_alone_stops_nobody),
         trial("handover::what_was_cut_off_is_taken_back", what_was_cut_off_is_taken_back),
         trial("handover::a_discovered_replica_follows_too", a_discovered_replica_follows_too),
         trial("handover::a_replica_that_applies_nothing_is_passed_over", replica_is_passed_over),
@@ -49,6 +50,45 @@ fn other_spillways_wait_too() -> Verdict {
     let (other, port) = patient("spillway-serves", &pair)?;
     let report = switched_around_a_transaction(&pair, &spillway, (&other, port))?;
     ensure!(report.contains("1 ended; other Spillways were told"), "{report}\n{}", other.log_tail(40));
+    Ok(())
+}
+
+/// Any client can take the lock by which others are told that the writer comes to rest, and whoever changes the writer may
+/// vanish while it has it.
+fn a_lock_alone_stops_nobody() -> Verdict {
+    let pair = TwoPrimaries::start("duo-lock", true, &contents())?;
+    let active = &pair.nodes[0];
+    let port = free_port()?;
+    let handover = handover_toml(", running_transactions_timeout = \"1s\", freeze_timeout = \"1s\"");
+    let spillway = front("spillway-lock", "multi-primary", &pair.toml_nodes(), &handover, port)?;
+    let take = "SELECT GET_LOCK(CONCAT('spillway-quiesce:', LEFT(SHA2('shop', 256), 40)), 0)";
+    let mut client = session(port)?;
+    same!(raw::first_value(&client.query(take)?)?, "1", "a client takes the lock");
+    let words = "somebody who changes no writers has the lock";
+    wait_for("the lock to be seen", PATIENCE, || {
+        let log = spillway.log_tail(20);
+        if log.contains(words) {
+            Ok(())
+        } else {
+            Err(format!("{log}\nthe writer is {:?}", writer(&spillway)?))
+        }
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    same!(writer(&spillway)?, active.name, "while a client has the lock");
+    write(port, 1)?;
+    drop(client);
+    let mut operator = raw::login(active.port, &raw::Credentials::new("operator", "operator-secret", None))?
+        .map_err(|refusal| format!("{refusal:?}"))?;
+    wait_for("the lock", PATIENCE, || {
+        if raw::first_value(&operator.query(take)?)? == "1" { Ok(()) } else { Err("taken".to_owned()) }
+    })?;
+    wait_for("nothing new to begin", PATIENCE, || {
+        let now = writer(&spillway)?;
+        if now.is_empty() { Ok(()) } else { Err(format!("the writer is {now}\n{}", spillway.log_tail(20))) }
+    })?;
+    wait_writer(&spillway, &active.name)?;
+    write(port, 2)?;
+    same!(raw::first_value(&operator.query(take)?)?, "1", "it is still held");
     Ok(())
 }
 
