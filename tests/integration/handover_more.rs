@@ -13,13 +13,14 @@ use crate::lab::{self, cluster_with, service_toml};
 use crate::{Verdict, ensure, raw, same, trial};
 use libtest_mimic::Trial;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("handover::open_transactions_end_first", open_transactions_end_first),
         trial("handover::other_spillways_wait_too", other_spillways_wait_too),
         trial("handover::a_lock_alone_stops_nobody", a_lock_alone_stops_nobody),
+        trial("handover::a_writer_may_die_while_it_comes_to_rest", writer_dies_at_rest),
         trial("handover::what_was_cut_off_is_taken_back", what_was_cut_off_is_taken_back),
         trial("handover::a_discovered_replica_follows_too", a_discovered_replica_follows_too),
         trial("handover::a_replica_that_applies_nothing_is_passed_over", replica_is_passed_over),
@@ -146,6 +147,46 @@ fn switched_around_a_transaction(
     // The next transaction of the one that had to be waited for is on the new writer.
     same!(raw::first_value(&open.query("SELECT @@server_id")?)?, b.to_string(), "where it is now");
     Ok(report)
+}
+
+/// Who wants nothing meanwhile is there afterwards, and who wants something waits no longer than for any other lost writer.
+fn writer_dies_at_rest() -> Verdict {
+    const HOLD: Duration = Duration::from_secs(6);
+    let mut pair = TwoPrimaries::start("duo-rest", true, &contents())?;
+    let port = free_port()?;
+    let handover = handover_toml(", running_transactions_timeout = \"30s\"") + "\nmoves = { hold = \"6s\" }";
+    let spillway = front("spillway-rest", "multi-primary", &pair.toml_nodes(), &handover, port)?;
+    let (mut open, mut silent, mut wants) = (session(port)?, session(port)?, session(port)?);
+    execute(&mut silent, "INSERT INTO shop.row VALUES (1, 0)")?;
+    execute(&mut wants, "INSERT INTO shop.row VALUES (2, 0)")?;
+    execute(&mut open, "START TRANSACTION")?;
+    execute(&mut open, "INSERT INTO shop.row VALUES (3, 0)")?;
+    let active = &mut pair.nodes[0];
+    std::thread::scope(|scope| {
+        let switch = scope.spawn(|| spillway.ask("switch shop"));
+        wait_for("the old writer is writer no more", PATIENCE, || {
+            let now = writer(&spillway)?;
+            if now.is_empty() { Ok(()) } else { Err(format!("the writer is {now:?}")) }
+        })?;
+        std::thread::sleep(Duration::from_secs(1));
+        let start = Instant::now();
+        let wanted = scope.spawn(move || execute(&mut wants, "INSERT INTO shop.row VALUES (4, 0)"));
+        std::thread::sleep(Duration::from_millis(300));
+        active.kill();
+        let refused = wanted.join().map_err(|_| "a thread panicked")?;
+        let waited = start.elapsed();
+        ensure!(refused.as_ref().is_err_and(|reason| reason.contains("1040")), "{refused:?}");
+        ensure!(waited < HOLD + HOLD / 2, "it waited for {waited:?}");
+        active.start(&["--read-only=0"])?;
+        let report = switch.join().map_err(|_| "a thread panicked")??;
+        ensure!(report.contains("error"), "{report}");
+        Ok::<_, String>(())
+    })?;
+    wait_writer(&spillway, &pair.nodes[0].name)?;
+    execute(&mut silent, "INSERT INTO shop.row VALUES (5, 0)")
+        .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(30)))?;
+    same!(pair.nodes[0].sql("SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row")?, "1,2,5", "rows");
+    Ok(())
 }
 
 fn what_was_cut_off_is_taken_back() -> Verdict {
