@@ -103,8 +103,10 @@ impl Operated {
             handover.running_transactions_timeout,
         ];
         let patience = waits.into_iter().flatten().sum::<Duration>() * 2 + Duration::from_mins(1);
+        // Servers tell in the time zone of the system when transactions began.
         let settings = format!(
-            "SET SESSION sql_mode='', SESSION wait_timeout={}, SESSION lock_wait_timeout={}",
+            "SET SESSION sql_mode='', SESSION time_zone='SYSTEM', SESSION wait_timeout={}, \
+             SESSION lock_wait_timeout={}",
             patience.as_secs(),
             handover.freeze_timeout.as_secs()
         );

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::{AskError, Client, text};
-use super::verdict::{Findings, Heartbeat, Source, Values};
+use super::verdict::{Findings, HOLDER, Heartbeat, Source, Values};
 use crate::backend::Row;
 use crate::config::{Cluster, ClusterKind};
 use crate::grants::Product;
@@ -106,8 +106,9 @@ pub(super) async fn ask(client: &mut Client, cluster: &Cluster) -> Result<Findin
         ClusterKind::Replication | ClusterKind::MultiPrimary => {
             let query = if is_mysql { MYSQL_REPLICATION } else { MARIADB_REPLICATION };
             let lock = quiesce_lock(&cluster.name);
-            let query = format!("{query}, IS_USED_LOCK({lock}) IS NOT NULL AS quiesced");
+            let query = format!("{query}, IS_USED_LOCK({lock}) AS {HOLDER}");
             findings.values = values(client, &query, limit).await?;
+            findings.values.retain(|name, value| name != HOLDER || !value.is_empty());
             findings.sources = Some(said(sources(client, replica_status(&product), limit).await)?);
             if let Some(table) = &monitor.heartbeat_table {
                 findings.heartbeats = Some(said(heartbeats(client, table, limit).await)?);

@@ -16,6 +16,7 @@ mod members;
 mod mysql_tables;
 mod nodes;
 mod probe;
+mod quiescence;
 mod verdict;
 mod whereabouts;
 

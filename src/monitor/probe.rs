@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::Monitors;
 use super::asking;
 use super::client::{AskError, Client, own_login, takes_header};
+use super::quiescence::Quiescence;
 use super::verdict::{Findings, judge};
 use super::whereabouts::Whereabouts;
 use crate::config::{ClientAddress, Cluster, Node};
@@ -38,6 +39,7 @@ pub(super) async fn run(monitors: Monitors, cluster: Cluster, node: Node) -> Inf
         node,
         client: None,
         whereabouts: Whereabouts::new(),
+        quiescence: None,
         good: 0,
         paused: None,
         proved: Instant::now(),
@@ -67,6 +69,8 @@ struct Probe {
     client: Option<Client>,
     /// Where the node's name leads, as against where the client is.
     whereabouts: Whereabouts,
+    /// Who has the lock by which nothing new begins on the node, as it was seen last.
+    quiescence: Option<Quiescence>,
     /// Good probes in a row.
     good: u32,
     /// How long flow control had stopped the node in all, when that was last read.
@@ -86,7 +90,8 @@ impl Probe {
         loop {
             let kept = self.client.is_some();
             let error = match self.ask().await {
-                Ok(findings) => {
+                Ok(mut findings) => {
+                    self.judge_quiescence(&mut findings).await;
                     if let Some(before) = self.first_writes(&findings) {
                         tokio::time::sleep(USE).await;
                         if let Ok(after) = self.ask().await {
@@ -114,6 +119,20 @@ impl Probe {
                 AskError::Server { code, .. } if FULL.contains(&code) => self.as_before(&error),
                 error => Observed::down(error.to_string()),
             };
+        }
+    }
+
+    /// Whether nothing new is to begin on the node: anybody can take a lock, and one that dies may keep it for a while.
+    async fn judge_quiescence(&mut self, findings: &mut Findings) {
+        let Some(holder) = findings.quiesced_by() else {
+            self.quiescence = None;
+            return;
+        };
+        if self.quiescence.as_ref().is_none_or(|known| !known.is_of(holder)) {
+            self.quiescence = Quiescence::of(holder, &self.cluster, &self.node, &mut self.client).await;
+        }
+        if !self.quiescence.as_ref().is_some_and(|known| known.counts(&self.cluster)) {
+            findings.disbelieve();
         }
     }
 
@@ -149,7 +168,12 @@ impl Probe {
     fn as_before(&self, error: &AskError) -> Observed {
         let topology = self.monitors.topology.load();
         let before = known(&topology, &self.cluster, &self.node).map(|node| node.observed.clone());
-        before.filter(Observed::is_up).unwrap_or_else(|| Observed::down(error.to_string()))
+        let mut before = before.filter(Observed::is_up).unwrap_or_else(|| Observed::down(error.to_string()));
+        // Whether that lasts is not known, and it never does for long.
+        if let Observed::Up { quiesced, .. } = &mut before {
+            *quiesced = false;
+        }
+        before
     }
 
     /// Waits for the next probe: the interval, or less when traffic has trouble with the node, or there is no writer.

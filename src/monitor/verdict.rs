@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::config::{ClusterKind, Monitor};
 use crate::topology::Observed;
 
+/// The name of the value that tells who has the lock of a writer that comes to rest.
+pub(super) const HOLDER: &str = "quiesced_by";
+
 /// Values by lower-case name, as the server gives them.
 pub(super) type Values = BTreeMap<String, String>;
 
@@ -58,6 +61,16 @@ impl Findings {
     /// How many writesets this Galera node has sent to the others.
     pub(super) fn writesets(&self) -> Option<u64> {
         self.get("wsrep_replicated").parse().ok()
+    }
+
+    /// The connection that has the lock by which nothing new is to begin on this node.
+    pub(super) fn quiesced_by(&self) -> Option<u64> {
+        self.get(HOLDER).parse().ok()
+    }
+
+    /// Whoever has that lock is not believed.
+    pub(super) fn disbelieve(&mut self) {
+        self.values.remove(HOLDER);
     }
 
     /// `MariaDB` 12 has more values than two; whatever is not off keeps somebody from writing.
@@ -219,7 +232,7 @@ fn group(f: &Findings, monitor: &Monitor) -> Observed {
 
 fn replication(f: &Findings, max_lag: Option<Duration>) -> Observed {
     if !f.read_only() {
-        if f.is_on("quiesced") {
+        if f.quiesced_by().is_some() {
             return Observed::up(true, true, "read_only=OFF, quiesced for a change of the writer").quiesced();
         }
         return Observed::up(true, true, "read_only=OFF");

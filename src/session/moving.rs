@@ -153,7 +153,11 @@ impl Session {
             return Ok(());
         }
         // Where the change of the writer is taken back, the session is at the right node still.
-        self.wait_in_silence(relay).await?;
+        if self.wait_in_silence(relay, OldLink::Answers).await? {
+            // It is heard what that is, and the session leaves afterwards if it still can.
+            relay.leave(true);
+            return Ok(());
+        }
         if relay.is_silent() && !self.is_to_leave() {
             return Ok(());
         }
@@ -163,7 +167,8 @@ impl Session {
             Err(fault)
                 if fault.blame != Blame::Client
                     && old == OldLink::Answers
-                    && wish.is_some_and(|wish| !wish.at_once) =>
+                    && wish.is_some_and(|wish| !wish.at_once)
+                    && !self.node_is_lost() =>
             {
                 debug!(session = self.registered.entry.id.0, %fault, "the session stays where it is");
                 Ok(())
@@ -312,6 +317,15 @@ impl Session {
         node.is_some_and(|node| node.must_be_left().is_none())
     }
 
+    /// Whether nothing can be asked of the session's node any more.
+    fn node_is_lost(&self) -> bool {
+        let topology = self.shared.topology.load();
+        let place = self.registered.entry.place();
+        let cluster = place.cluster.and_then(|cluster| topology.cluster(cluster.as_str()));
+        let node = cluster.zip(place.node).and_then(|(cluster, name)| cluster.node(name.as_str()));
+        node.is_none_or(|node| node.lost().is_some())
+    }
+
     /// Whether a new session would come to this one's node now, or to none.
     fn is_best_node(&self, topology: &Topology) -> bool {
         let place = self.registered.entry.place();
@@ -339,16 +353,23 @@ impl Session {
         settle::tell(&self.registered.entry, &topology, &config);
     }
 
-    /// While there is no node for a session, it needs none until its client wants something.
-    async fn wait_in_silence(&self, relay: &mut Relay) -> Result<(), Fault> {
+    /// While there is no node for a session, it needs none until its client wants something. Whether the old link, if it may
+    /// still answer, has something to say first.
+    async fn wait_in_silence(&self, relay: &mut Relay, old: OldLink) -> Result<bool, Fault> {
         let mut changes = self.shared.topology.subscribe();
         while relay.is_silent() && !self.has_node() {
+            let heard = async {
+                match old {
+                    OldLink::Answers => relay.hear_either().await,
+                    OldLink::Lost => relay.hear().await.map(|()| false),
+                }
+            };
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Ok(()) },
-                heard = relay.hear() => return heard,
+                changed = changes.changed() => if changed.is_err() { return Ok(false) },
+                heard = heard => return heard,
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     pub(super) fn moves(&self, credential: &Credential) -> crate::config::Moves {
@@ -391,7 +412,7 @@ impl Session {
         reason: &str,
     ) -> Result<(), Fault> {
         let started = Instant::now();
-        self.wait_in_silence(relay).await?;
+        self.wait_in_silence(relay, OldLink::Lost).await?;
         if self.registered.entry.is_doomed() {
             return Err(was_killed(None));
         }

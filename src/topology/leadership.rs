@@ -16,6 +16,9 @@ pub(super) const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 /// How many times as much as all others together a node must be written to, to be taken for the writer in use.
 const CLEARLY: u64 = 10;
 
+/// How many transactions it must be at least: one that comes now and then is seen by some Spillways, and by others not.
+const FEWEST: u64 = 3;
+
 /// Who serves the writes of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leadership {
@@ -68,7 +71,8 @@ fn in_use(cluster: &Cluster) -> Option<&Node> {
     let used = |node: &Node| node.used.unwrap_or(0);
     let most = cluster.nodes.iter().filter(|_| never).max_by_key(|node| used(node))?;
     let others = cluster.nodes.iter().filter(|node| node.name != most.name).map(used).sum::<u64>();
-    (most.writable() && used(most) > others.saturating_mul(CLEARLY)).then_some(most)
+    let is_clear = used(most) >= FEWEST && used(most) > others.saturating_mul(CLEARLY);
+    (most.writable() && is_clear).then_some(most)
 }
 
 /// Whether a node that was not probed yet could be preferred: otherwise the order in which the first probes end would

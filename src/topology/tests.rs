@@ -340,6 +340,7 @@ fn a_spillway_that_starts_takes_the_writer_in_use() {
     };
     assert_eq!(first([("n1", 0), ("n2", 3), ("n3", 0)], up()).as_deref(), Some("n2"));
     assert_eq!(first([("n1", 0), ("n2", 0), ("n3", 0)], up()).as_deref(), Some("n1"), "none is");
+    assert_eq!(first([("n1", 0), ("n2", 0), ("n3", 2)], up()).as_deref(), Some("n1"), "it may be chance");
     assert_eq!(first([("n1", 9), ("n2", 50), ("n3", 0)], up()).as_deref(), Some("n1"), "it is not clear");
     assert_eq!(first([("n1", 0), ("n2", 0), ("n3", 9)], down()).as_deref(), Some("n1"), "it is gone");
     // Every node is waited for, and who was the writer once stays it whatever others do.

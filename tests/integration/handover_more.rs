@@ -13,12 +13,14 @@ use crate::lab::{self, cluster_with, service_toml};
 use crate::{Verdict, ensure, raw, same, trial};
 use libtest_mimic::Trial;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("handover::open_transactions_end_first", open_transactions_end_first),
         trial("handover::other_spillways_wait_too", other_spillways_wait_too),
+        trial("handover::a_lock_alone_stops_nobody", a_lock_alone_stops_nobody),
+        trial("handover::a_writer_may_die_while_it_comes_to_rest", writer_dies_at_rest),
         trial("handover::what_was_cut_off_is_taken_back", what_was_cut_off_is_taken_back),
         trial("handover::a_discovered_replica_follows_too", a_discovered_replica_follows_too),
         trial("handover::a_replica_that_applies_nothing_is_passed_over", replica_is_passed_over),
@@ -37,18 +39,58 @@ fn open_transactions_end_first() -> Verdict {
     let pair = TwoPrimaries::start("duo-open", true, &contents())?;
     let (spillway, port) = patient("spillway-open", &pair)?;
     let report = switched_around_a_transaction(&pair, &spillway, (&spillway, port))?;
-    ensure!(report.contains("1 ended") && !report.contains("other Spillways"), "{report}");
+    ensure!(report.contains("2 ended") && !report.contains("other Spillways"), "{report}");
     Ok(())
 }
 
 /// The same where the clients come through another Spillway than the one that makes the switch.
 fn other_spillways_wait_too() -> Verdict {
     let pair = TwoPrimaries::start("duo-others", true, &contents())?;
-    pair.nodes[0].sql("GRANT PROCESS ON *.* TO operator@'%'")?;
+    // The times of transactions are the system's, whatever the time zone of sessions is.
+    pair.nodes[0].sql("GRANT PROCESS ON *.* TO operator@'%'; SET GLOBAL time_zone = '+05:00'")?;
     let (spillway, _) = patient("spillway-operates", &pair)?;
     let (other, port) = patient("spillway-serves", &pair)?;
     let report = switched_around_a_transaction(&pair, &spillway, (&other, port))?;
-    ensure!(report.contains("1 ended; other Spillways were told"), "{report}\n{}", other.log_tail(40));
+    ensure!(report.contains("2 ended; other Spillways were told"), "{report}\n{}", other.log_tail(40));
+    Ok(())
+}
+
+/// Any client can take the lock by which others are told that the writer comes to rest, and whoever changes the writer may
+/// vanish while it has it.
+fn a_lock_alone_stops_nobody() -> Verdict {
+    let pair = TwoPrimaries::start("duo-lock", true, &contents())?;
+    let active = &pair.nodes[0];
+    let port = free_port()?;
+    let handover = handover_toml(", running_transactions_timeout = \"1s\", freeze_timeout = \"1s\"");
+    let spillway = front("spillway-lock", "multi-primary", &pair.toml_nodes(), &handover, port)?;
+    let take = "SELECT GET_LOCK(CONCAT('spillway-quiesce:', LEFT(SHA2('shop', 256), 40)), 0)";
+    let mut client = session(port)?;
+    same!(raw::first_value(&client.query(take)?)?, "1", "a client takes the lock");
+    let words = "somebody who changes no writers has the lock";
+    wait_for("the lock to be seen", PATIENCE, || {
+        let log = spillway.log_tail(20);
+        if log.contains(words) {
+            Ok(())
+        } else {
+            Err(format!("{log}\nthe writer is {:?}", writer(&spillway)?))
+        }
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    same!(writer(&spillway)?, active.name, "while a client has the lock");
+    write(port, 1)?;
+    drop(client);
+    let mut operator = raw::login(active.port, &raw::Credentials::new("operator", "operator-secret", None))?
+        .map_err(|refusal| format!("{refusal:?}"))?;
+    wait_for("the lock", PATIENCE, || {
+        if raw::first_value(&operator.query(take)?)? == "1" { Ok(()) } else { Err("taken".to_owned()) }
+    })?;
+    wait_for("nothing new to begin", PATIENCE, || {
+        let now = writer(&spillway)?;
+        if now.is_empty() { Ok(()) } else { Err(format!("the writer is {now}\n{}", spillway.log_tail(20))) }
+    })?;
+    wait_writer(&spillway, &active.name)?;
+    write(port, 2)?;
+    same!(raw::first_value(&operator.query(take)?)?, "1", "it is still held");
     Ok(())
 }
 
@@ -59,7 +101,7 @@ fn patient(name: &str, pair: &TwoPrimaries) -> Outcome<(Spillway, u16)> {
     Ok((front(name, "multi-primary", &pair.toml_nodes(), &handover, port)?, port))
 }
 
-/// A client has a transaction open while the writer is changed, and others want to write. The report of the switch.
+/// Two clients have transactions open while the writer is changed, and others want to write. The report of the switch.
 fn switched_around_a_transaction(
     pair: &TwoPrimaries,
     operates: &Spillway,
@@ -71,6 +113,10 @@ fn switched_around_a_transaction(
     execute(&mut idle, "INSERT INTO shop.row SELECT 1, @@server_id")?;
     execute(&mut open, "START TRANSACTION")?;
     execute(&mut open, "INSERT INTO shop.row SELECT 2, @@server_id")?;
+    // One that has not written yet may be about to.
+    let mut reads = session(port)?;
+    execute(&mut reads, "START TRANSACTION")?;
+    reads.query("SELECT * FROM shop.row")?;
     let report = std::thread::scope(|scope| -> Outcome<String> {
         let switch = scope.spawn(|| operates.ask("switch shop"));
         wait_for("the old writer is writer no more", Duration::from_secs(20), || {
@@ -84,6 +130,7 @@ fn switched_around_a_transaction(
             scope.spawn(move || execute(&mut session(port)?, "INSERT INTO shop.row SELECT 4, @@server_id"));
         std::thread::sleep(Duration::from_millis(300));
         ensure!(!switch.is_finished() && !written.is_finished() && !late.is_finished(), "nothing waits");
+        execute(&mut reads, "COMMIT")?;
         execute(&mut open, "INSERT INTO shop.row SELECT 5, @@server_id")?;
         execute(&mut open, "COMMIT")?;
         let panicked = |_| "a thread panicked".to_owned();
@@ -100,6 +147,46 @@ fn switched_around_a_transaction(
     // The next transaction of the one that had to be waited for is on the new writer.
     same!(raw::first_value(&open.query("SELECT @@server_id")?)?, b.to_string(), "where it is now");
     Ok(report)
+}
+
+/// Who wants nothing meanwhile is there afterwards, and who wants something waits no longer than for any other lost writer.
+fn writer_dies_at_rest() -> Verdict {
+    const HOLD: Duration = Duration::from_secs(6);
+    let mut pair = TwoPrimaries::start("duo-rest", true, &contents())?;
+    let port = free_port()?;
+    let handover = handover_toml(", running_transactions_timeout = \"30s\"") + "\nmoves = { hold = \"6s\" }";
+    let spillway = front("spillway-rest", "multi-primary", &pair.toml_nodes(), &handover, port)?;
+    let (mut open, mut silent, mut wants) = (session(port)?, session(port)?, session(port)?);
+    execute(&mut silent, "INSERT INTO shop.row VALUES (1, 0)")?;
+    execute(&mut wants, "INSERT INTO shop.row VALUES (2, 0)")?;
+    execute(&mut open, "START TRANSACTION")?;
+    execute(&mut open, "INSERT INTO shop.row VALUES (3, 0)")?;
+    let active = &mut pair.nodes[0];
+    std::thread::scope(|scope| {
+        let switch = scope.spawn(|| spillway.ask("switch shop"));
+        wait_for("the old writer is writer no more", PATIENCE, || {
+            let now = writer(&spillway)?;
+            if now.is_empty() { Ok(()) } else { Err(format!("the writer is {now:?}")) }
+        })?;
+        std::thread::sleep(Duration::from_secs(1));
+        let start = Instant::now();
+        let wanted = scope.spawn(move || execute(&mut wants, "INSERT INTO shop.row VALUES (4, 0)"));
+        std::thread::sleep(Duration::from_millis(300));
+        active.kill();
+        let refused = wanted.join().map_err(|_| "a thread panicked")?;
+        let waited = start.elapsed();
+        ensure!(refused.as_ref().is_err_and(|reason| reason.contains("1040")), "{refused:?}");
+        ensure!(waited < HOLD + HOLD / 2, "it waited for {waited:?}");
+        active.start(&["--read-only=0"])?;
+        let report = switch.join().map_err(|_| "a thread panicked")??;
+        ensure!(report.contains("error"), "{report}");
+        Ok::<_, String>(())
+    })?;
+    wait_writer(&spillway, &pair.nodes[0].name)?;
+    execute(&mut silent, "INSERT INTO shop.row VALUES (5, 0)")
+        .map_err(|reason| format!("{reason}\n{}", spillway.log_tail(30)))?;
+    same!(pair.nodes[0].sql("SELECT GROUP_CONCAT(number ORDER BY number) FROM shop.row")?, "1,2,5", "rows");
+    Ok(())
 }
 
 fn what_was_cut_off_is_taken_back() -> Verdict {

@@ -110,6 +110,19 @@ pub(super) fn note_trouble(end: End, around: &super::Around<'_>) {
     }
 }
 
+/// Reads what a client says. Cancel safe.
+async fn hear(client: &mut Stream, unread: &mut BytesMut) -> Result<(), Fault> {
+    if unread.len() > HEARD {
+        // It says more than anybody wants to keep: only what it says later tells whether it is there.
+        return std::future::pending().await;
+    }
+    match client.read_buf(unread).await {
+        Ok(0) => Err(Fault::client_gone("closed while no node was there")),
+        Ok(_) => Ok(()),
+        Err(e) => Err(Fault::client_gone(e)),
+    }
+}
+
 /// A number to be written over the bytes at a position.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patch {
@@ -203,18 +216,31 @@ impl Relay {
     /// # Errors
     /// When the client is gone.
     pub async fn hear(&mut self) -> Result<(), Fault> {
-        if self.from_client.unread.len() > HEARD {
-            // It says more than anybody wants to keep: only what it says later tells whether it is there.
-            return std::future::pending().await;
-        }
-        match self.client.read_buf(&mut self.from_client.unread).await {
-            Ok(0) => Err(Fault::client_gone("closed while no node was there")),
-            Ok(_) => {
-                self.look_again = true;
-                Ok(())
+        hear(&mut self.client, &mut self.from_client.unread).await?;
+        self.look_again = true;
+        Ok(())
+    }
+
+    /// The same, or waits until the node says something that nobody asked for, such as that it closes the link. Whether it was
+    /// the node; what it said is still there. Cancel safe.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn hear_either(&mut self) -> Result<bool, Fault> {
+        let link = self.link.stream.tcp();
+        let node = async {
+            match link {
+                // Whoever reads next sees what is wrong.
+                Some(stream) => drop(stream.readable().await),
+                None => std::future::pending().await,
             }
-            Err(e) => Err(Fault::client_gone(e)),
+        };
+        tokio::select! {
+            heard = hear(&mut self.client, &mut self.from_client.unread) => heard?,
+            () = node => return Ok(true),
         }
+        self.look_again = true;
+        Ok(false)
     }
 
     /// Waits until the client is gone. Cancel safe: what it says meanwhile is kept.
