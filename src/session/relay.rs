@@ -424,10 +424,11 @@ impl Relay {
             Expect::Opaque => self.client_sends = ClientSends::Unknown,
             expect => {
                 around.entry.set_waits(false);
+                let backslash = self.backslash();
                 let loads_file = command == Command::Query
                     && whole
                     && self.capabilities.contains(Capabilities::LOCAL_FILES)
-                    && sql::loads_local_file(text);
+                    && sql::loads_local_file(text, backslash);
                 let counted = self.counted();
                 let awaited = Awaited { overwrites, loads_file, counted, ..Awaited::new(expect, pending) };
                 self.awaited.push_back(awaited);

@@ -154,7 +154,7 @@ impl Lexer {
                         let (word, behind) = split_word(rest);
                         *rest = behind;
                         if !behind.is_empty() || last {
-                            if first == b'$' && begins_text(word) {
+                            if is_doubtful(word, word.len() <= LONGEST_NAME || word.is_ascii()) {
                                 return Some(self.invalid(rest));
                             }
                             return Some(word_token(word, is_number(word)));
@@ -187,9 +187,7 @@ impl Lexer {
                         self.within = Within::Word { digits, ascii };
                         return None;
                     }
-                    // Where one ends that has a blank of some character set in it is not known of what was not carried.
-                    let is_cut = self.carried.len() > LONGEST_NAME && !ascii;
-                    if is_cut || self.carried[0] == b'$' && begins_text(&self.carried) {
+                    if is_doubtful(&self.carried, ascii) {
                         return Some(self.invalid(rest));
                     }
                     self.within = Within::Blank;
@@ -373,10 +371,12 @@ fn split_word(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(bytes.iter().position(|b| !is_word(*b)).unwrap_or(bytes.len()))
 }
 
-/// Whether a word that begins with a dollar sign may begin a text between two `$$` or `$tag$`, as `MySQL` takes from 8.0.34 on
-/// for the body of a function.
-fn begins_text(word: &[u8]) -> bool {
-    word[1..].contains(&b'$') || word.len() > LONGEST_NAME
+/// Whether nobody should guess where a word ends. `MySQL` takes a text between two `$$` or `$tag$` from 8.0.34 on, for the body of
+/// a function; and what a long word has of bytes beyond ASCII, which are blanks in some character sets, may not be there.
+#[inline]
+fn is_doubtful(word: &[u8], ascii: bool) -> bool {
+    let begins_text = || word[1..].contains(&b'$') || word.len() > LONGEST_NAME;
+    word.len() > LONGEST_NAME && !ascii || word[0] == b'$' && begins_text()
 }
 
 fn word_token(word: &[u8], digits: bool) -> Token<'_> {
@@ -523,6 +523,11 @@ mod tests {
             let found = in_pieces(&[a, b, b" end"], Backslash::Unknown);
             assert_eq!(found.len(), 2, "{found:?}");
             assert!((LONGEST_NAME + 1..600).contains(&found[0].len()), "{}", found[0].len());
+        }
+        let blank = format!("0x{}\u{A0}into", "4".repeat(1000));
+        for cut in [0, 1, 500, 1001] {
+            let (a, b) = blank.as_bytes().split_at(cut);
+            assert_eq!(in_pieces(&[a, b], Backslash::Unknown), ["invalid"]);
         }
         let digits = "1".repeat(1000);
         let (a, b) = digits.as_bytes().split_at(500);

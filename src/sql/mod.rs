@@ -183,7 +183,7 @@ pub fn used_schema(sql: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether a statement of the text loads a file of the client (`LOAD DATA LOCAL INFILE`). What stands in a version comment
 /// does not count.
-pub fn loads_local_file(sql: &[u8]) -> bool {
+pub fn loads_local_file(sql: &[u8], backslash: Backslash) -> bool {
     /// What the words before it could be the beginning of.
     enum Seen {
         Begins,
@@ -194,7 +194,7 @@ pub fn loads_local_file(sql: &[u8]) -> bool {
     }
     let is = |word: &[u8], wanted: &str| word.eq_ignore_ascii_case(wanted.as_bytes());
     let several = sql.contains(&b';');
-    let (mut lexer, mut rest) = (Lexer::new(Backslash::Unknown), sql);
+    let (mut lexer, mut rest) = (Lexer::new(backslash), sql);
     let mut seen = Seen::Begins;
     while let Some(token) = lexer.next(&mut rest, true) {
         seen = match (seen, token) {

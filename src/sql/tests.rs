@@ -512,8 +512,9 @@ fn loading_a_file_of_the_client_is_recognised() {
         "load /* so */ data low_priority local infile 'f' into table t",
         "LOAD XML CONCURRENT LOCAL INFILE 'f' INTO TABLE t",
         "CREATE TABLE t (a INT); LOAD DATA LOCAL INFILE 'f' INTO TABLE t; SELECT 1",
+        r"INSERT INTO t VALUES ('it\'s'); LOAD DATA LOCAL INFILE 'f' INTO TABLE t",
     ] {
-        assert!(loads_local_file(text.as_bytes()), "{text}");
+        assert!(loads_local_file(text.as_bytes(), Backslash::Escapes), "{text}");
     }
     for text in [
         "",
@@ -523,6 +524,6 @@ fn loading_a_file_of_the_client_is_recognised() {
         "SELECT load FROM data; SELECT local FROM infile",
         "/*!50000 LOAD DATA LOCAL INFILE 'f' INTO TABLE t */",
     ] {
-        assert!(!loads_local_file(text.as_bytes()), "{text}");
+        assert!(!loads_local_file(text.as_bytes(), Backslash::Escapes), "{text}");
     }
 }

@@ -86,7 +86,7 @@ fn statement(text: &[u8], cut: usize, backslash: Backslash) {
     let facts = |text: &[u8]| {
         let updates = sql::statements(text, true, backslash);
         let judgement = sql::judge(text, backslash);
-        (judgement, updates, sql::loads_local_file(text), sql::names_user_variable(text))
+        (judgement, updates, sql::loads_local_file(text, backslash), sql::names_user_variable(text))
     };
     let plain = facts(text);
     for before in [&b" \t\n"[..], b"/* a comment */", b"# a line\n", b"-- a line\n"] {
