@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "plugins::what_cannot_be_answered_never_comes_to_a_node",
             what_cannot_be_answered_never_comes_to_a_node,
         ),
+        trial("plugins::nobody_takes_the_place_of_another_user", nobody_takes_the_place_of_another_user),
         trial(
             "plugins::wrong_passwords_are_counted_by_the_server",
             wrong_passwords_are_counted_by_the_server,
@@ -84,6 +85,36 @@ fn ed25519_is_relayed() -> Verdict {
     ensure!(answer.contains("verified here, by mysql_native_password"), "{answer}");
     let answer = spillway.ask("explain login edsock 127.0.0.1")?;
     ensure!(answer.contains("the credential is relayed"), "{answer}");
+    Ok(())
+}
+
+/// Whom a `COM_CHANGE_USER` names counts for nothing before it is proven.
+fn nobody_takes_the_place_of_another_user() -> Verdict {
+    let server = Server::standalone("place", &["--plugin-load-add=auth_ed25519", "--skip-name-resolve"])?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost; CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}';
+         CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}')"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"\nmax_sessions_per_user = 1");
+    let _spillway = Spillway::start(lab::binary(), "spillway-place", &configuration)?;
+    let enter = |user| raw::login(port, &Credentials::new(user, PASSWORD, None));
+    let mut other = enter("app")?.map_err(|e| format!("{e:?}"))?;
+    other.command(b"\x11ed\0\0\0\x2D\0mysql_native_password\0")?;
+    let question = other.packet()?;
+    ensure!(question.starts_with(b"\xFEclient_ed25519\0"), "{question:?}");
+    let mut own = enter("ed")?.map_err(|e| format!("the user itself: {e:?}"))?;
+    same!(raw::first_value(&own.query("SELECT CURRENT_USER()")?)?, "ed@%", "the user itself");
+    // The limit counts for the other one as soon as it is proven.
+    drop(other);
+    let mut other =
+        wait_for("the end of the other session", PATIENCE, || enter("app")?.map_err(|e| format!("{e:?}")))?;
+    let refusal = other.change_user("ed", PASSWORD, "")?.err().ok_or("two sessions of one user")?;
+    same!(refusal.code, 1203, "{refusal:?}");
+    same!(raw::first_value(&other.query("SELECT CURRENT_USER()")?)?, "app@%", "the user before");
     Ok(())
 }
 
