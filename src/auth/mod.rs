@@ -60,6 +60,11 @@ pub fn accepted(privacy: Privacy) -> &'static [&'static str] {
     }
 }
 
+/// Whether the replies of this plugin, by the servers' name, can be verified here.
+pub fn is_verified(plugin: &str) -> bool {
+    PLUGINS[..VERIFIED].contains(&plugin)
+}
+
 /// Whether a node must put the questions of this plugin, by the servers' name, to the client itself.
 pub fn is_relayed(plugin: &str, privacy: Privacy) -> bool {
     accepted(privacy)[VERIFIED..].contains(&plugin)

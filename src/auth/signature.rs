@@ -91,6 +91,17 @@ impl Heard {
         matches!(self, Self::Ed25519 { .. }).then(|| vec![0; ed25519::REPLY])
     }
 
+    /// An answer that is wrong, and leads the node on to the next plugin of the account. None: for this plugin there is none.
+    pub fn passed_over(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Ed25519 { .. } => self.wrong(),
+            // It has the salt to tell first.
+            Self::Parsec { .. } => Some(Vec::new()),
+            Self::Salted { .. } => Some(vec![0; parsec::REPLY]),
+            Self::Nothing | Self::Other => None,
+        }
+    }
+
     /// Whether the client signed with the private key to what an account stores for this plugin.
     pub fn is_right(&self, plugin: &str, stored: &str) -> bool {
         match self {
@@ -194,6 +205,23 @@ mod tests {
             assert_eq!(heard.wrong(), None);
         }
         assert_eq!(Heard::Nothing.wrong(), None);
+    }
+
+    #[test]
+    fn a_plugin_of_signatures_is_passed_over_by_wrong_ones() {
+        let mut heard = Heard::default();
+        assert_eq!(heard.passed_over(), None);
+        heard.asked(&switch("client_ed25519"));
+        assert_eq!(heard.passed_over(), Some(vec![0; 64]));
+        heard.asked(&switch("parsec"));
+        assert_eq!(heard.passed_over(), Some(Vec::new()));
+        let params = parsec::Params::decoy(b"salt", b"of anybody");
+        heard.asked(&[&[1], &params.encode()[..]].concat());
+        let wrong = heard.passed_over().expect("one for parsec");
+        heard.answered(wrong);
+        assert!(!heard.is_right("parsec", &params.stored(b"secret")));
+        heard.asked(&switch("dialog"));
+        assert_eq!(heard.passed_over(), None);
     }
 
     #[test]

@@ -442,7 +442,7 @@ async fn authenticate(
                     // An account may have several plugins: what this one takes for wrong leads to the next.
                     None => whole_password(who.proof, named, tls.is_some())
                         .or_else(|| who.proof.reply(named, switch.data))
-                        .or_else(|| heard.wrong()),
+                        .or_else(|| heard.passed_over()),
                 };
                 let Some(reply) = reply else {
                     return Err(LinkError::Plugin(String::from_utf8_lossy(named).into_owned()));
@@ -458,7 +458,12 @@ async fn authenticate(
                 clock.of_node(packets.write(&reply)).await?;
             }
             Some(1) => {
-                if let Some(reply) = more(who.proof, &plugin, &scramble, &payload[1..], tls.is_some())? {
+                heard.asked(&payload);
+                let reply = match heard.passed_over() {
+                    Some(wrong) => Some(wrong),
+                    None => more(who.proof, &plugin, &scramble, &payload[1..], tls.is_some())?,
+                };
+                if let Some(reply) = reply {
                     clock.of_node(packets.write(&Zeroizing::new(reply))).await?;
                 }
             }

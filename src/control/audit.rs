@@ -260,7 +260,7 @@ fn steps(
             Err(Closed::NotAWay) => {}
             Err(closed) => rows.push(row("exchange", format!("not let in by uid: {closed}"))),
         }
-        let verified = account.authentication.iter().find(|a| !auth::is_relayed(&a.plugin, privacy));
+        let verified = account.authentication.iter().find(|a| auth::is_verified(&a.plugin));
         if by_uid.is_err() {
             rows.push(row(
                 "exchange",

@@ -75,7 +75,7 @@ pub enum Refusal {
     NoAccount,
     /// What the server would do cannot be told; says why.
     Undecidable(String),
-    /// None of the account's plugins can be verified here.
+    /// The plugin by which the server asks first for the account, or its only one, can be neither verified here nor relayed.
     UnsupportedPlugin {
         /// The account's plugins.
         plugins: Vec<String>,
@@ -451,7 +451,10 @@ fn judge(snapshot: &Snapshot, request: &LoginRequest<'_>, notes: &mut impl Notes
         Found::BadName { reason } => return refuse(notes, "account", Refusal::BadUserName(reason)),
     };
     let plugins = || account.authentication.iter().map(|a| a.plugin.clone()).collect::<Vec<_>>();
-    if !account.authentication.iter().any(|a| request.plugins.contains(&a.plugin.as_str())) {
+    // The server asks by all of them in this order, and a question that cannot be answered ends the login: to the server it is
+    // a failed handshake, of which it takes only so many from one host.
+    let first = account.authentication.iter().find(|way| !asks_the_system(&way.plugin));
+    if first.is_none_or(|way| !request.plugins.contains(&way.plugin.as_str())) {
         return refuse(notes, "credential", Refusal::UnsupportedPlugin { plugins: plugins() });
     }
     notes.note("credential", || format!("must be right for {}", plugins().join(" or ")));

@@ -1782,6 +1782,34 @@ fn a_node_sees_no_uid() {
     assert!(!refusal(&["pam"]).to_string().contains("uid"));
 }
 
+#[test]
+fn what_the_server_asks_first_must_have_an_answer() {
+    let client = HostIdentity::without_name(ip("127.0.0.5"));
+    let is_refused = |plugins: &[&str]| {
+        let ways: Vec<_> = plugins.iter().map(|plugin| format!(r#"{{"plugin":"{plugin}"}}"#)).collect();
+        let snapshot = Rows::new().json("u", "%", &format!(r#"{{"auth_or":[{}]}}"#, ways.join(","))).build();
+        let request = LoginRequest {
+            user: b"u",
+            client: &client,
+            proxy: &client,
+            database: None,
+            using_password: true,
+            transport: Transport::Plain,
+            can_handle_expired_passwords: false,
+            now: UNIX_EPOCH,
+            plugins: PLUGINS,
+        };
+        matches!(decide(&snapshot, &request).verdict, Verdict::Refused(Refusal::UnsupportedPlugin { .. }))
+    };
+    let native = "mysql_native_password";
+    for plugins in [&["pam"][..], &["pam", native], &["unix_socket", "pam", native], &["pam", "ed25519"]] {
+        assert!(is_refused(plugins), "{plugins:?}");
+    }
+    for plugins in [&[native, "pam"][..], &["unix_socket", native, "pam"], &["ed25519", native]] {
+        assert!(!is_refused(plugins), "{plugins:?}");
+    }
+}
+
 /// Pieces of hosts that collide often.
 fn hosts() -> impl Strategy<Value = String> {
     prop_oneof![

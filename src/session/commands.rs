@@ -10,6 +10,7 @@ use super::admission::{Asked, Credential};
 use super::handshake::{HANDSHAKE_LIMIT, read_fault};
 use super::relay::Relay;
 use super::state::{SessionState, query_text};
+use crate::auth::Proof;
 use crate::backend::Link;
 use crate::fault::{Blame, Fault};
 use crate::net::{PacketStream, Stream};
@@ -195,9 +196,18 @@ impl Session {
         old: &Credential,
         mut credential: Credential,
     ) -> Result<(Credential, Option<Link>, bytes::Bytes), Fault> {
-        let placed = match self.count_user(&credential.user) {
-            Ok(()) => self.place_client(&mut talk.packets, &mut credential).await,
-            Err(fault) => Err(fault),
+        let relayed = matches!(credential.proof, Proof::Relayed);
+        let placed = if relayed {
+            // Whom it proves to be only now does not count before.
+            match self.place_client(&mut talk.packets, &mut credential).await {
+                Ok(placed) => self.count_user(&credential.user).map(|()| placed),
+                Err(fault) => Err(fault),
+            }
+        } else {
+            match self.count_user(&credential.user) {
+                Ok(()) => self.place_client(&mut talk.packets, &mut credential).await,
+                Err(fault) => Err(fault),
+            }
         };
         if placed.is_err() {
             // Where others have taken the place meanwhile, the session goes on without.

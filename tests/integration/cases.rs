@@ -569,6 +569,13 @@ fn of_mysql_alone(stage: &Stage, failures: &mut Vec<String>) -> Verdict {
             came(login(stage, port, Door::Plain, Credentials::new("c106", password, None).from(CLIENT))?)
         });
     }
+    // Some clients send a password to whoever asks for it, for all to read.
+    stage.server.sql(&format!("CREATE USER c113b@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+    stage.spillway.reload_accounts()?;
+    compare("113, in the clear", ("1045 YES", "1045 YES"), ways(stage), failures, |port| {
+        let who = Credentials { on_socket: true, ..Credentials::new("c113b", PASSWORD, None) };
+        came(raw::login(port, &who.from(CLIENT))?)
+    });
     compare("111", ("1698", "1698"), ways(stage), failures, |port| {
         came(login(stage, port, Door::Plain, Credentials::new("c111", PASSWORD, None).from(CLIENT))?)
     });

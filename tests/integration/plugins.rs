@@ -22,6 +22,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("plugins::a_client_may_think", a_client_may_think),
         rooted_trial(&root::MARIADB_11_8, "plugins::nobody_is_told_apart", nobody_is_told_apart),
         trial(
+            "plugins::what_cannot_be_answered_never_comes_to_a_node",
+            what_cannot_be_answered_never_comes_to_a_node,
+        ),
+        trial("plugins::nobody_takes_the_place_of_another_user", nobody_takes_the_place_of_another_user),
+        trial(
             "plugins::wrong_passwords_are_counted_by_the_server",
             wrong_passwords_are_counted_by_the_server,
         ),
@@ -36,6 +41,7 @@ fn ed25519_is_relayed() -> Verdict {
          CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}'); GRANT ALL ON lab.* TO ed@'%';
          CREATE USER edlocked@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}') ACCOUNT LOCK;
          CREATE USER edor@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}') OR mysql_native_password USING PASSWORD('other');
+         CREATE USER edsock@'%' IDENTIFIED VIA unix_socket OR ed25519 USING PASSWORD('{PASSWORD}');
          CREATE USER edmask@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}');
          CREATE USER edmask@'127.%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}');"
     ))?;
@@ -77,6 +83,38 @@ fn ed25519_is_relayed() -> Verdict {
     ensure!(answer.contains("relayed") && answer.contains("let in as ed@%"), "{answer}");
     let answer = spillway.ask("explain login edor 127.0.0.1")?;
     ensure!(answer.contains("verified here, by mysql_native_password"), "{answer}");
+    let answer = spillway.ask("explain login edsock 127.0.0.1")?;
+    ensure!(answer.contains("the credential is relayed"), "{answer}");
+    Ok(())
+}
+
+/// Whom a `COM_CHANGE_USER` names counts for nothing before it is proven.
+fn nobody_takes_the_place_of_another_user() -> Verdict {
+    let server = Server::standalone("place", &["--plugin-load-add=auth_ed25519", "--skip-name-resolve"])?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost; CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}';
+         CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}')"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    let configuration = lab::cluster_toml("lab", "static", &nodes)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"\nmax_sessions_per_user = 1");
+    let _spillway = Spillway::start(lab::binary(), "spillway-place", &configuration)?;
+    let enter = |user| raw::login(port, &Credentials::new(user, PASSWORD, None));
+    let mut other = enter("app")?.map_err(|e| format!("{e:?}"))?;
+    other.command(b"\x11ed\0\0\0\x2D\0mysql_native_password\0")?;
+    let question = other.packet()?;
+    ensure!(question.starts_with(b"\xFEclient_ed25519\0"), "{question:?}");
+    let mut own = enter("ed")?.map_err(|e| format!("the user itself: {e:?}"))?;
+    same!(raw::first_value(&own.query("SELECT CURRENT_USER()")?)?, "ed@%", "the user itself");
+    // The limit counts for the other one as soon as it is proven.
+    drop(other);
+    let mut other =
+        wait_for("the end of the other session", PATIENCE, || enter("app")?.map_err(|e| format!("{e:?}")))?;
+    let refusal = other.change_user("ed", PASSWORD, "")?.err().ok_or("two sessions of one user")?;
+    same!(refusal.code, 1203, "{refusal:?}");
+    same!(raw::first_value(&other.query("SELECT CURRENT_USER()")?)?, "app@%", "the user before");
     Ok(())
 }
 
@@ -102,6 +140,34 @@ fn wrong_passwords_are_counted_by_the_server() -> Verdict {
     }
     same!(codes[..3], codes[3..], "directly, and through Spillway");
     same!(codes[3..], [1045, 1045, 4150], "wrong, wrong, right");
+    Ok(())
+}
+
+/// A login that the node cannot be answered for is a failed handshake there, and after some the node would take no more logins
+/// of Spillway's, whoever they are for.
+fn what_cannot_be_answered_never_comes_to_a_node() -> Verdict {
+    let options = ["--plugin-load-add=auth_pam;auth_ed25519", "--max-connect-errors=5"];
+    let server = Server::standalone("unanswered", &options)?;
+    server.create_monitor()?;
+    server.sql(&format!(
+        "DROP USER IF EXISTS ''@localhost; CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}';
+         CREATE USER either@'%' IDENTIFIED VIA pam OR ed25519 USING PASSWORD('{PASSWORD}')"
+    ))?;
+    let port = free_port()?;
+    let nodes = format!("{{ solo = \"{}\" }}", server.address());
+    // A server blocks no client of 127.0.0.1.
+    let lines = "source_address = \"127.0.0.2\"\naccounts_refresh = \"0s\"";
+    let configuration = lab::cluster_with("lab", "static", &nodes, lines)
+        + &lab::service_toml("lab", port, "route = \"cluster:lab\"")
+        + "[runtime.backoff]\nper_address = 0\nper_account = 0\n";
+    let spillway = Spillway::start(lab::binary(), "spillway-unanswered", &configuration)?;
+    for n in 0..8 {
+        let refusal = raw::login(port, &Credentials::new("either", "anything", None))?.err();
+        same!(refusal.map(|refusal| refusal.code), Some(1045), "login {n}\n{}", spillway.log_tail(5));
+    }
+    raw::login(port, &Credentials::new("app", PASSWORD, None))?.map_err(|e| format!("{e:?}"))?;
+    let answer = spillway.ask("explain login either 127.0.0.1")?;
+    ensure!(answer.contains("cannot be verified here (plugin pam, ed25519)"), "{answer}");
     Ok(())
 }
 

@@ -233,6 +233,19 @@ fn several_ways(stage: &Stage) -> Verdict {
         accounts.push(("mixed", "ed25519 USING PASSWORD('one') OR parsec USING PASSWORD('two')"));
         accounts.push(("turned", "parsec USING PASSWORD('one') OR ed25519 USING PASSWORD('two')"));
     }
+    // For clients that do not know the first one. Spillway verifies the second way, and the node asks by the first.
+    for first in stage.plugins {
+        let user = format!("{first}first");
+        stage.server.sql(&format!(
+            "CREATE USER {user}@'%' IDENTIFIED VIA {first} USING PASSWORD('{PASSWORD}') \
+             OR mysql_native_password USING PASSWORD('{PASSWORD}')"
+        ))?;
+        stage.spillway.ask("reload accounts")?;
+        for (password, expected) in [(PASSWORD, 0), ("wrong", 1045)] {
+            same!(stage.both(&user, password)?, expected, "{user} {password}");
+        }
+        stage.server.sql(&format!("DROP USER {user}@'%'"))?;
+    }
     for (user, ways) in accounts {
         stage.server.sql(&format!("CREATE USER {user}@'%' IDENTIFIED VIA {ways}"))?;
         stage.spillway.ask("reload accounts")?;
