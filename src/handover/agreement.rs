@@ -34,13 +34,28 @@ pub(super) async fn is_free(node: &mut Operated, cluster: &Cluster) -> Result<()
     let statement = format!("SELECT IS_USED_LOCK({}) IS NULL", lock_of(&cluster.name));
     match node.ask(&statement, cluster.connect_timeout).await {
         Ok(rows) if rows.first().is_some_and(|row| text(row, 0) == "1") => Ok(()),
-        Ok(_) => Err(taken(node)),
+        Ok(_) => Err(taken(node, cluster).await),
         Err(e) => Err(format!("{}: {e}", node.name())),
     }
 }
 
-fn taken(node: &Operated) -> String {
-    format!("{}: another handover of this cluster runs", node.name())
+/// Who has the lock, as far as the account may know: anybody can take a lock of any name.
+async fn taken(node: &mut Operated, cluster: &Cluster) -> String {
+    let lock = lock_of(&cluster.name);
+    let statement = format!(
+        "SELECT l.holder, p.USER FROM (SELECT IS_USED_LOCK({lock}) AS holder) l \
+         LEFT JOIN information_schema.PROCESSLIST p ON p.ID = l.holder"
+    );
+    let rows = node.ask(&statement, cluster.connect_timeout).await.unwrap_or_default();
+    let holder = rows.first().map(|row| (text(row, 0), text(row, 1)));
+    let holder = match holder {
+        Some((connection, user)) if !connection.is_empty() => {
+            let user = if user.is_empty() { "another user".to_owned() } else { user };
+            format!(" (connection {connection} of {user} has the lock)")
+        }
+        _ => String::new(),
+    };
+    format!("{}: another handover of this cluster runs{holder}", node.name())
 }
 
 /// A connection to every node, all made at the same time, in the order of the configuration.
@@ -77,7 +92,7 @@ impl Agreement {
             match answer {
                 Ok(rows) if rows.first().is_some_and(|row| text(row, 0) == "1") => agreement.held.push(node),
                 Ok(_) => {
-                    reasons.push(taken(&node));
+                    reasons.push(taken(&mut node, cluster).await);
                     is_taken = true;
                     break;
                 }

@@ -252,7 +252,9 @@ fn guards_refuse() -> Verdict {
         if answer.contains("another handover") { Ok(()) } else { Err(answer) }
     })?;
     let refused = spillway.ask("switch shop")?;
-    ensure!(refused.contains("another handover of this cluster runs"), "{refused}");
+    let named = refused.contains("another handover of this cluster runs (connection ")
+        && refused.contains(" of another user has the lock)");
+    ensure!(named, "{refused}");
     drop(holder);
     active.wait_sql(&format!("SELECT IS_FREE_LOCK({lock})"), "1", PATIENCE)?;
     unchanged()?;
