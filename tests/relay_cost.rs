@@ -25,9 +25,9 @@ use spillway::wire::Capabilities;
 use spillway::wire::command::Command as Sent;
 
 /// Instructions for one text point select and its reply, as the test profile builds the relay, and what they may grow
-/// to before somebody looks: 5,540 were measured where statements are only forwarded, 7,730 where each is judged and kept
+/// to before somebody looks: 5,580 were measured where statements are only forwarded, 8,390 where each is judged and kept
 /// until its reply begins, so that it can be sent again to another node.
-const BUDGET: [(&str, u64); 2] = [("forwarded", 5_700), ("followed", 7_900)];
+const BUDGET: [(&str, u64); 2] = [("forwarded", 5_700), ("followed", 8_600)];
 
 const STATEMENT: &[u8] = b"\x03SELECT c FROM sbtest1 WHERE id=4711";
 
@@ -36,7 +36,7 @@ const LONG_BUDGET: [(&str, &str, u64); 4] = [
     ("string", "forwarded", 40),
     ("string", "followed", 400),
     ("rows", "forwarded", 40),
-    ("rows", "followed", 59_000),
+    ("rows", "followed", 66_000),
 ];
 
 /// A statement by its name.

@@ -169,6 +169,10 @@ impl Judgement {
 /// The schema of a `USE` statement, if the text is one. Cheaper than [`judge`]: any other text is
 /// given up at its first word.
 pub fn used_schema(sql: &[u8]) -> Option<Vec<u8>> {
+    // Most begin with another letter, and neither with a comment nor with blanks.
+    if sql.first().is_some_and(|first| first.is_ascii_alphabetic() && !first.eq_ignore_ascii_case(&b'u')) {
+        return None;
+    }
     let mut rest = sql;
     match Lexer::new(Backslash::Unknown).next(&mut rest, true)? {
         Token::Word(word) if word.eq_ignore_ascii_case(b"use") => {
