@@ -280,7 +280,7 @@ pub(super) fn writer_set_aside() -> Verdict {
     let records = stage.judge(load, "the writer is set aside")?;
     records.no_error_but(0)?;
     // One that is open cannot go on there.
-    records.no_transaction_failed_but(ASIDE.len())
+    records.transactions_failed_only_at_first()
 }
 
 /// Two of three nodes are gone: the third is alone and takes nothing, until it is told that it is the cluster.

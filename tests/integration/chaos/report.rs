@@ -131,6 +131,18 @@ impl Records {
         Ok(())
     }
 
+    /// Transactions failed only when a phase began, for half a second at most: whoever tries again at once may begin on the
+    /// same node again, until Spillway has seen what became of it.
+    pub(super) fn transactions_failed_only_at_first(&self) -> Verdict {
+        const SEEN: Duration = Duration::from_millis(500);
+        let is_first =
+            |trouble: &Trouble| self.phases.iter().any(|(_, at)| (*at..*at + SEEN).contains(&trouble.at));
+        let late: Vec<_> = self.of(Role::Transactor).flat_map(|diary| &diary.troubles).collect();
+        let late: Vec<_> = late.into_iter().filter(|trouble| !is_first(trouble)).collect();
+        ensure!(late.is_empty(), "too late, clients with transactions were told: {}", kinds(&late));
+        Ok(())
+    }
+
     /// How many clients had a transaction open all that time, which was acknowledged later.
     pub(super) fn finished_later(&self, from: Instant, to: Instant) -> usize {
         self.of(Role::Transactor).filter(|diary| diary.was_open(from, to)).count()
