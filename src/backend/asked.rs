@@ -12,19 +12,9 @@ use crate::wire::Malformed;
 impl Link {
     /// Sends one command whose reply is a single OK or ERR packet, and returns that packet's payload.
     /// Not cancel safe: drop the link if the future is dropped.
-    pub async fn command(self, command: &[u8], limit: Duration) -> Result<(Self, Bytes), LinkError> {
-        let Self { stream, capabilities, origin } = self;
-        let mut packets = PacketStream::new(stream, BytesMut::new(), 0);
-        let exchange = async {
-            packets.write(command).await?;
-            Ok::<_, LinkError>(packets.read(REPLY_LIMIT).await?)
-        };
-        let reply = timeout(limit, exchange).await.map_err(|_| LinkError::TimedOut(limit))??;
-        if !matches!(reply.first(), Some(0 | 0xFF)) || packets.has_read_ahead() {
-            return Err(Malformed("reply of more than one packet").into());
-        }
-        let (stream, _) = packets.into_parts();
-        Ok((Self { stream, capabilities, origin }, reply))
+    pub async fn command(mut self, command: &[u8], limit: Duration) -> Result<(Self, Bytes), LinkError> {
+        let reply = self.order(command, limit).await?;
+        Ok((self, reply))
     }
 
     /// The same on a link that a session has. After an error, and when the future is dropped, the link must be closed.
